@@ -1,0 +1,115 @@
+//! What `/proc` tells about the whole machine, and the list of its processes.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use crate::error::{ParseError, ProcError};
+use crate::process::{self, PROC, ProcessDirectory};
+use crate::scan;
+use crate::{Processor, Stat, cpuinfo};
+
+/// Every process of the reader's `/proc`, ascending; threads are not listed.
+///
+/// # Errors
+/// If `/proc` cannot be listed.
+pub fn all_pids() -> Result<Vec<i32>, ProcError> {
+    all_pids_under(Path::new(PROC))
+}
+
+/// Every process of another mount of procfs.
+///
+/// # Errors
+/// If `root` cannot be listed.
+pub fn all_pids_under(root: &Path) -> Result<Vec<i32>, ProcError> {
+    fs::read_dir(root)
+        .and_then(process::numeric_names)
+        .map_err(|error| ProcError::io(root, error))
+}
+
+/// The `stat` of every process, ascending by pid. Those that end meanwhile are left out.
+///
+/// # Errors
+/// If `/proc` cannot be listed or a `stat` not be understood.
+pub fn all_stats() -> Result<Vec<Stat>, ProcError> {
+    all_stats_under(Path::new(PROC))
+}
+
+/// The `stat` of every process of another mount of procfs.
+///
+/// # Errors
+/// As [`all_stats`].
+pub fn all_stats_under(root: &Path) -> Result<Vec<Stat>, ProcError> {
+    let mut stats = Vec::new();
+    for pid in all_pids_under(root)? {
+        match ProcessDirectory::open_under(root, pid).and_then(|directory| directory.stat()) {
+            Ok(stat) => stats.push(stat),
+            Err(error) if error.is_gone() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(stats)
+}
+
+/// The id of this boot, a UUID in text.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn boot_id() -> Result<String, ProcError> {
+    parsed("sys/kernel/random/boot_id", parse_boot_id)
+}
+
+/// Time of boot, seconds since 1970.
+///
+/// # Errors
+/// If `/proc/stat` cannot be read or has no `btime`.
+pub fn boot_time() -> Result<u64, ProcError> {
+    parsed("stat", parse_boot_time)
+}
+
+/// The first processor, with its feature flags.
+///
+/// # Errors
+/// If `/proc/cpuinfo` cannot be read or has no flags.
+pub fn processor() -> Result<Processor, ProcError> {
+    parsed("cpuinfo", cpuinfo::parse)
+}
+
+/// Parses `/proc/sys/kernel/random/boot_id`.
+///
+/// # Errors
+/// If it is not a UUID.
+pub fn parse_boot_id(text: &[u8]) -> Result<String, ParseError> {
+    str::from_utf8(text.trim_ascii())
+        .ok()
+        .filter(|id| {
+            id.len() == 36
+                && id
+                    .bytes()
+                    .all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+        })
+        .map(str::to_owned)
+        .ok_or_else(|| ParseError::new("boot_id", 1, "not a UUID", text))
+}
+
+/// Finds `btime` in `/proc/stat`.
+///
+/// # Errors
+/// If there is none.
+pub fn parse_boot_time(text: &[u8]) -> Result<u64, ParseError> {
+    scan::Lines::new(text)
+        .find_map(|(_, line)| scan::decimal(line.strip_prefix(b"btime ")?))
+        .ok_or_else(|| ParseError::new("stat", 1, "no line 'btime'", text))
+}
+
+/// Reads `/proc/NAME` and parses it.
+fn parsed<T>(
+    name: &str,
+    parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
+) -> Result<T, ProcError> {
+    let path = Path::new(PROC).join(name);
+    let mut bytes = Vec::new();
+    File::open(&path)
+        .and_then(|file| process::read_whole(file, &mut bytes))
+        .map_err(|error| ProcError::io(&path, error))?;
+    parse(&bytes).map_err(|error| ProcError::parse(&path, error))
+}
