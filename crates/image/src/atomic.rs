@@ -232,9 +232,11 @@ fn failed(action: &str, path: &Path) -> impl FnOnce(Errno) -> ImageError + use<>
 fn create_nameless(directory: &OwnedFd) -> Result<OwnedFd, Errno> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let file = rustix::fs::openat(directory, ".", flags, Mode::RUSR | Mode::WUSR)?;
-    // Without /proc the file could not be given a name later.
-    rustix::fs::stat(own_path(&file))?;
-    Ok(file)
+    // Without /proc, or where it is closed to this process, the file could not be given a name later.
+    match rustix::fs::stat(own_path(&file)) {
+        Ok(_) => Ok(file),
+        Err(_) => Err(Errno::OPNOTSUPP),
+    }
 }
 
 fn create_named(directory: &OwnedFd, name: &OsStr) -> Result<(OwnedFd, OsString), Errno> {
@@ -290,4 +292,52 @@ fn temporary_name(name: &OsStr, number: u32) -> OsString {
     }
     temporary.push(".tmp");
     temporary
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file as it is made where `O_TMPFILE` is not supported.
+    fn named(directory: &Path) -> AtomicFile {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let opened = rustix::fs::openat(CWD, directory, flags, Mode::empty()).unwrap();
+        let name = OsString::from("image");
+        let (file, temporary) = create_named(&opened, &name).unwrap();
+        AtomicFile {
+            file: File::from(file),
+            directory: opened,
+            path: directory.join(&name),
+            name,
+            temporary: Some(temporary),
+        }
+    }
+
+    #[test]
+    fn a_file_with_a_temporary_name_is_renamed_or_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image");
+        std::fs::write(&path, "earlier").unwrap();
+        let count = || std::fs::read_dir(directory.path()).unwrap().count();
+        let mut file = named(directory.path());
+        let other = named(directory.path());
+        file.write_all(b"new").unwrap();
+        assert_eq!(count(), 3);
+        drop(other);
+        assert_eq!(count(), 2);
+        assert!(directory.path().join(".image.tmp").exists());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "earlier");
+        file.commit().unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(count(), 1);
+    }
+
+    #[test]
+    fn a_commit_that_fails_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = named(directory.path());
+        std::fs::create_dir(directory.path().join("image")).unwrap();
+        assert!(matches!(file.commit(), Err(ImageError::Io { .. })));
+        assert!(!directory.path().join(".image.tmp").exists());
+    }
 }

@@ -46,9 +46,11 @@ impl PageBuffer {
 /// What becomes of pages that turn out to be all zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ZeroPages {
-    /// They are left out: for memory that is zero where the image says nothing (anonymous memory).
+    /// They are left out: for memory that is zero where the image says nothing (anonymous memory). Not for pages that
+    /// an earlier batch may have stored with other contents, as when memory is copied while the job runs.
     Omit,
-    /// They are recorded as zero without their contents: for private file mappings, and over a parent image.
+    /// They are recorded as zero without their contents: for private file mappings, and wherever else earlier
+    /// contents must be replaced.
     Record,
     /// They are stored as they are, and not looked for.
     Keep,

@@ -47,6 +47,8 @@ pub(crate) const MAX_RECORDS_BODY: u64 = 32 << 20;
 pub(crate) const RECORDS_BODY_TARGET: usize = 1 << 20;
 /// Bytes that one read asks for, so that memory grows only with what was really read.
 pub(crate) const READ_STEP: usize = 1 << 20;
+/// Most kinds of records in one image, counting each version of a kind.
+pub(crate) const MAX_KINDS: u64 = 4096;
 /// Longest name of a kind, in bytes.
 pub(crate) const MAX_KIND_NAME: usize = 64;
 
@@ -303,7 +305,9 @@ impl SectionHeader {
             SectionType::Pages if count == 0 || count > MAX_SECTION_RUNS as u64 => {
                 wrong("a pages section with a wrong number of runs")
             }
-            SectionType::Index if length != count * size_of::<IndexEntry>() as u64 => {
+            SectionType::Index
+                if Some(length) != count.checked_mul(size_of::<IndexEntry>() as u64) =>
+            {
                 wrong("the index's length does not fit its count")
             }
             SectionType::End if length != size_of::<EndBody>() as u64 || count != 0 => {
@@ -323,8 +327,9 @@ impl SectionHeader {
 
 /// Whether every byte is zero.
 pub(crate) fn all_zero(bytes: &[u8]) -> bool {
-    // Comparing with a constant page becomes memcmp, which uses the widest vectors of the processor and stops early.
+    static ZERO: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
+    // Comparing slices becomes memcmp, which uses the widest vectors of the processor and stops early.
     bytes
         .chunks(PAGE_SIZE)
-        .all(|chunk| *chunk == Block::ZERO.0[..chunk.len()])
+        .all(|chunk| *chunk == ZERO[..chunk.len()])
 }

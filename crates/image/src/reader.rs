@@ -424,9 +424,12 @@ impl<R: Read> ImageReader<R> {
         self.record_bytes += header.body_length.get();
         crate::record::check_total(self.record_bytes)?;
         self.source.body_into(&header, &block, &mut self.body)?;
-        self.summary.records += header.count.get();
+        let count = header.count.get();
         self.records
-            .read_body(&self.body, header.count.get(), offset + HEADER_SIZE as u64)
+            .read_body(&self.body, count, offset + HEADER_SIZE as u64)?;
+        // Added only now, when the count is known to be true.
+        self.summary.records += count;
+        Ok(())
     }
 
     fn read_pages(

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::ImageError;
-use crate::format::{MAX_KIND_NAME, MAX_RECORD, MAX_RECORDS, RecordEntry};
+use crate::format::{MAX_KIND_NAME, MAX_KINDS, MAX_RECORD, MAX_RECORDS, RecordEntry};
 
 /// A record's type: its name for all time, and its version.
 ///
@@ -60,11 +60,20 @@ pub struct RecordSet {
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    kind: usize,
-    /// Offset in `data` of the entry header.
-    start: usize,
-    body_start: usize,
-    end: usize,
+    /// Index in `kinds`.
+    kind: u32,
+    /// Offset in `data` of the entry header. Small types, since a hostile image can hold very many tiny records.
+    start: u32,
+}
+
+impl Entry {
+    fn start(self) -> usize {
+        self.start as usize
+    }
+
+    fn kind(self) -> usize {
+        self.kind as usize
+    }
 }
 
 impl RecordSet {
@@ -85,7 +94,7 @@ impl RecordSet {
     ///
     /// # Errors
     /// [`ImageError::Oversized`] if the record or the set gets larger than an image may hold,
-    /// [`ImageError::BadKind`] if the kind's name or version is not allowed.
+    /// or has more kinds than one may have, [`ImageError::BadKind`] if the kind's name or version is not allowed.
     pub fn push<R: Record>(&mut self, record: &R) -> Result<(), ImageError> {
         self.push_raw(RawRecord {
             name: R::KIND.name,
@@ -118,6 +127,7 @@ impl RecordSet {
             MAX_RECORD as u64,
         )?;
         check_total((body_start + body.len()) as u64)?;
+        let kind = self.kind_of(name, version)?;
         let head = RecordEntry {
             name_length: fit(name.len()).into(),
             version: version.into(),
@@ -126,36 +136,39 @@ impl RecordSet {
         self.data.extend_from_slice(head.as_bytes());
         self.data.extend_from_slice(name.as_bytes());
         self.data.extend_from_slice(body);
-        let kind = self.kind_of(name, version);
         self.kinds[kind].count += 1;
         self.entries.push(Entry {
-            kind,
-            start,
-            body_start,
-            end: self.data.len(),
+            kind: fit(kind),
+            start: fit(start),
         });
         Ok(())
     }
 
-    fn kind_of(&mut self, name: &str, version: u32) -> usize {
+    fn kind_of(&mut self, name: &str, version: u32) -> Result<usize, ImageError> {
         // Records of one kind mostly come one after the other.
         if let Some(last) = self.entries.last()
-            && self.kinds[last.kind].name == name
-            && self.kinds[last.kind].version == version
+            && self.kinds[last.kind()].name == name
+            && self.kinds[last.kind()].version == version
         {
-            return last.kind;
+            return Ok(last.kind());
         }
-        *self
-            .kind_index
-            .entry((name.to_owned(), version))
-            .or_insert_with(|| {
-                self.kinds.push(KindCount {
-                    name: name.to_owned(),
-                    version,
-                    count: 0,
-                });
-                self.kinds.len() - 1
-            })
+        let key = (name.to_owned(), version);
+        if let Some(kind) = self.kind_index.get(&key) {
+            return Ok(*kind);
+        }
+        let kind = self.kinds.len();
+        check_size(
+            "the table of kinds, in entries,",
+            kind as u64 + 1,
+            MAX_KINDS,
+        )?;
+        self.kinds.push(KindCount {
+            name: key.0.clone(),
+            version,
+            count: 0,
+        });
+        self.kind_index.insert(key, kind);
+        Ok(kind)
     }
 
     /// Adds all records of another set at the end.
@@ -243,24 +256,32 @@ impl RecordSet {
 
     /// All records as stored, in their order.
     pub fn iter(&self) -> impl Iterator<Item = RawRecord<'_>> {
-        self.entries.iter().map(|entry| self.raw(*entry))
+        (0..self.entries.len()).map(|at| self.raw(at))
     }
 
-    fn of_name<'a>(&'a self, name: &'a str) -> impl Iterator<Item = RawRecord<'a>> {
-        let matching = move |entry: &&Entry| self.kinds[entry.kind].name == name;
-        self.entries
-            .iter()
+    fn of_name(&self, name: &'static str) -> impl Iterator<Item = RawRecord<'_>> {
+        let matching = move |at: &usize| self.kinds[self.entries[*at].kind()].name == name;
+        (0..self.entries.len())
             .filter(matching)
-            .map(|entry| self.raw(*entry))
+            .map(|at| self.raw(at))
     }
 
-    fn raw(&self, entry: Entry) -> RawRecord<'_> {
-        let kind = &self.kinds[entry.kind];
+    fn raw(&self, at: usize) -> RawRecord<'_> {
+        let entry = self.entries[at];
+        let kind = &self.kinds[entry.kind()];
+        let body = entry.start() + size_of::<RecordEntry>() + kind.name.len();
         RawRecord {
             name: &kind.name,
             version: kind.version,
-            body: &self.data[entry.body_start..entry.end],
+            body: &self.data[body..self.start_of(at + 1)],
         }
+    }
+
+    /// Where an entry begins in `data`, or where the data ends.
+    fn start_of(&self, at: usize) -> usize {
+        self.entries
+            .get(at)
+            .map_or(self.data.len(), |entry| entry.start())
     }
 
     /// Number of records.
@@ -283,17 +304,18 @@ impl RecordSet {
 
     /// The set cut into section bodies of about `target` bytes, each with its number of records.
     pub(crate) fn section_bodies(&self, target: usize) -> impl Iterator<Item = (&[u8], u64)> {
-        let mut rest = self.entries.as_slice();
+        let mut next = 0;
         std::iter::from_fn(move || {
-            let first = rest.first()?;
-            let fitting = rest
-                .iter()
-                .take_while(|entry| entry.end - first.start <= target)
-                .count();
-            let (now, later) = rest.split_at(fitting.max(1));
-            rest = later;
-            let end = now.last().map_or(first.end, |last| last.end);
-            Some((&self.data[first.start..end], now.len() as u64))
+            let first = next;
+            let start = self.entries.get(first)?.start();
+            let fits = |at: &usize| self.start_of(at + 1) - start <= target;
+            // One record at least, however large.
+            next += 1;
+            next += (next..self.entries.len()).take_while(fits).count();
+            Some((
+                &self.data[start..self.start_of(next)],
+                (next - first) as u64,
+            ))
         })
     }
 

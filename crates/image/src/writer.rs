@@ -17,6 +17,7 @@ pub struct ImageWriter<W: Write> {
     index: Vec<IndexEntry>,
     chain: RunningCrc,
     summary: Summary,
+    record_bytes: u64,
     failed: bool,
 }
 
@@ -36,6 +37,7 @@ impl<W: Write> ImageWriter<W> {
             index: Vec::new(),
             chain,
             summary: Summary::default(),
+            record_bytes: 0,
             failed: false,
         };
         let mut bytes = vec![0; FileHeader::length_with_preamble(message.len())];
@@ -49,9 +51,12 @@ impl<W: Write> ImageWriter<W> {
     /// restart from a stream is best served with all records first.
     ///
     /// # Errors
-    /// [`ImageError::Io`] if the sink fails.
+    /// [`ImageError::Io`] if the sink fails, [`ImageError::Oversized`] if all records written so far are together
+    /// larger than an image may hold.
     pub fn records(&mut self, records: &RecordSet) -> Result<(), ImageError> {
         for (body, count) in records.section_bodies(RECORDS_BODY_TARGET) {
+            self.record_bytes += body.len() as u64;
+            crate::record::check_total(self.record_bytes)?;
             self.section(SectionType::Records, count, body)?;
             self.summary.records += count;
         }
