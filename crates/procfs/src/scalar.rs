@@ -6,6 +6,9 @@ use crate::scan;
 /// `loginuid` of a process that no login has marked.
 const NO_LOGIN: u32 = u32::MAX;
 
+/// Beginning of the line between the heading of `sched` and its values; longer than any command name.
+const HEADING_RULE: &[u8] = &[b'-'; 64];
+
 /// Reads the one value of `file`.
 fn value<T>(
     file: &'static str,
@@ -73,7 +76,9 @@ pub fn parse_children(text: &[u8]) -> Result<Vec<i32>, ParseError> {
 /// # Errors
 /// If the line has no number.
 pub fn parse_exec_start(text: &[u8]) -> Result<Option<f64>, ParseError> {
-    for (number, line) in scan::Lines::new(text) {
+    // The heading holds the command name as it is, newlines included; it is too short to forge the rule below it.
+    let body = scan::Lines::new(text).skip_while(|(_, line)| !line.starts_with(HEADING_RULE));
+    for (number, line) in body {
         if let Some(rest) = line.strip_prefix(b"se.exec_start") {
             let milliseconds = scan::cut(rest, b':')
                 .and_then(|(_, value)| str::from_utf8(value).ok())

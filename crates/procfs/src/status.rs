@@ -127,7 +127,7 @@ pub fn parse(text: &[u8]) -> Result<Status, ParseError> {
     for (number, line) in scan::Lines::new(text) {
         last = number;
         let Some((key, value)) = scan::cut(line, b':') else {
-            return Err(ParseError::new("status", number, "no ':'", line));
+            continue;
         };
         // Only the tab belongs to the file: a name may begin or end with blanks.
         let value = value.strip_prefix(b"\t").unwrap_or(value);

@@ -16,7 +16,8 @@ pub struct Timer {
     pub notify: NotifyKind,
     /// Who is notified.
     pub target: NotifyTarget,
-    /// Clock id; negative for the CPU clock of another process or thread.
+    /// Clock id; negative for CPU clocks: -6 is the process's own (`CLOCK_PROCESS_CPUTIME_ID`), -2 the
+    /// thread's own, others name a process or thread (include/linux/posix-timers_types.h).
     pub clock: i32,
 }
 
