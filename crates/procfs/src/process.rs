@@ -432,7 +432,8 @@ impl ProcessDirectory {
         self.parsed("oom_score_adj", scalar::parse_oom_score_adj)
     }
 
-    /// Timer slack, nanoseconds. Needs `CAP_SYS_NICE` for another process.
+    /// Timer slack of the process's leader, nanoseconds. [Denied](ProcError::is_denied) without
+    /// `CAP_SYS_NICE`, even for the reader's own process, unless the reading thread is that leader.
     ///
     /// # Errors
     /// See [`ProcessDirectory`].
