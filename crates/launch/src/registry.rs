@@ -1,0 +1,449 @@
+//! Which jobs run: one small file for each in a directory of the user's own.
+//!
+//! Directory: `$XDG_RUNTIME_DIR/cryonaut` where that belongs to the user, else `/run/cryonaut` for
+//! root and `/tmp/cryonaut-UID` for others; mode 0700, refused if it belongs to anybody else. The
+//! files are JSON, replaced by rename under a lock. A file whose job has gone is removed when seen.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cryonaut_sys::spawn;
+use serde::{Deserialize, Serialize};
+
+/// The list of jobs could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// A file or directory of it failed.
+    #[error("cannot {what} {}: {source}", path.display())]
+    File {
+        /// What was being done.
+        what: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The directory cannot be trusted.
+    #[error(
+        "{} {problem}; remove it, or set XDG_RUNTIME_DIR to a directory of your own",
+        path.display()
+    )]
+    Untrusted {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A name that no job may have.
+    #[error(
+        "{0:?} is no name for a job: 1 to 64 letters, digits, '.', '_' or '-', not beginning with '.' or '-' and not digits alone"
+    )]
+    BadName(String),
+    /// A name that a running job has.
+    #[error("a job named {0} is running already; choose another name, or see `cryo list`")]
+    NameTaken(String),
+    /// No job of that name runs.
+    #[error("no job named {0} is running; see `cryo list`")]
+    NoSuchJob(String),
+}
+
+/// A process that cannot be mistaken for a later one with its pid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessIdentity {
+    /// Its pid.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot (proc_pid_stat(5), field 22).
+    pub start_time: u64,
+}
+
+impl ProcessIdentity {
+    /// The process that has this pid now; `NotFound` if none has.
+    pub fn of(pid: i32) -> io::Result<ProcessIdentity> {
+        let (_, start_time) = state_and_start(pid)?;
+        Ok(ProcessIdentity { pid, start_time })
+    }
+
+    /// Whether it still runs; a zombie does not.
+    pub fn is_alive(&self) -> bool {
+        state_and_start(self.pid).is_ok_and(|(state, start_time)| {
+            start_time == self.start_time && !matches!(state, 'Z' | 'X')
+        })
+    }
+}
+
+fn state_and_start(pid: i32) -> io::Result<(char, u64)> {
+    let stat = fs::read(format!("/proc/{pid}/stat"))?;
+    let stat = String::from_utf8_lossy(&stat);
+    // The name before it may contain anything; what follows the last ')' begins with field 3.
+    let mut fields = stat
+        .rsplit_once(')')
+        .map_or("", |(_, rest)| rest)
+        .split_whitespace();
+    let state = fields.next().and_then(|field| field.chars().next());
+    let start_time = fields.nth(18).and_then(|field| field.parse().ok());
+    state
+        .zip(start_time)
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// The init of a job's namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitIdentity {
+    /// The process.
+    #[serde(flatten)]
+    pub process: ProcessIdentity,
+    /// The inode number of its pid namespace.
+    pub pid_namespace: u64,
+}
+
+/// One image of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointEntry {
+    /// Where it was written.
+    pub path: PathBuf,
+    /// When, in seconds since 1970.
+    pub taken_at: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A job to be registered.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// The name it is to have; `None` makes one from the command, such as `sleep-1`.
+    pub name: Option<String>,
+    /// The process in the foreground for it, if there is one.
+    pub supervisor: Option<ProcessIdentity>,
+    /// The init of its namespaces, if it has its own.
+    pub init: Option<InitIdentity>,
+    /// Its root.
+    pub root: ProcessIdentity,
+    /// What it runs.
+    pub command: Vec<String>,
+    /// Where its periodic checkpoints go.
+    pub checkpoint_directory: Option<PathBuf>,
+}
+
+/// A job that was registered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its name.
+    pub name: String,
+    /// The process in the foreground for it, if there was one.
+    pub supervisor: Option<ProcessIdentity>,
+    /// The init of its namespaces, if it has its own.
+    pub init: Option<InitIdentity>,
+    /// Its root.
+    pub root: ProcessIdentity,
+    /// What it runs.
+    pub command: Vec<String>,
+    /// When it was started, in seconds since 1970.
+    pub started_at: u64,
+    /// The boot it runs in; pids of another one mean nothing.
+    pub boot: String,
+    /// Where its periodic checkpoints go.
+    pub checkpoint_directory: Option<PathBuf>,
+    /// Its images, oldest first.
+    pub checkpoints: Vec<CheckpointEntry>,
+}
+
+impl Job {
+    /// Whether it still runs: its init, which lives as long as any process of the job, or without
+    /// namespaces its root.
+    pub fn is_alive(&self) -> bool {
+        let process = self.init.map_or(self.root, |init| init.process);
+        self.boot == current_boot() && process.is_alive()
+    }
+}
+
+/// The jobs of one user on this machine.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    directory: PathBuf,
+}
+
+impl Registry {
+    /// The registry of the calling user; made if it is not there.
+    pub fn open() -> Result<Registry, RegistryError> {
+        Registry::open_at(&usual_directory())
+    }
+
+    /// A registry in this directory, which is made if its parent is there.
+    pub fn open_at(directory: &Path) -> Result<Registry, RegistryError> {
+        let failed = |what| {
+            move |source| RegistryError::File {
+                what,
+                path: directory.to_owned(),
+                source,
+            }
+        };
+        match DirBuilder::new().mode(0o700).create(directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed("make")(error));
+            }
+            _ => {}
+        }
+        // Not following a link that somebody may have put there.
+        let facts = fs::symlink_metadata(directory).map_err(failed("look at"))?;
+        let untrusted = |problem| {
+            Err(RegistryError::Untrusted {
+                path: directory.to_owned(),
+                problem,
+            })
+        };
+        if !facts.is_dir() {
+            return untrusted("is not a directory");
+        }
+        if facts.uid() != spawn::effective_user() {
+            return untrusted("belongs to another user");
+        }
+        if facts.mode() & 0o077 != 0 {
+            return untrusted("is open to other users (its mode must be 0700)");
+        }
+        Ok(Registry {
+            directory: directory.to_owned(),
+        })
+    }
+
+    /// Where the files lie.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Enters a job, under its name or a generated one.
+    pub fn register(&self, new: NewJob) -> Result<Job, RegistryError> {
+        if let Some(name) = &new.name {
+            check_name(name)?;
+        }
+        let _lock = self.lock()?;
+        let name = match new.name {
+            Some(name) if self.load_live(&name)?.is_some() => {
+                return Err(RegistryError::NameTaken(name));
+            }
+            Some(name) => name,
+            None => self.generate_name(&new.command)?,
+        };
+        let job = Job {
+            name,
+            supervisor: new.supervisor,
+            init: new.init,
+            root: new.root,
+            command: new.command,
+            started_at: now(),
+            boot: current_boot(),
+            checkpoint_directory: new.checkpoint_directory,
+            checkpoints: Vec::new(),
+        };
+        self.store(&job)?;
+        Ok(job)
+    }
+
+    /// The jobs that run, by name. Files of others are removed.
+    pub fn list(&self) -> Result<Vec<Job>, RegistryError> {
+        let _lock = self.lock()?;
+        let failed = |source| RegistryError::File {
+            what: "read",
+            path: self.directory.clone(),
+            source,
+        };
+        let mut jobs = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path.extension() == Some(OsStr::new("json"))
+                && let Some(name) = path.file_stem().and_then(OsStr::to_str)
+            {
+                jobs.extend(self.load_live(name)?);
+            }
+        }
+        jobs.sort_by(|one, two| one.name.cmp(&two.name));
+        Ok(jobs)
+    }
+
+    /// The running job with this name.
+    pub fn find(&self, name: &str) -> Result<Job, RegistryError> {
+        check_name(name)?;
+        let _lock = self.lock()?;
+        self.load_live(name)?
+            .ok_or_else(|| RegistryError::NoSuchJob(name.to_owned()))
+    }
+
+    /// Notes an image of a running job. An image of the same path is replaced, images whose file has
+    /// gone are forgotten.
+    pub fn add_checkpoint(&self, name: &str, entry: CheckpointEntry) -> Result<Job, RegistryError> {
+        self.change(name, |job| {
+            job.checkpoints
+                .retain(|known| known.path != entry.path && known.path.exists());
+            job.checkpoints.push(entry);
+        })
+    }
+
+    /// Changes what is noted of a running job, except its name.
+    pub fn change(&self, name: &str, edit: impl FnOnce(&mut Job)) -> Result<Job, RegistryError> {
+        check_name(name)?;
+        let _lock = self.lock()?;
+        let known = self.load_live(name)?;
+        let mut job = known.ok_or_else(|| RegistryError::NoSuchJob(name.to_owned()))?;
+        edit(&mut job);
+        name.clone_into(&mut job.name);
+        self.store(&job)?;
+        Ok(job)
+    }
+
+    /// Takes a job off the list; fine if it is not there.
+    pub fn remove(&self, name: &str) -> Result<(), RegistryError> {
+        check_name(name)?;
+        let _lock = self.lock()?;
+        self.erase(name)
+    }
+
+    fn path_of(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.json"))
+    }
+
+    fn lock(&self) -> Result<File, RegistryError> {
+        let path = self.directory.join(".lock");
+        let failed = |source| RegistryError::File {
+            what: "lock",
+            path: path.clone(),
+            source,
+        };
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(&path).map_err(failed)?;
+        spawn::lock_file(file.as_fd()).map_err(failed)?;
+        Ok(file)
+    }
+
+    fn erase(&self, name: &str) -> Result<(), RegistryError> {
+        let path = self.path_of(name);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(RegistryError::File {
+                what: "remove",
+                path,
+                source,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn load_live(&self, name: &str) -> Result<Option<Job>, RegistryError> {
+        let path = self.path_of(name);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => {
+                return Err(RegistryError::File {
+                    what: "read",
+                    path,
+                    source,
+                });
+            }
+        };
+        match serde_json::from_slice::<Job>(&text) {
+            Ok(job) if job.is_alive() && job.name == name => Ok(Some(job)),
+            // Of a dead job, or not written by us: nothing that could be used again.
+            _ => self.erase(name).map(|()| None),
+        }
+    }
+
+    fn store(&self, job: &Job) -> Result<(), RegistryError> {
+        let path = self.path_of(&job.name);
+        let failed = |source| RegistryError::File {
+            what: "write",
+            path: path.clone(),
+            source,
+        };
+        let mut text = serde_json::to_vec_pretty(job).map_err(|error| failed(error.into()))?;
+        text.push(b'\n');
+        // The lock is held, so nobody else writes this file.
+        let unfinished = self.directory.join(format!(".{}.tmp", job.name));
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let written = options
+            .open(&unfinished)
+            .and_then(|mut file| file.write_all(&text))
+            .and_then(|()| fs::rename(&unfinished, &path));
+        written.map_err(|source| {
+            // The error that is told matters more than a stray file.
+            let _ = fs::remove_file(&unfinished);
+            failed(source)
+        })
+    }
+
+    fn generate_name(&self, command: &[String]) -> Result<String, RegistryError> {
+        let program = command.first().map_or("job", String::as_str);
+        let last = Path::new(program)
+            .file_name()
+            .and_then(OsStr::to_str)
+            .unwrap_or("job");
+        let stem: String = last
+            .chars()
+            .filter(|letter| allowed(*letter))
+            .skip_while(|letter| matches!(letter, '.' | '-'))
+            .take(48)
+            .collect();
+        let stem = if stem.is_empty() {
+            "job".to_owned()
+        } else {
+            stem
+        };
+        let mut number = 1u64;
+        loop {
+            let name = format!("{stem}-{number}");
+            if self.load_live(&name)?.is_none() {
+                return Ok(name);
+            }
+            number += 1;
+        }
+    }
+}
+
+fn allowed(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-')
+}
+
+/// Whether a job may have this name: 1 to 64 characters of `A-Z a-z 0-9 . _ -`, not beginning with
+/// `.` or `-`, and not digits alone, which would be a pid.
+pub fn check_name(name: &str) -> Result<(), RegistryError> {
+    let good = (1..=64).contains(&name.len())
+        && name.chars().all(allowed)
+        && !name.starts_with(['.', '-'])
+        && !name.chars().all(|letter| letter.is_ascii_digit());
+    if good {
+        Ok(())
+    } else {
+        Err(RegistryError::BadName(name.to_owned()))
+    }
+}
+
+fn usual_directory() -> PathBuf {
+    let user = spawn::effective_user();
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .filter(|directory| {
+            // After `su` the variable may still name somebody else's.
+            let owned = fs::metadata(directory).is_ok_and(|facts| facts.uid() == user);
+            directory.is_absolute() && owned
+        });
+    match (runtime, user) {
+        (Some(runtime), _) => runtime.join("cryonaut"),
+        (None, 0) => PathBuf::from("/run/cryonaut"),
+        (None, user) => PathBuf::from(format!("/tmp/cryonaut-{user}")),
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+fn current_boot() -> String {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    text.trim().to_owned()
+}

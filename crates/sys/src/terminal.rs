@@ -1,0 +1,255 @@
+//! Terminals, pseudo-terminals and waiting for descriptors to become ready.
+//!
+//! Thin wrappers over termios(3), ioctl_tty(2), pty(7) and poll(2).
+
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// A terminal's settings (termios(3)).
+#[derive(Clone, Copy)]
+pub struct Settings(libc::termios);
+
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Settings")
+            .field("input", &format_args!("{:o}", self.0.c_iflag))
+            .field("output", &format_args!("{:o}", self.0.c_oflag))
+            .field("control", &format_args!("{:o}", self.0.c_cflag))
+            .field("local", &format_args!("{:o}", self.0.c_lflag))
+            .finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Settings {
+    fn eq(&self, other: &Settings) -> bool {
+        let (one, two) = (&self.0, &other.0);
+        (one.c_iflag, one.c_oflag, one.c_cflag, one.c_lflag)
+            == (two.c_iflag, two.c_oflag, two.c_cflag, two.c_lflag)
+            && one.c_cc == two.c_cc
+    }
+}
+
+impl Eq for Settings {}
+
+impl Settings {
+    /// The settings of a terminal; `ENOTTY` if it is none.
+    pub fn of(terminal: BorrowedFd<'_>) -> io::Result<Settings> {
+        // SAFETY: termios is plain integers.
+        let mut settings: libc::termios = unsafe { std::mem::zeroed() };
+        // SAFETY: settings outlives the call.
+        check(unsafe { libc::tcgetattr(terminal.as_raw_fd(), &raw mut settings) })?;
+        Ok(Settings(settings))
+    }
+
+    /// Gives them to a terminal at once (TCSANOW).
+    ///
+    /// A caller in a background process group of that terminal must ignore or block SIGTTOU, or it
+    /// is stopped.
+    pub fn apply(&self, terminal: BorrowedFd<'_>) -> io::Result<()> {
+        loop {
+            // SAFETY: the settings outlive the call.
+            match check(unsafe {
+                libc::tcsetattr(terminal.as_raw_fd(), libc::TCSANOW, &raw const self.0)
+            }) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The same settings, but every byte passes as it is, at once, with no echo (cfmakeraw).
+    pub fn raw(&self) -> Settings {
+        let mut settings = self.0;
+        // SAFETY: works on the plain data given.
+        unsafe { libc::cfmakeraw(&raw mut settings) };
+        Settings(settings)
+    }
+
+    /// Whether input comes in lines (ICANON).
+    pub fn takes_lines(&self) -> bool {
+        self.0.c_lflag & libc::ICANON != 0
+    }
+
+    /// The character that means end of file at the start of a line (VEOF).
+    pub fn end_of_file(&self) -> u8 {
+        self.0.c_cc[libc::VEOF]
+    }
+}
+
+/// Whether the descriptor is a terminal.
+pub fn is_terminal(descriptor: BorrowedFd<'_>) -> bool {
+    // SAFETY: integers only.
+    unsafe { libc::isatty(descriptor.as_raw_fd()) == 1 }
+}
+
+/// The size of a terminal's window (TIOCGWINSZ).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WindowSize {
+    /// Lines of text.
+    pub rows: u16,
+    /// Characters in a line.
+    pub columns: u16,
+    /// Width in pixels; 0 if unknown.
+    pub width: u16,
+    /// Height in pixels; 0 if unknown.
+    pub height: u16,
+}
+
+/// The window size of a terminal.
+pub fn window_size(terminal: BorrowedFd<'_>) -> io::Result<WindowSize> {
+    // SAFETY: winsize is plain integers.
+    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
+    // SAFETY: size outlives the call.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) })?;
+    Ok(WindowSize {
+        rows: size.ws_row,
+        columns: size.ws_col,
+        width: size.ws_xpixel,
+        height: size.ws_ypixel,
+    })
+}
+
+/// Sets the window size of a terminal; its foreground group gets SIGWINCH if that changed it.
+pub fn set_window_size(terminal: BorrowedFd<'_>, size: WindowSize) -> io::Result<()> {
+    let size = libc::winsize {
+        ws_row: size.rows,
+        ws_col: size.columns,
+        ws_xpixel: size.width,
+        ws_ypixel: size.height,
+    };
+    // SAFETY: size outlives the call.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })?;
+    Ok(())
+}
+
+/// Opens a new pseudo-terminal's master side (posix_openpt(3)), unlocked, close-on-exec.
+pub fn open_master() -> io::Result<OwnedFd> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: integers only.
+    let number = check(unsafe { libc::posix_openpt(flags) })?;
+    // SAFETY: the call just returned it, so nothing else owns it.
+    let master = unsafe { OwnedFd::from_raw_fd(number) };
+    let unlock: c_int = 0;
+    // SAFETY: unlock outlives the call.
+    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) })?;
+    Ok(master)
+}
+
+/// Opens the slave side of a pseudo-terminal by its master (TIOCGPTPEER, Linux 4.13), which works
+/// whatever is mounted at /dev/pts; it does not become the caller's controlling terminal.
+pub fn open_slave(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: the argument is an integer.
+    let number = check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
+    // SAFETY: the call just returned it, so nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// The number of a pseudo-terminal: its slave is /dev/pts/NUMBER (TIOCGPTN).
+pub fn slave_number(master: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut number = 0u32;
+    // SAFETY: number outlives the call.
+    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &raw mut number) })?;
+    Ok(number)
+}
+
+/// Makes the terminal the controlling terminal of the caller, a session leader without one
+/// (TIOCSCTTY). `terminal` is a raw number for the sake of a child between fork and exec.
+pub fn set_controlling_terminal(terminal: i32) -> io::Result<()> {
+    // SAFETY: the argument is an integer; 0 means not to take it from another session.
+    check(unsafe { libc::ioctl(terminal, libc::TIOCSCTTY, 0) })?;
+    Ok(())
+}
+
+/// The foreground process group of the caller's controlling terminal (tcgetpgrp(3)).
+pub fn foreground_group(terminal: BorrowedFd<'_>) -> io::Result<i32> {
+    // SAFETY: integers only.
+    check(unsafe { libc::tcgetpgrp(terminal.as_raw_fd()) })
+}
+
+/// What to wait for on a descriptor, and what was found, in poll(2)'s bits (`libc::POLLIN` …).
+#[derive(Debug, Clone, Copy)]
+pub struct Readiness<'a> {
+    /// The descriptor.
+    pub descriptor: BorrowedFd<'a>,
+    /// The events waited for; POLLHUP, POLLERR and POLLNVAL always count.
+    pub wanted: i16,
+    /// The events found.
+    pub found: i16,
+}
+
+impl<'a> Readiness<'a> {
+    /// A wish for these events.
+    pub fn new(descriptor: BorrowedFd<'a>, wanted: i16) -> Readiness<'a> {
+        Readiness {
+            descriptor,
+            wanted,
+            found: 0,
+        }
+    }
+}
+
+/// Waits until one of the descriptors is ready, a signal comes, or the time is up (ppoll).
+///
+/// Returns how many are ready: 0 for the time being up and for a signal. `None` waits for ever.
+pub fn wait_ready(wishes: &mut [Readiness<'_>], timeout: Option<Duration>) -> io::Result<usize> {
+    let mut entries: Vec<libc::pollfd> = wishes
+        .iter()
+        .map(|wish| libc::pollfd {
+            fd: wish.descriptor.as_raw_fd(),
+            events: wish.wanted,
+            revents: 0,
+        })
+        .collect();
+    let span = timeout.map(|timeout| libc::timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(timeout.subsec_nanos()),
+    });
+    let span = span.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    let count = entries.len() as libc::nfds_t;
+    // SAFETY: the entries and the time outlive the call; a null mask leaves the mask alone.
+    let ready = unsafe { libc::ppoll(entries.as_mut_ptr(), count, span, std::ptr::null()) };
+    let ready = match check(ready) {
+        Ok(ready) => ready as usize,
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+        Err(error) => return Err(error),
+    };
+    for (wish, entry) in wishes.iter_mut().zip(&entries) {
+        wish.found = if ready == 0 { 0 } else { entry.revents };
+    }
+    Ok(ready)
+}
+
+/// Reads what is there, up to the size of `room` (read(2)); 0 at the end. Raw, so that nothing is
+/// held back in a buffer.
+pub fn read_some(descriptor: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: room is as long as said.
+    let length =
+        unsafe { libc::read(descriptor.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
+    if length < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(length as usize)
+}
+
+/// Writes what there is room for (write(2)); returns how many bytes went out.
+pub fn write_some(descriptor: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: bytes is as long as said.
+    let length = unsafe { libc::write(descriptor.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
+    if length < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(length as usize)
+}
