@@ -43,6 +43,14 @@ impl Case {
         }
         arguments
     }
+
+    /// Bytes of memory the subject fills by itself; 0 where the case is about something else.
+    pub fn resident_bytes(&self) -> u64 {
+        match self.holding {
+            Holding::SmallPages(bytes) | Holding::HugePages(bytes) => bytes,
+            _ => 0,
+        }
+    }
 }
 
 impl fmt::Display for Case {

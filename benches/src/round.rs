@@ -1,6 +1,8 @@
 //! One round: one case measured once with one tool.
 
+use std::cell::Cell;
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,9 +17,15 @@ use crate::tool::{Afterwards, Places, Tool};
 const QUIET: Duration = Duration::from_millis(200);
 
 /// The directory in which everything happens.
+///
+/// Images are emptied when they have been measured, and removed only when this is dropped: ext4
+/// without a journal takes no inode that was removed in the last minutes, and looks for another past
+/// all of those. A tool with a file per thread would pay for the rounds before.
 #[derive(Debug)]
 pub struct Workplace {
     directory: PathBuf,
+    rounds: PathBuf,
+    rounds_begun: Cell<u32>,
 }
 
 impl Workplace {
@@ -27,7 +35,15 @@ impl Workplace {
         let directory = directory
             .canonicalize()
             .map_err(|error| Failure::at(directory, &error))?;
-        Ok(Self { directory })
+        let rounds = directory.join("rounds");
+        // What an interrupted run left behind.
+        remove(&rounds)?;
+        create(&rounds)?;
+        Ok(Self {
+            directory,
+            rounds,
+            rounds_begun: Cell::new(0),
+        })
     }
 
     /// Its absolute path.
@@ -43,10 +59,13 @@ impl Workplace {
         tool: &Tool,
         program: &SubjectProgram,
     ) -> Result<Sample, Failure> {
-        let round = RoundDirectory::create(self.directory.join("round"))?;
+        let number = self.rounds_begun.get() + 1;
+        self.rounds_begun.set(number);
+        let round = RoundDirectory::create(self.rounds.join(number.to_string()))?;
         let files = round.subdirectory("subject")?;
         let mut subject = Subject::start(program, case, &files)?;
 
+        warm_page_cache(&files, case.resident_bytes())?;
         let quiet = watch_quietly();
         let running = Places {
             image: round.subdirectory("running")?,
@@ -56,7 +75,7 @@ impl Workplace {
         let made_durable = make_durable(&running.image)?;
         let image_bytes = size_of(&running.image)?;
         let gaps = subject.ask(Question::Gaps)?;
-        remove(&running.image)?;
+        empty(&running.image)?;
 
         let killed = Places {
             image: round.subdirectory("killed")?,
@@ -87,31 +106,71 @@ impl Workplace {
     }
 }
 
-/// The directory of one round, removed with everything in it at the end.
+impl Drop for Workplace {
+    fn drop(&mut self) {
+        if let Err(failure) = remove(&self.rounds) {
+            eprintln!("cryonaut-benches: {failure}");
+        }
+    }
+}
+
+/// The directory of one round. Its files are emptied at the end.
 #[derive(Debug)]
 struct RoundDirectory(PathBuf);
 
 impl RoundDirectory {
     fn create(path: PathBuf) -> Result<Self, Failure> {
-        // What an interrupted run left behind would be counted with this round's image.
-        remove(&path)?;
-        fs::create_dir(&path).map_err(|error| Failure::at(&path, &error))?;
+        create(&path)?;
         Ok(Self(path))
     }
 
     fn subdirectory(&self, name: &str) -> Result<PathBuf, Failure> {
         let path = self.0.join(name);
-        fs::create_dir(&path).map_err(|error| Failure::at(&path, &error))?;
+        create(&path)?;
         Ok(path)
     }
 }
 
 impl Drop for RoundDirectory {
     fn drop(&mut self) {
-        if let Err(failure) = remove(&self.0) {
+        let emptied = directories_of(&self.0).and_then(|directories| {
+            directories
+                .iter()
+                .try_for_each(|directory| empty(directory))
+        });
+        if let Err(failure) = emptied {
             eprintln!("cryonaut-benches: {failure}");
         }
     }
+}
+
+fn create(directory: &Path) -> Result<(), Failure> {
+    fs::create_dir(directory).map_err(|error| Failure::at(directory, &error))
+}
+
+/// Gives the space of all files in a directory back, without removing them.
+fn empty(directory: &Path) -> Result<(), Failure> {
+    for path in files_of(directory)? {
+        File::create(&path).map_err(|error| Failure::at(&path, &error))?;
+    }
+    Ok(())
+}
+
+/// Has the kernel get as much memory for the page cache as the image will take. In a virtual machine
+/// the first touch of memory that the host must still provide can take longer than all that is
+/// measured, and which round meets such memory is chance.
+fn warm_page_cache(directory: &Path, bytes: u64) -> Result<(), Failure> {
+    const PIECE: u64 = 1 << 20;
+    let path = directory.join("warm");
+    let piece = vec![0_u8; 1 << 20];
+    File::create(&path)
+        .and_then(|mut file| {
+            for _ in 0..bytes.div_ceil(PIECE) {
+                file.write_all(&piece)?;
+            }
+            file.set_len(0)
+        })
+        .map_err(|error| Failure::at(&path, &error))
 }
 
 fn remove(directory: &Path) -> Result<(), Failure> {
@@ -155,13 +214,21 @@ fn size_of(directory: &Path) -> Result<u64, Failure> {
 }
 
 fn files_of(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let entries = fs::read_dir(directory).map_err(|error| Failure::at(directory, &error))?;
-    entries
-        .map(|entry| {
-            entry
-                .map(|entry| entry.path())
-                .map_err(|error| Failure::at(directory, &error))
-        })
-        .filter(|path| path.as_ref().map_or(true, |path| path.is_file()))
+    let mut paths = paths_in(directory)?;
+    paths.retain(|path| path.is_file());
+    Ok(paths)
+}
+
+fn directories_of(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut paths = paths_in(directory)?;
+    paths.retain(|path| path.is_dir());
+    Ok(paths)
+}
+
+fn paths_in(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let failed = |error| Failure::at(directory, &error);
+    fs::read_dir(directory)
+        .map_err(failed)?
+        .map(|entry| entry.map(|entry| entry.path()).map_err(failed))
         .collect()
 }
