@@ -30,7 +30,7 @@ pub const MAX_RECORDS: u64 = 1 << 30;
 /// Most pages whose contents one pages section carries (4 MiB).
 pub const MAX_SECTION_PAGES: usize = 1024;
 
-/// Most runs in one pages section: what fits, with the section header, in [`FRONT_BLOCKS`] blocks.
+/// Most runs in one pages section: what fits, with the section header, in 8 blocks.
 pub const MAX_SECTION_RUNS: usize =
     (FRONT_BLOCKS * PAGE_SIZE - HEADER_SIZE) / size_of::<RunEntry>();
 
