@@ -331,6 +331,7 @@ fn candidates(name: &OsStr, path: Option<&OsString>) -> Result<Vec<CString>, Lau
     }
     let search = path.map_or(b"/bin:/usr/bin".as_slice(), |path| path.as_bytes());
     let mut missing = None;
+    let mut hidden = None;
     let mut found = Vec::new();
     for directory in search.split(|byte| *byte == b':') {
         // An empty entry means the working directory.
@@ -341,14 +342,19 @@ fn candidates(name: &OsStr, path: Option<&OsString>) -> Result<Vec<CString>, Lau
         };
         let file = OsString::from_vec([directory, b"/", name.as_bytes()].concat());
         // A relative entry counts from where the child will be, which is not known here.
-        if directory[0] != b'/' || std::fs::metadata(&file).is_ok() {
-            found.push(c_string(&file)?);
-        } else if missing.is_none() {
-            missing = Some(c_string(&file)?);
+        let absolute = directory[0] == b'/';
+        match std::fs::metadata(&file) {
+            Err(error) if absolute && error.kind() == io::ErrorKind::PermissionDenied => {
+                hidden = Some(c_string(&file)?);
+            }
+            Err(_) if absolute => missing = Some(c_string(&file)?),
+            _ => found.push(c_string(&file)?),
         }
     }
     if found.is_empty() {
-        found.extend(missing);
+        // A directory that may not be searched, such as another user's, says less than one where the
+        // program is known not to be.
+        found.extend(missing.or(hidden));
     }
     Ok(found)
 }

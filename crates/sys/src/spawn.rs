@@ -202,6 +202,19 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// Sends a signal to one thread of a process (tgkill).
+pub fn kill_thread(pid: i32, tid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, signal) })?;
+    Ok(())
+}
+
+/// The calling thread's id, asked from the kernel.
+pub fn own_tid() -> i32 {
+    // SAFETY: no precondition.
+    unsafe { libc::syscall(libc::SYS_gettid) as i32 }
+}
+
 /// Stops the calling process with SIGSTOP, until somebody sends SIGCONT.
 pub fn stop_self() -> io::Result<()> {
     kill(own_pid(), libc::SIGSTOP)
