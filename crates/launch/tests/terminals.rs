@@ -185,3 +185,26 @@ fn raw_mode_ends_after_sigkill() {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+#[test]
+fn interactive_shell_has_job_control() {
+    for nursery in nurseries() {
+        let (input, mut typed) = io::pipe().unwrap();
+        typed
+            .write_all(b"sleep 30 &\nkill %1; wait; echo own $(ps -o pgid= -p $$) $$; exit 6\n")
+            .unwrap();
+        let script = "stty -echo; exec bash --norc --noprofile -i";
+        let (text, ended) = on_terminal(&nursery, script, input.into());
+        assert!(!text.contains("no job control"), "{text}");
+        assert!(!text.contains("cannot set terminal"), "{text}");
+        let own = text
+            .lines()
+            .rev()
+            .find_map(|line| line.split_once("own "))
+            .expect("answer")
+            .1;
+        let numbers: Vec<&str> = own.split_whitespace().collect();
+        assert_eq!(numbers[0], numbers[1], "{text}");
+        assert_eq!(ended, Ended::Exited(6));
+    }
+}
