@@ -1,0 +1,463 @@
+/*
+ * Blocking calls. The argument names the call in which the program waits while it is checkpointed:
+ *
+ * - calls with a time-out are repeated until the suite lets the victim go; each must end by its time-out, never early
+ *   and never with EINTR;
+ * - calls without one end through a child process (or thread) that acts once the suite lets it; they must end with what
+ *   was sent, never with EINTR.
+ */
+#include "victim.h"
+#include <limits.h>
+#include <linux/futex.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/select.h>
+#include <sys/signalfd.h>
+#include <sys/timerfd.h>
+
+static const long long timeout = 150000000;
+static struct timespec timeout_spec = {0, 150000000};
+static int ends[2];
+static int *word;
+
+struct call {
+	const char *name;
+	/* Returns 0 when the call ended as it should; errno is looked at otherwise. */
+	int (*run)(void);
+	/* Ends an untimed call from the child; none for timed calls. */
+	void (*act)(pid_t waiter);
+};
+
+/* Calls with a time-out. */
+
+static int run_nanosleep(void)
+{
+	return nanosleep(&timeout_spec, NULL);
+}
+
+static int run_clock_nanosleep(void)
+{
+	errno = clock_nanosleep(CLOCK_BOOTTIME, 0, &timeout_spec, NULL);
+	return errno;
+}
+
+static struct timespec after(clockid_t clock)
+{
+	long long then = clock_now(clock) + timeout;
+	return (struct timespec){then / 1000000000, then % 1000000000};
+}
+
+static int run_clock_nanosleep_absolute(void)
+{
+	struct timespec then = after(CLOCK_MONOTONIC);
+	errno = clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &then, NULL);
+	return errno;
+}
+
+static int run_clock_nanosleep_realtime(void)
+{
+	struct timespec then = after(CLOCK_REALTIME);
+	errno = clock_nanosleep(CLOCK_REALTIME, TIMER_ABSTIME, &then, NULL);
+	return errno;
+}
+
+static int run_poll(void)
+{
+	struct pollfd one = {ends[0], POLLIN, 0};
+	return poll(&one, 1, 150);
+}
+
+static int run_poll_nothing(void)
+{
+	return poll(NULL, 0, 150);
+}
+
+static int run_ppoll(void)
+{
+	struct pollfd one = {ends[0], POLLIN, 0};
+	sigset_t mask;
+	sigemptyset(&mask);
+	return ppoll(&one, 1, &timeout_spec, &mask);
+}
+
+static int run_select(void)
+{
+	fd_set readable;
+	struct timeval limit = {0, 150000};
+	FD_ZERO(&readable);
+	FD_SET(ends[0], &readable);
+	return select(ends[0] + 1, &readable, NULL, NULL, &limit);
+}
+
+static int run_pselect(void)
+{
+	fd_set readable;
+	sigset_t mask;
+	sigemptyset(&mask);
+	FD_ZERO(&readable);
+	FD_SET(ends[0], &readable);
+	return pselect(ends[0] + 1, &readable, NULL, NULL, &timeout_spec, &mask);
+}
+
+static int new_epoll(void)
+{
+	int epoll = must(epoll_create1(EPOLL_CLOEXEC));
+	struct epoll_event event = {.events = EPOLLIN, .data.u64 = 5};
+	must(epoll_ctl(epoll, EPOLL_CTL_ADD, ends[0], &event));
+	return epoll;
+}
+
+static int run_epoll_wait(void)
+{
+	static int epoll = -1;
+	struct epoll_event event;
+	if (epoll < 0)
+		epoll = new_epoll();
+	return epoll_wait(epoll, &event, 1, 150);
+}
+
+static int run_epoll_pwait(void)
+{
+	static int epoll = -1;
+	struct epoll_event event;
+	sigset_t mask;
+	if (epoll < 0)
+		epoll = new_epoll();
+	sigemptyset(&mask);
+	return epoll_pwait(epoll, &event, 1, 150, &mask);
+}
+
+static int run_futex(void)
+{
+	int result = (int)syscall(SYS_futex, word, FUTEX_WAIT, 0, &timeout_spec, NULL, 0);
+	return result == -1 && errno == ETIMEDOUT ? 0 : -1;
+}
+
+static int run_futex_absolute(void)
+{
+	struct timespec then = after(CLOCK_MONOTONIC);
+	int result = (int)syscall(SYS_futex, word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, 0, &then, NULL,
+				  FUTEX_BITSET_MATCH_ANY);
+	return result == -1 && errno == ETIMEDOUT ? 0 : -1;
+}
+
+static int run_condition(void)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static pthread_cond_t condition = PTHREAD_COND_INITIALIZER;
+	struct timespec then = after(CLOCK_REALTIME);
+	pthread_mutex_lock(&lock);
+	errno = pthread_cond_timedwait(&condition, &lock, &then);
+	pthread_mutex_unlock(&lock);
+	return errno == ETIMEDOUT ? 0 : -1;
+}
+
+static int run_sigtimedwait(void)
+{
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	return sigtimedwait(&set, NULL, &timeout_spec) == -1 && errno == EAGAIN ? 0 : -1;
+}
+
+static int run_timerfd(void)
+{
+	static int timer = -1;
+	struct itimerspec value = {{0, 0}, timeout_spec};
+	uint64_t count;
+	if (timer < 0)
+		timer = must(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC));
+	must(timerfd_settime(timer, 0, &value, NULL));
+	return read(timer, &count, 8) == 8 && count == 1 ? 0 : -1;
+}
+
+/* Calls without a time-out, and what ends each. */
+
+static void act_write(pid_t waiter)
+{
+	(void)waiter;
+	expect_equal("bytes written by the child", 1, write(ends[1], "x", 1));
+}
+
+static int run_read(void)
+{
+	char byte = 0;
+	return read(ends[0], &byte, 1) == 1 && byte == 'x' ? 0 : -1;
+}
+
+static int run_poll_forever(void)
+{
+	struct pollfd one = {ends[0], POLLIN, 0};
+	return poll(&one, 1, -1) == 1 && one.revents == POLLIN ? 0 : -1;
+}
+
+static int run_select_forever(void)
+{
+	fd_set readable;
+	FD_ZERO(&readable);
+	FD_SET(ends[0], &readable);
+	return select(ends[0] + 1, &readable, NULL, NULL, NULL) == 1 ? 0 : -1;
+}
+
+static int run_epoll_forever(void)
+{
+	struct epoll_event event;
+	return epoll_wait(new_epoll(), &event, 1, -1) == 1 && event.data.u64 == 5 ? 0 : -1;
+}
+
+static int run_write(void)
+{
+	char block[65536];
+	memset(block, 'y', sizeof block);
+	must(fcntl(ends[1], F_SETFL, O_NONBLOCK));
+	while (write(ends[1], block, 4096) == 4096)
+		;
+	must(fcntl(ends[1], F_SETFL, 0));
+	errno = 0;
+	return write(ends[1], block, sizeof block) == (ssize_t)sizeof block ? 0 : -1;
+}
+
+static void act_drain(pid_t waiter)
+{
+	char byte;
+	int capacity = fcntl(ends[0], F_GETPIPE_SZ);
+	(void)waiter;
+	for (int place = 0; place < capacity + 65536; place++) {
+		expect_equal("bytes read by the child", 1, read(ends[0], &byte, 1));
+		expect_equal("byte read by the child", 'y', byte);
+	}
+}
+
+static int run_futex_forever(void)
+{
+	errno = 0;
+	while (__atomic_load_n(word, __ATOMIC_SEQ_CST) == 0)
+		if (syscall(SYS_futex, word, FUTEX_WAIT, 0, NULL, NULL, 0) != 0 && errno != EAGAIN)
+			return -1;
+	return 0;
+}
+
+static void act_wake(pid_t waiter)
+{
+	(void)waiter;
+	__atomic_store_n(word, 1, __ATOMIC_SEQ_CST);
+	expect_success(syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0));
+}
+
+static volatile sig_atomic_t handled;
+
+static void on_signal(int signal)
+{
+	handled = signal;
+}
+
+static void act_signal(pid_t waiter)
+{
+	expect_success(kill(waiter, SIGUSR1));
+}
+
+/* The one call whose proper end is EINTR, after its handler has run. */
+static int run_pause(void)
+{
+	struct sigaction action = {.sa_handler = on_signal};
+	must(sigaction(SIGUSR1, &action, NULL));
+	sigset_t open;
+	sigemptyset(&open);
+	must(sigprocmask(SIG_SETMASK, &open, NULL));
+	if (handled == 0)
+		pause();
+	return handled == SIGUSR1 ? 0 : -1;
+}
+
+static int run_sigsuspend(void)
+{
+	struct sigaction action = {.sa_handler = on_signal};
+	sigset_t open, found;
+	must(sigaction(SIGUSR1, &action, NULL));
+	sigemptyset(&open);
+	int result = sigsuspend(&open), error = errno;
+	must(sigprocmask(SIG_SETMASK, NULL, &found));
+	expect_equal("SIGUSR1 blocked again after sigsuspend", 1, sigismember(&found, SIGUSR1));
+	expect_equal("other signals open after sigsuspend", 0, sigismember(&found, SIGUSR2));
+	errno = error;
+	return result == -1 && handled == SIGUSR1 ? 0 : -1;
+}
+
+static int run_sigwaitinfo(void)
+{
+	siginfo_t info;
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	return sigwaitinfo(&set, &info) == SIGUSR1 && info.si_code == SI_USER ? 0 : -1;
+}
+
+static int run_signalfd(void)
+{
+	struct signalfd_siginfo info;
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	int file = must(signalfd(-1, &set, SFD_CLOEXEC));
+	return read(file, &info, sizeof info) == sizeof info && info.ssi_signo == SIGUSR1 ? 0 : -1;
+}
+
+static int run_eventfd(void)
+{
+	uint64_t count;
+	return read(ends[0], &count, 8) == 8 && count == 3 ? 0 : -1;
+}
+
+static void act_eventfd(pid_t waiter)
+{
+	uint64_t count = 3;
+	(void)waiter;
+	expect_equal("bytes written to the eventfd", 8, write(ends[0], &count, 8));
+}
+
+static int run_open_fifo(void)
+{
+	char byte = 0;
+	int file = open("blocking.fifo", O_RDONLY | O_CLOEXEC);
+	return file >= 0 && read(file, &byte, 1) == 1 && byte == 'f' ? 0 : -1;
+}
+
+static void act_fifo(pid_t waiter)
+{
+	(void)waiter;
+	int file = expect_success(open("blocking.fifo", O_WRONLY | O_CLOEXEC));
+	expect_equal("bytes written to the fifo", 1, write(file, "f", 1));
+}
+
+/* Ended by the end of a child: the actor itself. */
+static void act_nothing(pid_t waiter)
+{
+	(void)waiter;
+}
+
+static pid_t actor;
+
+static int run_waitpid(void)
+{
+	int status;
+	pid_t ended = waitpid(actor, &status, 0);
+	bool right = ended == actor && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+	actor = 0;
+	return right ? 0 : -1;
+}
+
+static int run_waitid(void)
+{
+	siginfo_t info;
+	int result = waitid(P_ALL, 0, &info, WEXITED);
+	bool right = result == 0 && info.si_pid == actor && info.si_code == CLD_EXITED;
+	actor = 0;
+	return right ? 0 : -1;
+}
+
+static void *thread_act(void *argument)
+{
+	victim_wait();
+	return argument;
+}
+
+static int run_join(void)
+{
+	pthread_t thread;
+	must_zero(pthread_create(&thread, NULL, thread_act, NULL));
+	errno = pthread_join(thread, NULL);
+	return errno;
+}
+
+static const struct call calls[] = {
+	{"nanosleep", run_nanosleep, NULL},
+	{"clock_nanosleep", run_clock_nanosleep, NULL},
+	{"clock_nanosleep_absolute", run_clock_nanosleep_absolute, NULL},
+	{"clock_nanosleep_realtime", run_clock_nanosleep_realtime, NULL},
+	{"poll", run_poll, NULL},
+	{"poll_nothing", run_poll_nothing, NULL},
+	{"ppoll", run_ppoll, NULL},
+	{"select", run_select, NULL},
+	{"pselect", run_pselect, NULL},
+	{"epoll_wait", run_epoll_wait, NULL},
+	{"epoll_pwait", run_epoll_pwait, NULL},
+	{"futex", run_futex, NULL},
+	{"futex_absolute", run_futex_absolute, NULL},
+	{"condition", run_condition, NULL},
+	{"sigtimedwait", run_sigtimedwait, NULL},
+	{"timerfd", run_timerfd, NULL},
+	{"read", run_read, act_write},
+	{"write", run_write, act_drain},
+	{"poll_forever", run_poll_forever, act_write},
+	{"select_forever", run_select_forever, act_write},
+	{"epoll_forever", run_epoll_forever, act_write},
+	{"futex_forever", run_futex_forever, act_wake},
+	{"pause", run_pause, act_signal},
+	{"sigsuspend", run_sigsuspend, act_signal},
+	{"sigwaitinfo", run_sigwaitinfo, act_signal},
+	{"signalfd", run_signalfd, act_signal},
+	{"eventfd", run_eventfd, act_eventfd},
+	{"open_fifo", run_open_fifo, act_fifo},
+	{"waitpid", run_waitpid, act_nothing},
+	{"waitid", run_waitid, act_nothing},
+	{"join", run_join, act_nothing},
+};
+
+static void run_timed(const struct call *call)
+{
+	bool last;
+	victim_ready();
+	do {
+		last = victim_may_go();
+		long long start = clock_now(CLOCK_MONOTONIC);
+		errno = 0;
+		if (call->run() != 0)
+			wrong("%s: expected to time out, found: %s", call->name, strerror(errno));
+		/* poll and its kin count in milliseconds of the tick. */
+		expect_within("time spent in the call, ns", timeout - 1500000, timeout + 20000000000ll,
+			      clock_now(CLOCK_MONOTONIC) - start);
+	} while (!last);
+	victim_ok();
+}
+
+static void run_untimed(const struct call *call)
+{
+	pid_t waiter = getpid();
+	actor = must(fork());
+	if (actor == 0) {
+		await_state(waiter, waiter, 'S');
+		victim_ready();
+		victim_wait();
+		/* Time for the call to be entered anew. */
+		victim_nap(5000);
+		call->act(waiter);
+		_exit(0);
+	}
+	errno = 0;
+	if (call->run() != 0)
+		wrong("%s: expected its proper end, found: %s", call->name, strerror(errno));
+	if (actor != 0)
+		join_child(actor);
+	victim_ok();
+}
+
+int main(int count, char **arguments)
+{
+	sigset_t blocked;
+	const char *name = count > 1 ? arguments[1] : "";
+	sigemptyset(&blocked);
+	sigaddset(&blocked, SIGUSR1);
+	must(sigprocmask(SIG_SETMASK, &blocked, NULL));
+	word = map_anonymous(4096, PROT_READ | PROT_WRITE, MAP_SHARED);
+	if (strcmp(name, "eventfd") == 0)
+		ends[0] = ends[1] = must(eventfd(0, EFD_CLOEXEC));
+	else
+		must(pipe2(ends, O_CLOEXEC));
+	if (strcmp(name, "open_fifo") == 0)
+		must(mkfifo("blocking.fifo", 0600));
+	for (size_t index = 0; index < sizeof calls / sizeof calls[0]; index++)
+		if (strcmp(calls[index].name, name) == 0)
+			calls[index].act == NULL ? run_timed(&calls[index]) : run_untimed(&calls[index]);
+	broken("no such call: \"%s\"", name);
+}
