@@ -244,6 +244,10 @@ impl Init {
                 Message::Done
             }
             Some(Request::Hold(number)) => hold(&descriptors, number),
+            Some(Request::Adopt(pid)) => {
+                self.root = Some(pid);
+                Message::Done
+            }
             None => {
                 // The supervisor is gone, or speaks another language, which is as good.
                 self.connected = false;

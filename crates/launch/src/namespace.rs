@@ -257,6 +257,11 @@ impl Namespaces {
         self.order(request, &[])
     }
 
+    /// Makes a process that others have borne here, as a child of init (clone(2), CLONE_PARENT), the root of the job.
+    pub(crate) fn adopt(&self, inner_pid: i32) -> Result<(), LaunchError> {
+        self.order(Request::Adopt(inner_pid), &[])
+    }
+
     /// Lets init keep this pty master too, so that the terminal survives the caller's death and
     /// [`held_terminal`] can take it up again.
     pub fn hold_terminal(&self, master: BorrowedFd<'_>) -> Result<(), LaunchError> {

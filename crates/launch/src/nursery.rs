@@ -88,6 +88,24 @@ impl Nursery {
         }
     }
 
+    /// Takes a process for the job's root that was not spawned here but is a child of the nursery all the same, because a
+    /// child of it bore a sibling (clone(2), CLONE_PARENT). `pid` is as the caller sees it, `inner_pid` as the process does.
+    ///
+    /// # Errors
+    /// [`LaunchError::InitGone`] when the namespaces have ended, [`LaunchError::System`] when the process has.
+    pub fn adopt(&self, pid: i32, inner_pid: i32) -> Result<Child, LaunchError> {
+        let pidfd = cryonaut_sys::pidfd::open(pid).map_err(LaunchError::system("open the job's first process"))?;
+        let own = spawn::session(0).map_err(LaunchError::system("read the session"))?;
+        let shares_session = match spawn::session(pid) {
+            Ok(session) if session == own && session != 0 => SharesSession::Yes,
+            _ => SharesSession::No,
+        };
+        if let Nursery::Namespace(namespaces) = self {
+            namespaces.adopt(inner_pid)?;
+        }
+        Ok(Child { pid, inner_pid, pidfd, shares_session, program: String::new(), report: None })
+    }
+
     /// The namespaces, if there are any.
     pub fn namespaces(&self) -> Option<&Namespaces> {
         match self {

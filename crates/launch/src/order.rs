@@ -18,6 +18,8 @@ pub(crate) enum Request {
     LiveIndependently,
     /// Keep the descriptor that comes along, at this number.
     Hold(i32),
+    /// This child, born by CLONE_PARENT, is the root.
+    Adopt(i32),
 }
 
 /// What init answers or tells.
@@ -68,6 +70,7 @@ impl Request {
             Request::LiveWithSupervisor => pack(3, 0, 0),
             Request::LiveIndependently => pack(4, 0, 0),
             Request::Hold(number) => pack(5, number, 0),
+            Request::Adopt(pid) => pack(6, pid, 0),
         }
     }
 
@@ -78,6 +81,7 @@ impl Request {
             (3, ..) => Request::LiveWithSupervisor,
             (4, ..) => Request::LiveIndependently,
             (5, number, _) => Request::Hold(number),
+            (6, pid, _) => Request::Adopt(pid),
             _ => return None,
         })
     }

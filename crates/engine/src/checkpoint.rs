@@ -1,0 +1,245 @@
+//! The checkpoint as one operation: target, freeze, collect, copy, release, and an image that is there or not.
+
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use cryonaut_image::{AtomicFile, ImageWriter, Need, Preamble, SeekableImage, Summary};
+
+use crate::collect::{Collection, collect};
+use crate::copy_out::copy_out;
+use crate::error::Attempt;
+use crate::freeze::{Afterwards, Frozen};
+use crate::target::Target;
+use crate::{Error, Result};
+
+/// Where an image goes.
+#[derive(Debug)]
+pub enum Output {
+    /// To a file, which appears whole or not at all.
+    File(PathBuf),
+    /// To a stream. The job does not wait for its reader: the image goes to a temporary file first.
+    Stream(File),
+}
+
+/// What is to be checkpointed, and how.
+#[derive(Debug)]
+pub struct CheckpointRequest {
+    /// The processes.
+    pub target: Target,
+    /// What becomes of them.
+    pub afterwards: Afterwards,
+    /// Where the image goes.
+    pub output: Output,
+    /// The job's name, if it has one.
+    pub job_name: String,
+    /// How many times the job was restarted before.
+    pub generation: u64,
+}
+
+/// What a checkpoint did.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct CheckpointReport {
+    /// Processes saved, zombies included.
+    pub processes: usize,
+    /// Threads saved.
+    pub threads: usize,
+    /// Bytes of the image.
+    pub bytes: u64,
+    /// Pages stored.
+    pub pages: u64,
+    /// How long the job stood still.
+    pub still: Duration,
+    /// How long it all took.
+    pub total: Duration,
+}
+
+/// Where a checkpoint has come to, for a progress bar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The job stands still.
+    Frozen,
+    /// This many bytes of memory are to be copied.
+    Copying(u64),
+    /// The job is released; the image is being made durable.
+    Released,
+    /// Bytes of a streamed image that the reader has taken.
+    Sent(u64),
+}
+
+/// Makes a checkpoint.
+///
+/// # Errors
+/// [`Error::Refused`] before anything is disturbed; otherwise the job runs on and no image is left.
+pub fn checkpoint(
+    request: CheckpointRequest,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<CheckpointReport> {
+    let start = Instant::now();
+    let CheckpointRequest { target, afterwards, output, job_name, generation } = request;
+    target.refusals().into_result()?;
+    // The output comes first: where nothing can be written, nothing is stopped.
+    match output {
+        Output::File(path) => {
+            let file = AtomicFile::create(&path)?;
+            let save = Save { target: &target, afterwards, job_name, generation, stop, start };
+            save.run(file, progress, |file| {
+                file.sync()?;
+                let verified = file.file().try_clone().attempt(|| "reading the image back".into())?;
+                Ok((file, verified))
+            })
+            .and_then(|(file, frozen, report)| {
+                file.commit()?;
+                finish_kill(frozen, report, afterwards, start)
+            })
+        }
+        Output::Stream(mut stream) => {
+            if afterwards == Afterwards::Kill {
+                return Err(Error::Usage(
+                    "--kill with -o - would lose the job if the reader fails: write to a file, then kill".into(),
+                ));
+            }
+            let spool = temporary_file()?;
+            let save = Save { target: &target, afterwards, job_name, generation, stop, start };
+            let (mut spool, frozen, report) = save.run(spool, progress, |file| {
+                let verified = file.try_clone().attempt(|| "reading the image back".into())?;
+                Ok((file, verified))
+            })?;
+            spool.rewind().attempt(|| "reading the image back".into())?;
+            send(&mut spool, &mut stream, stop, progress)?;
+            finish_kill(frozen, report, afterwards, start)
+        }
+    }
+}
+
+fn finish_kill(
+    frozen: Option<Frozen>,
+    mut report: CheckpointReport,
+    afterwards: Afterwards,
+    start: Instant,
+) -> Result<CheckpointReport> {
+    if let Some(frozen) = frozen {
+        report.still = frozen.release(afterwards)?;
+    }
+    report.total = start.elapsed();
+    Ok(report)
+}
+
+struct Save<'a> {
+    target: &'a Target,
+    afterwards: Afterwards,
+    job_name: String,
+    generation: u64,
+    stop: &'a AtomicBool,
+    start: Instant,
+}
+
+impl Save<'_> {
+    /// Writes the image to `sink`. The job is released as soon as its memory is copied, but one that is to be killed stays frozen
+    /// (and comes back in the result) until its image is durable and verified.
+    fn run<W: Write + Send + 'static>(
+        self,
+        sink: W,
+        progress: &mut dyn FnMut(Progress),
+        durable: impl FnOnce(W) -> Result<(W, File)>,
+    ) -> Result<(W, Option<Frozen>, CheckpointReport)> {
+        let mut frozen = Frozen::freeze(self.target)?;
+        tracing::debug!(elapsed = ?frozen.since.elapsed(), "frozen");
+        progress(Progress::Frozen);
+        let collection = collect(&mut frozen)?;
+        let pages: u64 = collection
+            .spaces
+            .iter()
+            .flat_map(|space| &space.ranges)
+            .map(|range| (range.end - range.start) / cryonaut_sys::PAGE_SIZE)
+            .sum();
+        progress(Progress::Copying(pages * cryonaut_sys::PAGE_SIZE));
+        let processes = frozen.processes.len();
+        let threads = frozen.alive().map(|process| process.tasks.len()).sum();
+        let mut writer = ImageWriter::begin(sink, &self.preamble(&collection)?)?;
+        writer.records(&collection.records)?;
+        let copying = copy_out(&collection.spaces, writer, self.stop)?;
+        tracing::debug!(elapsed = ?frozen.since.elapsed(), "copied");
+        if self.afterwards == Afterwards::Kill {
+            let (sink, summary) = copying.finish(self.stop)?;
+            let (sink, file) = durable(sink)?;
+            let read_back = SeekableImage::open(file)?;
+            read_back.verify()?;
+            let report = self.report(processes, threads, &summary, frozen.since.elapsed());
+            return Ok((sink, Some(frozen), report));
+        }
+        let still = frozen.release(self.afterwards)?;
+        progress(Progress::Released);
+        let (sink, summary) = copying.finish(self.stop)?;
+        let (sink, _) = durable(sink)?;
+        Ok((sink, None, self.report(processes, threads, &summary, still)))
+    }
+
+    fn preamble(&self, collection: &Collection) -> Result<Preamble> {
+        let mut preamble = Preamble::new(concat!("cryo ", env!("CARGO_PKG_VERSION")))?;
+        preamble.job_name = self.job_name.clone();
+        preamble.generation = self.generation;
+        preamble.needs = collection
+            .needs
+            .iter()
+            .map(|(name, value)| Need { name: name.clone(), value: value.clone() })
+            .collect();
+        Ok(preamble)
+    }
+
+    fn report(&self, processes: usize, threads: usize, summary: &Summary, still: Duration) -> CheckpointReport {
+        CheckpointReport {
+            processes,
+            threads,
+            bytes: summary.bytes,
+            pages: summary.stored_pages,
+            still,
+            total: self.start.elapsed(),
+        }
+    }
+}
+
+/// An unnamed file with room for an image: in TMPDIR, else /var/tmp, which is on disk nearly everywhere.
+///
+/// # Errors
+/// When neither can be written.
+pub fn temporary_file() -> Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let chosen = std::env::var_os("TMPDIR").map(PathBuf::from);
+    let mut last = None;
+    for directory in chosen.iter().map(PathBuf::as_path).chain([Path::new("/var/tmp"), Path::new("/tmp")]) {
+        let opened = File::options().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(directory);
+        match opened {
+            Ok(file) => return Ok(file),
+            Err(error) => last = Some((directory.to_path_buf(), error)),
+        }
+    }
+    let (directory, error) = last.expect("at least one was tried");
+    Err(Error::Failed(format!(
+        "no temporary file in {}: {error}; set TMPDIR to a directory with room for the image",
+        directory.display()
+    )))
+}
+
+fn send(spool: &mut File, stream: &mut File, stop: &AtomicBool, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+    use std::io::Read;
+    let mut buffer = vec![0_u8; 1 << 20];
+    let mut sent = 0;
+    loop {
+        if stop.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        let count = spool.read(&mut buffer).attempt(|| "reading the image back".into())?;
+        if count == 0 {
+            return Ok(());
+        }
+        stream
+            .write_all(&buffer[..count])
+            .attempt(|| "sending the image: its reader has gone; the job is unharmed".into())?;
+        sent += count as u64;
+        progress(Progress::Sent(sent));
+    }
+}

@@ -1,0 +1,71 @@
+//! Collecting: every resource puts its records in a [`Collection`], and names the memory whose pages are to be copied.
+
+use std::collections::BTreeMap;
+
+use cryonaut_image::{Record, RecordSet, ZeroPages};
+
+use crate::freeze::Frozen;
+use crate::Result;
+
+/// A range of a space whose pages are to be saved.
+#[derive(Clone, Copy, Debug)]
+pub struct PageRange {
+    /// First address in the process that it is read from.
+    pub start: u64,
+    /// First address after it.
+    pub end: u64,
+    /// What the image calls `start`.
+    pub recorded: u64,
+    /// What becomes of zero pages.
+    pub zero: ZeroPages,
+    /// Whether the process itself may read it; otherwise /proc/PID/mem does.
+    pub readable: bool,
+}
+
+/// Memory to be saved: an address space, or a shared memory object.
+#[derive(Clone, Debug)]
+pub struct Space {
+    /// What records call it.
+    pub id: u64,
+    /// The process (as we see it) that it is read from.
+    pub pid: i32,
+    /// Its pages.
+    pub ranges: Vec<PageRange>,
+    /// Pages that equal those of another space at the same address: (address, pages, other space).
+    pub same: Vec<(u64, u32, u64)>,
+}
+
+/// What a checkpoint has collected.
+#[derive(Debug, Default)]
+pub struct Collection {
+    /// All records.
+    pub records: RecordSet,
+    /// All memory whose pages follow.
+    pub spaces: Vec<Space>,
+    /// What a machine must have to restart the image: name and value.
+    pub needs: BTreeMap<String, String>,
+}
+
+impl Collection {
+    /// Adds a record.
+    ///
+    /// # Errors
+    /// When it is too large for an image.
+    pub fn put<R: Record>(&mut self, record: &R) -> Result<()> {
+        Ok(self.records.push(record)?)
+    }
+}
+
+/// Has every resource collect its part.
+///
+/// # Errors
+/// The first error of any resource; the job is unharmed.
+pub fn collect(frozen: &mut Frozen) -> Result<Collection> {
+    let mut collection = Collection::default();
+    for resource in crate::resource::REGISTRY {
+        let start = std::time::Instant::now();
+        resource.collect(frozen, &mut collection)?;
+        tracing::debug!(resource = resource.name(), elapsed = ?start.elapsed(), "collected");
+    }
+    Ok(collection)
+}

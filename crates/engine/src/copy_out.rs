@@ -1,0 +1,268 @@
+//! Copying pages from the frozen job to the image's writer, by several threads.
+//!
+//! The frozen job never waits for output: threads that read memory hand batches to one writer thread; when that one makes no
+//! progress for [`STALL_LIMIT`], the copy is given up, and the caller releases the job while the writer may still hang.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use cryonaut_image::{ImageError, ImageWriter, PageBatchBuilder, PageBuffer, SealedPages, Summary, ZeroPages};
+use cryonaut_sys::{PAGE_SIZE, RemotePtr, memory};
+
+use crate::collect::{PageRange, Space};
+use crate::error::Attempt;
+use crate::{Error, Result};
+
+/// How long a frozen job waits for output that makes no progress before its checkpoint is given up.
+pub const STALL_LIMIT: Duration = Duration::from_secs(5);
+/// Pages of one batch: 1 MiB, which stays in the cache between reading, checksum and writing.
+const BATCH_PAGES: usize = 256;
+/// Ranges that one process_vm_readv takes (`UIO_MAXIOV`).
+const MAX_RANGES: usize = 512;
+/// Batches on their way to the writer.
+const QUEUE: usize = 16;
+
+/// The end of the copy that the caller waits at.
+pub struct Copying<W: Write> {
+    done: Receiver<std::result::Result<(W, Summary), ImageError>>,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl<W: Write> Copying<W> {
+    /// Waits for the writer to finish.
+    ///
+    /// # Errors
+    /// The writer's error; [`Error::Interrupted`] when `stop` is set meanwhile.
+    pub fn finish(self, stop: &AtomicBool) -> Result<(W, Summary)> {
+        loop {
+            match self.done.recv_timeout(Duration::from_millis(50)) {
+                Ok(result) => return Ok(result?),
+                Err(RecvTimeoutError::Timeout) if stop.load(Ordering::Relaxed) => return Err(Error::Interrupted),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Error::Failed("writing the image ended unexpectedly".into()));
+                }
+            }
+        }
+    }
+
+    /// Bytes written so far.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// One piece of work: a batch's ranges, all of one space.
+#[derive(Debug)]
+struct Batch {
+    space: usize,
+    ranges: Vec<PageRange>,
+    same: Vec<(u64, u32, u64)>,
+}
+
+/// Copies all pages of `spaces`; returns once the job's memory is no longer needed. `writer` has the records already.
+///
+/// # Errors
+/// When memory cannot be read, the output fails or stalls, or `stop` is set. The caller then releases the job.
+pub fn copy_out<W: Write + Send + 'static>(
+    spaces: &[Space],
+    writer: ImageWriter<W>,
+    stop: &AtomicBool,
+) -> Result<Copying<W>> {
+    let batches = cut_into_batches(spaces);
+    let (sender, receiver) = sync_channel::<SealedPages>(QUEUE);
+    let (recycle, recycled) = sync_channel::<PageBuffer>(QUEUE + 8);
+    let (finished, done) = sync_channel(1);
+    let bytes = Arc::new(AtomicUsize::new(0));
+    let written = Arc::clone(&bytes);
+    std::thread::Builder::new()
+        .name("image-writer".into())
+        .spawn(move || {
+            let _ = finished.send(write_all(writer, &receiver, &recycle, &written));
+        })
+        .attempt(|| "starting the writer".into())?;
+    let shared = Shared {
+        spaces,
+        batches: &batches,
+        next: AtomicUsize::new(0),
+        failed: AtomicBool::new(false),
+        error: Mutex::new(None),
+        recycled: Mutex::new(recycled),
+        written: &bytes,
+        stop,
+    };
+    let readers = std::thread::available_parallelism().map_or(2, |n| n.get().min(8)).min(batches.len().div_ceil(2)).max(1);
+    if readers == 1 {
+        shared.read_batches(&sender);
+    } else {
+        std::thread::scope(|scope| {
+            for _ in 0..readers {
+                let sender = sender.clone();
+                let shared = &shared;
+                scope.spawn(move || shared.read_batches(&sender));
+            }
+        });
+    }
+    drop(sender);
+    match shared.error.into_inner().expect("no reader panicked") {
+        // The reader saw the writer gone: the writer's own error says why.
+        Some(Error::Failed(text)) if text.is_empty() => Err(match done.recv_timeout(Duration::from_secs(1)) {
+            Ok(Err(error)) => error.into(),
+            _ => Error::Failed("writing the image failed".into()),
+        }),
+        Some(error) => Err(error),
+        None => Ok(Copying { done, bytes }),
+    }
+}
+
+fn write_all<W: Write>(
+    mut writer: ImageWriter<W>,
+    batches: &Receiver<SealedPages>,
+    recycle: &SyncSender<PageBuffer>,
+    written: &AtomicUsize,
+) -> std::result::Result<(W, Summary), ImageError> {
+    for mut batch in batches.iter() {
+        let length = batch.bytes().len();
+        writer.pages(&mut batch)?;
+        written.fetch_add(length, Ordering::Relaxed);
+        let _ = recycle.try_send(batch.into_buffer());
+    }
+    writer.finish()
+}
+
+struct Shared<'a> {
+    spaces: &'a [Space],
+    batches: &'a [Batch],
+    next: AtomicUsize,
+    failed: AtomicBool,
+    error: Mutex<Option<Error>>,
+    recycled: Mutex<Receiver<PageBuffer>>,
+    written: &'a AtomicUsize,
+    stop: &'a AtomicBool,
+}
+
+impl Shared<'_> {
+    fn read_batches(&self, sender: &SyncSender<SealedPages>) {
+        loop {
+            if self.failed.load(Ordering::Relaxed) {
+                return;
+            }
+            let Some(batch) = self.batches.get(self.next.fetch_add(1, Ordering::Relaxed)) else { return };
+            if let Err(error) = self.read(batch).and_then(|sealed| self.send(sender, sealed)) {
+                self.failed.store(true, Ordering::Relaxed);
+                self.error.lock().expect("no reader panicked").get_or_insert(error);
+                return;
+            }
+        }
+    }
+
+    fn send(&self, sender: &SyncSender<SealedPages>, mut sealed: SealedPages) -> Result<()> {
+        let mut last = (self.written.load(Ordering::Relaxed), Instant::now());
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            sealed = match sender.try_send(sealed) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Disconnected(_)) => return Err(Error::Failed(String::new())),
+                Err(TrySendError::Full(sealed)) => sealed,
+            };
+            let now = self.written.load(Ordering::Relaxed);
+            if now != last.0 {
+                last = (now, Instant::now());
+            } else if last.1.elapsed() > STALL_LIMIT {
+                return Err(Error::Failed(format!(
+                    "the output took no data for {} seconds while the job stood still; the job runs on, nothing was saved. \
+                     Write to a faster place",
+                    STALL_LIMIT.as_secs()
+                )));
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+
+    fn read(&self, batch: &Batch) -> Result<SealedPages> {
+        let space = &self.spaces[batch.space];
+        let buffer = self.recycled.lock().expect("no reader panicked").try_recv().unwrap_or_default();
+        let mut builder = PageBatchBuilder::with_buffer(space.id, BATCH_PAGES, buffer);
+        let mut index = 0;
+        while index < batch.ranges.len() {
+            // Ranges alike are read by one call.
+            let first = batch.ranges[index];
+            let mut alike = index + 1;
+            while alike < batch.ranges.len()
+                && batch.ranges[alike].zero == first.zero
+                && batch.ranges[alike].readable == first.readable
+            {
+                alike += 1;
+            }
+            read_ranges(space.pid, &batch.ranges[index..alike], &mut builder)?;
+            index = alike;
+        }
+        for &(address, pages, other) in &batch.same {
+            builder.same(address, pages, other)?;
+        }
+        Ok(builder.seal())
+    }
+}
+
+fn read_ranges(pid: i32, ranges: &[PageRange], builder: &mut PageBatchBuilder) -> Result<()> {
+    let pages = |range: &PageRange| ((range.end - range.start) / PAGE_SIZE) as usize;
+    let recorded: Vec<(u64, usize)> = ranges.iter().map(|range| (range.recorded, pages(range))).collect();
+    let buffer = builder.stored_ranges(&recorded, ranges[0].zero)?;
+    let remote: Vec<(RemotePtr, usize)> =
+        ranges.iter().map(|range| (RemotePtr::new(range.start), (range.end - range.start) as usize)).collect();
+    if ranges[0].readable && memory::read_ranges(pid, &remote, buffer).is_ok_and(|count| count == buffer.len()) {
+        return Ok(());
+    }
+    // /proc/PID/mem reads what the process itself may not.
+    let path = format!("/proc/{pid}/mem");
+    let file = File::open(&path).attempt(|| format!("opening {path}"))?;
+    let mut rest = &mut buffer[..];
+    for (address, length) in remote {
+        let (now, later) = rest.split_at_mut(length);
+        file.read_exact_at(now, address.address())
+            .attempt(|| format!("process {pid}: reading memory at {address}"))?;
+        rest = later;
+    }
+    Ok(())
+}
+
+fn cut_into_batches(spaces: &[Space]) -> Vec<Batch> {
+    let mut batches = Vec::new();
+    for (space, content) in spaces.iter().enumerate() {
+        let mut current = Batch { space, ranges: Vec::new(), same: Vec::new() };
+        let mut room = BATCH_PAGES;
+        for range in &content.ranges {
+            let mut rest = *range;
+            while rest.start < rest.end {
+                if room == 0 || current.ranges.len() == MAX_RANGES {
+                    batches.push(std::mem::replace(&mut current, Batch { space, ranges: Vec::new(), same: Vec::new() }));
+                    room = BATCH_PAGES;
+                }
+                let pages = (((rest.end - rest.start) / PAGE_SIZE) as usize).min(room);
+                let length = pages as u64 * PAGE_SIZE;
+                current.ranges.push(PageRange { end: rest.start + length, ..rest });
+                rest.start += length;
+                rest.recorded += length;
+                room -= pages;
+            }
+        }
+        for same in content.same.chunks(MAX_RANGES) {
+            current.same = same.to_vec();
+            batches.push(std::mem::replace(&mut current, Batch { space, ranges: Vec::new(), same: Vec::new() }));
+        }
+        if !current.ranges.is_empty() {
+            batches.push(current);
+        }
+    }
+    batches
+}
+
+/// Pages of an image's anonymous memory that need not be stored when zero.
+pub const OMIT_ZERO: ZeroPages = ZeroPages::Omit;

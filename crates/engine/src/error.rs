@@ -1,0 +1,151 @@
+//! What can go wrong, for people: refusals (planned, nothing disturbed) and failures (undone).
+
+use std::fmt;
+
+use cryonaut_image::ImageError;
+use serde::Serialize;
+
+/// A planned "cannot": found before anything was disturbed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// The process it is about: pid as the user sees it, 0 for the whole job.
+    pub pid: i32,
+    /// The process' name, empty for the whole job.
+    pub process: String,
+    /// What cannot be saved or rebuilt (`descriptor 5, a TCP socket`).
+    pub object: String,
+    /// Why.
+    pub reason: String,
+    /// What the user can do.
+    pub remedy: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.pid != 0 {
+            write!(f, "process {}", self.pid)?;
+            if !self.process.is_empty() {
+                write!(f, " ({})", self.process)?;
+            }
+            write!(f, ": ")?;
+        }
+        write!(f, "{}: {}; {}", self.object, self.reason, self.remedy)
+    }
+}
+
+/// All refusals found so far.
+#[derive(Clone, Debug, Default)]
+pub struct Refusals(Vec<Refusal>);
+
+impl Refusals {
+    /// Adds one about process `pid` called `process`.
+    pub fn add(
+        &mut self,
+        (pid, process): (i32, &str),
+        object: impl Into<String>,
+        reason: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        let refusal = Refusal {
+            pid,
+            process: process.into(),
+            object: object.into(),
+            reason: reason.into(),
+            remedy: remedy.into(),
+        };
+        if !self.0.contains(&refusal) {
+            self.0.push(refusal);
+        }
+    }
+
+    /// Adds one about the whole job.
+    pub fn add_for_job(
+        &mut self,
+        object: impl Into<String>,
+        reason: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.add((0, ""), object, reason, remedy);
+    }
+
+    /// The refusals, in the order in which they were found.
+    pub fn list(&self) -> &[Refusal] {
+        &self.0
+    }
+
+    /// Nothing, or all refusals as one error.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when there is any.
+    pub fn into_result(self) -> Result<()> {
+        if self.0.is_empty() { Ok(()) } else { Err(Error::Refused(self.0)) }
+    }
+}
+
+/// Why an operation of the engine did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request itself makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// Planned refusals; nothing was disturbed.
+    #[error("{}", one_per_line(.0))]
+    Refused(Vec<Refusal>),
+    /// The kernel does not permit it: what, and what to do.
+    #[error("{0}; {1}")]
+    NotPermitted(String, String),
+    /// It failed on the way and was undone.
+    #[error("{0}")]
+    Failed(String),
+    /// A signal to `cryo` ended it; it was undone.
+    #[error("interrupted; the job was left as it was")]
+    Interrupted,
+    /// The image cannot be used.
+    #[error("{0}")]
+    Image(#[from] ImageError),
+}
+
+fn one_per_line(refusals: &[Refusal]) -> String {
+    refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// The result of an operation of the engine.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl From<cryonaut_tracee::Error> for Error {
+    fn from(error: cryonaut_tracee::Error) -> Self {
+        match &error {
+            cryonaut_tracee::Error::System(tid, "attaching", cause) if cause.raw_os_error() == Some(libc::EPERM) => {
+                Error::NotPermitted(
+                    format!("process {tid} cannot be traced: permission denied"),
+                    "it belongs to someone else, is traced already, or ptrace is restricted: `cryo doctor` tells which"
+                        .into(),
+                )
+            }
+            cryonaut_tracee::Error::System(_, what, cause) => Error::Failed(format!("{error}: {cause} ({what})")),
+            _ => Error::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<cryonaut_procfs::ProcError> for Error {
+    fn from(error: cryonaut_procfs::ProcError) -> Self {
+        if error.is_denied() {
+            Error::NotPermitted(error.to_string(), "only the owner of a process or root may checkpoint it".into())
+        } else {
+            Error::Failed(error.to_string())
+        }
+    }
+}
+
+/// Gives an I/O error its attempt.
+pub(crate) trait Attempt<T> {
+    /// Turns an error into [`Error::Failed`] with `what` before it.
+    fn attempt(self, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> Attempt<T> for std::io::Result<T> {
+    fn attempt(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| Error::Failed(format!("{}: {error}", what())))
+    }
+}

@@ -1,0 +1,84 @@
+//! What this machine and this user offer a restart.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use cryonaut_procfs::system;
+
+use crate::Result;
+use crate::plan::Plan;
+use crate::resource::memory::{FileIdentity, identity, is_unchanged, printable};
+
+/// How files that changed since the checkpoint are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Changed {
+    /// The restart is refused.
+    #[default]
+    Refuse,
+    /// They are used as they are.
+    Allow,
+}
+
+/// The facts about this machine that plans are made against.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// The vDSO's image here.
+    pub vdso: Vec<u8>,
+    /// Processor features, as /proc/cpuinfo names them.
+    pub features: BTreeSet<String>,
+    /// Whether the pids of the image are to be free here (false in a fresh pid namespace, where all are).
+    pub shares_pids: bool,
+    /// The effective user.
+    pub user: u32,
+    /// How files that changed are taken.
+    pub changed: Changed,
+    /// The session that a process started here is in.
+    pub session: i32,
+}
+
+impl Host {
+    /// Looks at this machine.
+    ///
+    /// # Errors
+    /// When /proc cannot be read.
+    pub fn look(shares_pids: bool, changed: Changed) -> Result<Self> {
+        let own = cryonaut_procfs::ProcessDirectory::open(std::process::id() as i32)?;
+        let mut vdso = Vec::new();
+        for area in own.maps()? {
+            if matches!(area.name, cryonaut_procfs::AreaName::Vdso) {
+                vdso = vec![0; area.length() as usize];
+                cryonaut_tracee::read_exact(own.pid(), cryonaut_sys::RemotePtr::new(area.start), &mut vdso)?;
+            }
+        }
+        let end = vdso.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        vdso.truncate(end);
+        Ok(Self {
+            vdso,
+            features: system::processor()?.flags,
+            shares_pids,
+            user: cryonaut_sys::task::effective_ids().0,
+            changed,
+            session: own.stat()?.session,
+        })
+    }
+
+    /// Refuses a file that is gone or not what it was.
+    pub fn check_file(&self, file: &FileIdentity, process: i32, plan: &mut Plan) {
+        let path = printable(&file.path);
+        match identity(&file.path, Path::new("/")) {
+            None => plan.refusals.add(
+                (process, ""),
+                format!("file {path}"),
+                "it does not exist here",
+                "put it back in its place",
+            ),
+            Some(now) if self.changed == Changed::Refuse && !is_unchanged(file, &now) => plan.refusals.add(
+                (process, ""),
+                format!("file {path}"),
+                "it has changed since the checkpoint (size or time of last change)",
+                "put the old version back, or accept this one with --allow-changed",
+            ),
+            Some(_) => {}
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The engine: freeze, collect, plan, rebuild, release; with one file for each kernel resource, both sides in it.
+//!
+//! Each arrow consumes its input: a [`target::Target`] is frozen into [`freeze::Frozen`], collected into a
+//! [`collect::Collection`], and released; an image and a [`host::Host`] give a [`plan::Plan`], which a [`rebuild::Rebuild`]
+//! carries out and releases.
+#![forbid(unsafe_code)]
+
+pub mod checkpoint;
+pub mod collect;
+pub mod copy_in;
+pub mod copy_out;
+mod error;
+pub mod freeze;
+pub mod host;
+pub mod plan;
+pub mod rebuild;
+pub mod resource;
+pub mod restart;
+pub mod target;
+
+pub use error::{Error, Refusal, Refusals, Result};

@@ -1,0 +1,363 @@
+//! Memory: areas, their pages, and the layout that the kernel shows of a process.
+//!
+//! Shown by /proc/PID/smaps (areas, flags), pagemap and PAGEMAP_SCAN (pages), auxv, stat (layout); the brk and what of shared
+//! objects exists are asked of the process itself. Not preserved: the split of equal neighbouring areas into several, clean
+//! pages of files (the file is mapped again), hugeness of pages (the advice is).
+
+mod area;
+mod layout;
+mod pages;
+mod record;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use cryonaut_image::{Kind, Record, RecordSet};
+use cryonaut_procfs::smaps::SmapsArea;
+use cryonaut_tracee::CallList;
+
+pub use area::{identity, under};
+pub use layout::{Change, changes};
+pub use record::{AddressSpace, AreaRecord, Backing, FIRST_OBJECT, FileIdentity, SharedObject, Vdso, attribute};
+
+use crate::collect::{Collection, Space};
+use crate::error::Attempt;
+use crate::freeze::{Frozen, FrozenProcess};
+use crate::host::Host;
+use crate::plan::{Action, Plan, Stage, Token};
+use crate::rebuild::Rebuild;
+use crate::resource::{Level, Resource, Support};
+use crate::target::Target;
+use crate::{Error, Refusal, Refusals, Result};
+
+/// The resource.
+pub struct Memory;
+
+impl Resource for Memory {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    fn kinds(&self) -> &'static [Kind] {
+        const { &[AddressSpace::KIND, SharedObject::KIND, Vdso::KIND] }
+    }
+
+    fn support(&self) -> &'static [Support] {
+        SUPPORT
+    }
+
+    fn inspect(&self, target: &Target, refusals: &mut Refusals) {
+        for process in target.processes.iter().filter(|process| !process.is_zombie()) {
+            let Ok(areas) = process.directory.smaps() else { continue };
+            let root = root_of(process.pid);
+            for area in &areas {
+                if let Err(found) = area::describe(area, &root) {
+                    let (pid, name) = process.label();
+                    refusals.add((pid, &name), found.object, found.reason, found.remedy);
+                }
+            }
+        }
+    }
+
+    fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
+        let mut objects: BTreeMap<(u32, u32, u64), SharedObject> = BTreeMap::new();
+        let mut spaces: Vec<AddressSpace> = Vec::new();
+        let mut vdso = None;
+        for index in 0..frozen.processes.len() {
+            if frozen.processes[index].is_zombie() {
+                continue;
+            }
+            let mut areas = describe_all(&frozen.processes[index])?;
+            shared_objects(&mut frozen.processes[index], &mut areas, &mut objects, collection)?;
+            let process = &frozen.processes[index];
+            let mut ranges = pages::private_pages(process, &mut areas)?;
+            let mut space =
+                Space { id: process.inner as u64, pid: process.pid, ranges: Vec::new(), same: Vec::new() };
+            let parent = frozen.processes.iter().find(|other| other.pid == process.stat.ppid && !other.is_zombie());
+            if let Some(parent) = parent
+                && let Some(parent_space) = spaces.iter().find(|space| space.process == parent.inner)
+            {
+                let same = pages::same_pages((process, &areas), (parent, &parent_space.areas), &mut ranges)?;
+                let known = collection.spaces.iter().find(|space| space.id == parent.inner as u64);
+                space.same = resolve_same(&same, parent.inner as u64, known);
+            }
+            space.ranges = ranges;
+            collection.spaces.push(space);
+            if vdso.is_none() {
+                vdso = pages::vdso(process, &areas)?;
+            }
+            let layout = layout_of(&mut frozen.processes[index])?;
+            spaces.push(address_space(&frozen.processes[index], areas, layout)?);
+        }
+        for object in objects.values() {
+            collection.put(object)?;
+        }
+        for space in &spaces {
+            collection.put(space)?;
+        }
+        if let Some(content) = vdso {
+            collection.put(&Vdso { content })?;
+        }
+        Ok(())
+    }
+
+    fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
+        if let Some(vdso) = records.optional::<Vdso>()?
+            && host.vdso != vdso.content
+        {
+            plan.refusals.add_for_job(
+                "the vDSO",
+                "this machine runs another kernel build than the one that the job ran on, and its vDSO has another layout",
+                "restart the image under the kernel that it was made on",
+            );
+        }
+        let spaces = records.all::<AddressSpace>()?;
+        for object in records.all::<SharedObject>()? {
+            plan.linked_step(
+                Stage::Objects,
+                0,
+                vec![Token::Process(0)],
+                vec![Token::Object(object.id)],
+                MakeSharedObject { object },
+            );
+        }
+        let parents: BTreeMap<i32, i32> = records
+            .all::<super::process::ProcessRecord>()?
+            .into_iter()
+            .map(|process| (process.pid, process.parent))
+            .collect();
+        for space in &spaces {
+            check_files(space, host, plan);
+            let process = space.process;
+            let parent = parents.get(&process).and_then(|parent| spaces.iter().find(|space| space.process == *parent));
+            let inherits = parent.is_some_and(|parent| inherits(space, parent));
+            if let Some(parent) = parent {
+                if inherits {
+                    plan.requires(Token::Process(process), Token::Memory(parent.process));
+                } else {
+                    plan.requires(Token::Memory(parent.process), Token::Process(process));
+                }
+            }
+            let parent = inherits.then(|| parent.map(|parent| parent.process)).flatten();
+            plan.linked_step(
+                Stage::Tree,
+                process,
+                vec![Token::Process(process)],
+                vec![Token::Memory(process)],
+                layout::BuildMemory { space: space.clone(), parent },
+            );
+            plan.step(Stage::Process, process, layout::FinishMemory { space: space.clone() });
+        }
+        Ok(())
+    }
+}
+
+/// Whether a child is forked after its parent's memory is filled, to share it.
+fn inherits(child: &AddressSpace, parent: &AddressSpace) -> bool {
+    child.areas.iter().any(|area| {
+        area.is_private()
+            && area.pages > 0
+            && parent.areas.iter().any(|ancestor| {
+                ancestor.start < area.end && area.start < ancestor.end && ancestor.pages > 0 && area.continues(ancestor)
+            })
+    })
+}
+
+fn root_of(pid: i32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/root"))
+}
+
+fn describe_all(process: &FrozenProcess) -> Result<Vec<AreaRecord>> {
+    let root = root_of(process.pid);
+    let mut areas = Vec::with_capacity(process.areas.len());
+    // Neighbouring areas of one library share its file: look at each file once.
+    for area in &process.areas {
+        match area::describe(area, &root) {
+            Ok(Some(area)) => areas.push(area),
+            Ok(None) => {}
+            Err(found) => {
+                return Err(Error::Refused(vec![Refusal {
+                    pid: process.pid,
+                    process: process.name(),
+                    object: found.object,
+                    reason: found.reason.into(),
+                    remedy: found.remedy.into(),
+                }]));
+            }
+        }
+    }
+    Ok(areas)
+}
+
+/// Gives each shared object its number, and has its pages saved once.
+fn shared_objects(
+    process: &mut FrozenProcess,
+    areas: &mut [AreaRecord],
+    objects: &mut BTreeMap<(u32, u32, u64), SharedObject>,
+    collection: &mut Collection,
+) -> Result<()> {
+    for area in areas.iter_mut().filter(|area| area.backing() == Backing::SharedObject) {
+        let source: SmapsArea = process
+            .areas
+            .iter()
+            .find(|candidate| candidate.area.start == area.start)
+            .cloned()
+            .ok_or_else(|| Error::Failed(format!("process {}: an area vanished", process.pid)))?;
+        let key = (source.area.device.major, source.area.device.minor, source.area.inode);
+        let next = FIRST_OBJECT + objects.len() as u64;
+        let object = objects.entry(key).or_insert(SharedObject { id: next, size: 0 });
+        area.object = object.id;
+        let end = area.offset + area.length();
+        let from = object.size;
+        object.size = object.size.max(end);
+        // Only what no earlier area has covered: objects are nearly always mapped whole.
+        if end > from && area.offset <= from {
+            let ranges = pages::shared_pages(process, area, source.swap > 0)?;
+            let ranges: Vec<_> = ranges.into_iter().filter(|range| range.recorded >= from).collect();
+            collection.spaces.push(Space { id: area.object, pid: process.pid, ranges, same: Vec::new() });
+        } else if end > from {
+            let ranges = pages::shared_pages(process, area, source.swap > 0)?;
+            collection.spaces.push(Space { id: area.object, pid: process.pid, ranges, same: Vec::new() });
+        }
+    }
+    Ok(())
+}
+
+/// Pages that the parent itself shares with its own parent refer to the space that stores them.
+fn resolve_same(same: &[(u64, u64)], parent: u64, parent_space: Option<&Space>) -> Vec<(u64, u32, u64)> {
+    let page = cryonaut_sys::PAGE_SIZE;
+    let mut resolved: Vec<(u64, u32, u64)> = Vec::new();
+    for &(start, pages) in same {
+        let mut address = start;
+        let end = start + pages * page;
+        while address < end {
+            let inherited = parent_space.and_then(|space| {
+                space.same.iter().find(|(at, count, _)| *at <= address && address < at + u64::from(*count) * page)
+            });
+            let (stop, other) = match inherited {
+                Some((at, count, other)) => ((at + u64::from(*count) * page).min(end), *other),
+                None => {
+                    let next = parent_space
+                        .into_iter()
+                        .flat_map(|space| space.same.iter().map(|run| run.0))
+                        .filter(|&at| at > address)
+                        .min();
+                    (next.unwrap_or(end).min(end), parent)
+                }
+            };
+            resolved.push((address, ((stop - address) / page) as u32, other));
+            address = stop;
+        }
+    }
+    resolved
+}
+
+fn layout_of(process: &mut FrozenProcess) -> Result<Vec<u64>> {
+    let mut list = CallList::new();
+    let call = list.call(libc::SYS_brk, &[0.into()]);
+    let brk = process.run(0, &list)?.result(call).attempt(|| "asking for the brk".into())?;
+    let stat = &process.stat;
+    Ok(vec![
+        stat.start_code,
+        stat.end_code,
+        stat.start_data,
+        stat.end_data,
+        stat.start_brk,
+        brk,
+        stat.start_stack,
+        stat.arg_start,
+        stat.arg_end,
+        stat.env_start,
+        stat.env_end,
+    ])
+}
+
+fn address_space(process: &FrozenProcess, areas: Vec<AreaRecord>, layout: Vec<u64>) -> Result<AddressSpace> {
+    let executable = process.directory.link("exe")?;
+    let root = root_of(process.pid);
+    let auxiliary = process.directory.read("auxv")?;
+    Ok(AddressSpace {
+        process: process.inner,
+        areas,
+        layout,
+        auxiliary,
+        executable: identity(&executable, &root),
+    })
+}
+
+fn check_files(space: &AddressSpace, host: &Host, plan: &mut Plan) {
+    let mapped = space.areas.iter().filter_map(|area| area.file.as_ref());
+    let mut seen: Vec<&[u8]> = Vec::new();
+    for file in mapped.chain(space.executable.as_ref()) {
+        if !seen.contains(&file.path.as_slice()) {
+            seen.push(&file.path);
+            host.check_file(file, space.process, plan);
+        }
+    }
+}
+
+/// Makes a shared memory object where every process of the job inherits it.
+struct MakeSharedObject {
+    object: SharedObject,
+}
+
+impl fmt::Display for MakeSharedObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "make shared memory {} of {} bytes and fill it", self.object.id, self.object.size)
+    }
+}
+
+impl Action for MakeSharedObject {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        rebuild.make_shared_object(self.object.id, self.object.size)
+    }
+}
+
+/// Whether the file is what it was: same size and time of last change.
+pub fn is_unchanged(then: &FileIdentity, now: &FileIdentity) -> bool {
+    then.size == now.size && then.modified == now.modified && then.mode & libc::S_IFMT == now.mode & libc::S_IFMT
+}
+
+/// The path of a file as text.
+pub fn printable(path: &[u8]) -> String {
+    Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(path)).display().to_string()
+}
+
+const SUPPORT: &[Support] = &[
+    Support {
+        what: "Private memory, heap, stacks, brk, PROT_NONE, madvise and mlock flags",
+        level: Level::Restored,
+        how: "by content; untouched memory is neither stored nor allocated",
+    },
+    Support {
+        what: "Copy-on-write memory after fork",
+        level: Level::Restored,
+        how: "equal pages are stored once and shared again",
+    },
+    Support {
+        what: "Shared anonymous memory",
+        level: Level::Restored,
+        how: "stored once, shared again between all processes that map it",
+    },
+    Support {
+        what: "Mapped files",
+        level: Level::Restored,
+        how: "by reference; pages that the program changed privately by content. A file that changed since is a refusal at restart",
+    },
+    Support {
+        what: "vDSO",
+        level: Level::Partly,
+        how: "moved to its old address; under another kernel build the restart is refused",
+    },
+    Support {
+        what: "Deleted files that are mapped, memfd, hugetlb, System V segments, mapped devices",
+        level: Level::Refused,
+        how: "their content is nowhere but in the kernel; unmap them before the checkpoint",
+    },
+    Support {
+        what: "userfaultfd, protection keys, sealed and shadow-stack memory, guard pages, AIO contexts",
+        level: Level::Refused,
+        how: "the kernel has no way to hand them over; see the text of the refusal",
+    },
+];

@@ -1,0 +1,215 @@
+//! Telling what an area is, and whether it can be saved.
+
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use cryonaut_procfs::maps::AreaName;
+use cryonaut_procfs::smaps::{SmapsArea, VmFlag};
+
+use super::record::{AreaRecord, Backing, FileIdentity, attribute};
+
+/// Why an area cannot be saved.
+pub struct Unsupported {
+    /// What it is.
+    pub object: String,
+    /// Why not.
+    pub reason: &'static str,
+    /// What to do.
+    pub remedy: &'static str,
+}
+
+const FLAGS: [(VmFlag, u64); 12] = [
+    (VmFlag::GrowsDown, attribute::GROWS_DOWN),
+    (VmFlag::NoReserve, attribute::NO_RESERVE),
+    (VmFlag::DontFork, attribute::DONT_FORK),
+    (VmFlag::WipeOnFork, attribute::WIPE_ON_FORK),
+    (VmFlag::DontDump, attribute::DONT_DUMP),
+    (VmFlag::HugePage, attribute::HUGE_PAGE),
+    (VmFlag::NoHugePage, attribute::NO_HUGE_PAGE),
+    (VmFlag::Mergeable, attribute::MERGEABLE),
+    (VmFlag::SequentialRead, attribute::SEQUENTIAL),
+    (VmFlag::RandomRead, attribute::RANDOM),
+    (VmFlag::Locked, attribute::LOCKED),
+    (VmFlag::LockOnFault, attribute::LOCKED_ON_FAULT),
+];
+
+/// Describes an area; `None` for those that every process has by itself. `root` leads to the process' root directory.
+pub fn describe(area: &SmapsArea, root: &Path) -> Result<Option<AreaRecord>, Unsupported> {
+    let range = || format!("memory at {:#x}-{:#x}", area.area.start, area.area.end);
+    let unsupported =
+        |what: String, reason, remedy| Err(Unsupported { object: format!("{} ({what})", range()), reason, remedy });
+    let shared = area.area.permissions.shared;
+    let mut file = None;
+    let backing = match &area.area.name {
+        AreaName::Vsyscall | AreaName::Uprobes => return Ok(None),
+        AreaName::Vdso => Backing::Vdso,
+        AreaName::Vvar => Backing::Vvar,
+        AreaName::VvarVclock => Backing::VvarVclock,
+        AreaName::Anonymous | AreaName::Heap | AreaName::Stack | AreaName::AnonNamed { shared: false, .. } => {
+            Backing::Anonymous
+        }
+        AreaName::SharedAnonymous if shared => Backing::SharedObject,
+        AreaName::AnonNamed { shared: true, .. } => Backing::SharedObject,
+        AreaName::SharedAnonymous => Backing::Anonymous,
+        AreaName::File { path, deleted: false } if path == b"/dev/zero" && !shared => Backing::Anonymous,
+        AreaName::File { path, deleted: false } => match identity(path, root) {
+            Some(found) if found.inode == area.area.inode && found.mode & libc::S_IFMT == libc::S_IFREG => {
+                file = Some(found);
+                if shared { Backing::FileShared } else { Backing::FilePrivate }
+            }
+            Some(found) if found.mode & libc::S_IFMT != libc::S_IFREG => {
+                return unsupported(
+                    lossy(path),
+                    "a device is mapped, whose state only its driver knows",
+                    "have the program close the device before the checkpoint",
+                );
+            }
+            _ => {
+                return unsupported(
+                    lossy(path),
+                    "the mapped file has been replaced since",
+                    "restart the program so that it maps the present file, then checkpoint it",
+                );
+            }
+        },
+        AreaName::File { path, deleted: true } => {
+            return unsupported(
+                lossy(path),
+                "it maps a file that has been deleted, or a memory file, whose content is nowhere else",
+                "have the program unmap it, or keep the file in place while the program runs",
+            );
+        }
+        AreaName::SystemV { .. } => {
+            return unsupported(
+                "a System V shared memory segment".into(),
+                "System V segments are not saved",
+                "have the program use mmap with MAP_SHARED instead",
+            );
+        }
+        AreaName::AnonymousHugetlb => {
+            return unsupported(
+                "hugetlb memory".into(),
+                "memory from the hugetlb pool is not saved",
+                "start the program with transparent huge pages (MADV_HUGEPAGE) instead",
+            );
+        }
+        AreaName::AioRing => {
+            return unsupported(
+                "an asynchronous I/O context".into(),
+                "the kernel has no way to restore contexts of io_setup",
+                "have the program call io_destroy before the checkpoint",
+            );
+        }
+        other => {
+            return unsupported(
+                format!("{other:?}"),
+                "it is none of the kinds of memory that can be saved",
+                "have the program unmap it before the checkpoint",
+            );
+        }
+    };
+    if backing != Backing::Vvar && backing != Backing::VvarVclock && backing != Backing::Vdso {
+        refuse_flags(area, &range)?;
+    }
+    let permissions = area.area.permissions;
+    let mut protection = 0;
+    for (set, bit) in [
+        (permissions.read, libc::PROT_READ),
+        (permissions.write, libc::PROT_WRITE),
+        (permissions.execute, libc::PROT_EXEC),
+    ] {
+        if set {
+            protection |= bit as u32;
+        }
+    }
+    let attributes = FLAGS
+        .iter()
+        .filter(|(flag, _)| area.flags.contains(*flag))
+        .fold(0, |bits, (_, attribute)| bits | attribute);
+    Ok(Some(AreaRecord {
+        start: area.area.start,
+        end: area.area.end,
+        protection,
+        backing: backing as i32,
+        offset: area.area.offset,
+        file,
+        object: 0,
+        attributes,
+        pages: 0,
+    }))
+}
+
+fn refuse_flags(area: &SmapsArea, range: &dyn Fn() -> String) -> Result<(), Unsupported> {
+    const REFUSED: [(VmFlag, &str, &str); 8] = [
+        (
+            VmFlag::UserfaultMissing,
+            "userfaultfd serves its page faults, which cannot be handed over",
+            "have the program unregister it before the checkpoint",
+        ),
+        (
+            VmFlag::UserfaultWriteProtect,
+            "userfaultfd watches its writes, which cannot be handed over",
+            "have the program unregister it before the checkpoint",
+        ),
+        (
+            VmFlag::UserfaultMinor,
+            "userfaultfd serves its page faults, which cannot be handed over",
+            "have the program unregister it before the checkpoint",
+        ),
+        (VmFlag::DeviceMemory, "it is device memory", "have the program unmap it before the checkpoint"),
+        (VmFlag::HugeTlb, "hugetlb memory is not saved", "start the program with transparent huge pages instead"),
+        (
+            VmFlag::Sealed,
+            "it is sealed (mseal), and a seal lets nobody rebuild what lies under it",
+            "start the program without sealing",
+        ),
+        (
+            VmFlag::ShadowStack,
+            "it is a shadow stack, which the kernel lets nobody rebuild",
+            "start the program with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off",
+        ),
+        (
+            VmFlag::Guard,
+            "it may hold guard pages (MADV_GUARD_INSTALL), which are not saved",
+            "start the program with stack guards by mprotect (glibc: GLIBC_TUNABLES=glibc.pthread.stack_guard_madvise=0)",
+        ),
+    ];
+    for (flag, reason, remedy) in REFUSED {
+        if area.flags.contains(flag) {
+            return Err(Unsupported { object: range(), reason, remedy });
+        }
+    }
+    if area.protection_key.unwrap_or(0) != 0 {
+        return Err(Unsupported {
+            object: range(),
+            reason: "it has a memory protection key, which is not saved",
+            remedy: "start the program without protection keys",
+        });
+    }
+    Ok(())
+}
+
+/// What the file at `path` under `root` is like now.
+pub fn identity(path: &[u8], root: &Path) -> Option<FileIdentity> {
+    let metadata = std::fs::symlink_metadata(under(root, path)).ok()?;
+    let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
+    Some(FileIdentity {
+        path: path.to_vec(),
+        device: u64::from(major) << 32 | u64::from(minor),
+        inode: metadata.ino(),
+        size: metadata.size(),
+        modified: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
+        mode: metadata.mode(),
+    })
+}
+
+/// The path as seen from here when a process whose root is at `root` names it `path`.
+pub fn under(root: &Path, path: &[u8]) -> PathBuf {
+    let path = Path::new(std::ffi::OsStr::from_bytes(path));
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,325 @@
+//! Building an address space: from what a stub has (its parent's areas after fork) to what the image says.
+
+use std::fmt;
+
+use cryonaut_tracee::{Argument, CallList};
+
+use super::record::{AddressSpace, AreaRecord, Backing, attribute};
+use crate::error::Attempt;
+use crate::plan::Action;
+use crate::rebuild::{Queue, Rebuild};
+use crate::{Error, Result};
+
+/// One change of an address space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing may be mapped in this range.
+    Unmap(u64, u64),
+    /// The part of this area (index in the new layout) between these addresses is mapped afresh.
+    Map(usize, u64, u64),
+    /// The part of this area between these addresses is inherited.
+    Keep(usize, u64, u64),
+}
+
+/// What turns `old` areas into `new` ones: inherited where a child finds the same memory, else unmapped and mapped.
+pub fn changes(old: &[AreaRecord], new: &[AreaRecord]) -> Vec<Change> {
+    let mut kept: Vec<(u64, u64)> = Vec::new();
+    let mut mapped = Vec::new();
+    for (index, area) in new.iter().enumerate().filter(|(_, area)| !area.is_kernel_provided()) {
+        let mut at = area.start;
+        let first = old.partition_point(|ancestor| ancestor.end <= area.start);
+        for ancestor in old[first..].iter().take_while(|ancestor| ancestor.start < area.end) {
+            if !area.is_private() || !area.continues(ancestor) {
+                continue;
+            }
+            let (start, end) = (ancestor.start.max(area.start), ancestor.end.min(area.end));
+            if at < start {
+                mapped.push(Change::Map(index, at, start));
+            }
+            mapped.push(Change::Keep(index, start, end));
+            kept.push((start, end));
+            at = end;
+        }
+        if at < area.end {
+            mapped.push(Change::Map(index, at, area.end));
+        }
+    }
+    kept.sort_unstable();
+    let mut all = Vec::new();
+    for area in old.iter().filter(|area| !area.is_kernel_provided() && !area.has(attribute::DONT_FORK)) {
+        let mut at = area.start;
+        let first = kept.partition_point(|&(_, end)| end <= area.start);
+        for &(start, end) in kept[first..].iter().take_while(|&&(start, _)| start < area.end) {
+            if at < start {
+                all.push(Change::Unmap(at, start));
+            }
+            at = at.max(end);
+        }
+        if at < area.end {
+            all.push(Change::Unmap(at, area.end));
+        }
+    }
+    all.extend(mapped);
+    all
+}
+
+/// The protection that an area has while it is filled.
+fn filling_protection(area: &AreaRecord) -> u32 {
+    let private_with_pages = area.is_private() && area.pages > 0;
+    if private_with_pages { (libc::PROT_READ | libc::PROT_WRITE) as u32 } else { area.protection }
+}
+
+/// Maps and fills the memory of a process.
+pub(super) struct BuildMemory {
+    pub(super) space: AddressSpace,
+    pub(super) parent: Option<i32>,
+}
+
+impl fmt::Display for BuildMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pages: u64 = self.space.areas.iter().map(|area| area.pages).sum();
+        write!(f, "map {} areas and fill {pages} pages", self.space.areas.len())?;
+        match self.parent {
+            Some(parent) => write!(f, ", inheriting from {parent}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Action for BuildMemory {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        let process = self.space.process;
+        let inherited = rebuild.areas_of(process);
+        move_kernel_areas(rebuild, &inherited, &self.space)?;
+        let mut queue = Queue::new(process);
+        let mut kept = Vec::new();
+        for change in changes(&inherited, &self.space.areas) {
+            match change {
+                Change::Unmap(start, end) => queue.expect(
+                    rebuild,
+                    "unmapping inherited memory",
+                    libc::SYS_munmap,
+                    &[start.into(), (end - start).into()],
+                    0,
+                )?,
+                Change::Map(index, start, end) => {
+                    map(rebuild, &mut queue, &self.space.areas[index], start, end)?;
+                }
+                Change::Keep(index, start, end) => {
+                    let area = &self.space.areas[index];
+                    queue.expect(
+                        rebuild,
+                        "making inherited memory writable",
+                        libc::SYS_mprotect,
+                        &[start.into(), (end - start).into(), u64::from(filling_protection(area)).into()],
+                        0,
+                    )?;
+                    kept.push((start, end));
+                }
+            }
+        }
+        queue.flush(rebuild)?;
+        rebuild.fill(process, &kept)?;
+        rebuild.set_areas(process, self.space.areas.clone());
+        Ok(())
+    }
+}
+
+/// Moves the vDSO and its data to where the process had them.
+fn move_kernel_areas(rebuild: &mut Rebuild<'_>, old: &[AreaRecord], space: &AddressSpace) -> Result<()> {
+    let process = space.process;
+    let mut moves = Vec::new();
+    for area in space.areas.iter().filter(|area| area.is_kernel_provided()) {
+        let Some(current) = old.iter().find(|candidate| candidate.backing == area.backing) else {
+            return Err(Error::Failed(format!("process {process}: this kernel gives no {:?}", area.backing())));
+        };
+        if current.length() != area.length() {
+            return Err(Error::Failed(format!("process {process}: this kernel's {:?} has another size", area.backing())));
+        }
+        if current.start != area.start {
+            moves.push((current.start, area.start, area.length()));
+        }
+    }
+    // By way of a place that is free in every process, in case old and new places overlap.
+    let (mut aside, mut list) = (rebuild.spare_place(), CallList::new());
+    let mut calls = Vec::new();
+    for leg in 0..2 {
+        for (from, to, length) in &mut moves {
+            let destination = if leg == 0 { aside } else { *to };
+            let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+            let length_argument = Argument::Value(*length);
+            calls.push((
+                list.call(
+                    libc::SYS_mremap,
+                    &[(*from).into(), length_argument, length_argument, flags.into(), destination.into()],
+                ),
+                destination,
+            ));
+            if leg == 0 {
+                *from = aside;
+                aside += *length;
+            }
+        }
+    }
+    if list.is_empty() {
+        return Ok(());
+    }
+    let outcomes = rebuild.run(process, &list)?;
+    for (call, destination) in calls {
+        let moved = outcomes.result(call).attempt(|| format!("process {process}: moving the vDSO"))?;
+        if moved != destination {
+            return Err(Error::Failed(format!("process {process}: the vDSO went to a wrong place")));
+        }
+    }
+    Ok(())
+}
+
+fn map(
+    rebuild: &mut Rebuild<'_>,
+    queue: &mut Queue,
+    area: &AreaRecord,
+    start: u64,
+    end: u64,
+) -> Result<()> {
+    let length = end - start;
+    let offset = area.offset + (start - area.start);
+    let protection = u64::from(filling_protection(area));
+    let mut flags = libc::MAP_FIXED_NOREPLACE;
+    if area.has(attribute::NO_RESERVE) {
+        flags |= libc::MAP_NORESERVE;
+    }
+    if area.has(attribute::GROWS_DOWN) {
+        flags |= libc::MAP_GROWSDOWN;
+    }
+    match area.backing() {
+        Backing::Anonymous => {
+            flags |= libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            let arguments =
+                [start.into(), length.into(), protection.into(), flags.into(), u64::MAX.into(), 0_u64.into()];
+            queue.expect(rebuild, "mapping memory", libc::SYS_mmap, &arguments, start)?;
+            if area.has(attribute::HUGE_PAGE) {
+                let advice = [start.into(), length.into(), libc::MADV_HUGEPAGE.into()];
+                queue.expect(rebuild, "asking for huge pages", libc::SYS_madvise, &advice, 0)?;
+            }
+        }
+        Backing::FilePrivate | Backing::FileShared => {
+            let file = area.file.as_ref().ok_or_else(|| Error::Failed("an area lacks its file".into()))?;
+            let shared = area.backing() == Backing::FileShared;
+            flags |= if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+            let writable = shared && area.protection & libc::PROT_WRITE as u32 != 0;
+            let mode = if writable { libc::O_RDWR } else { libc::O_RDONLY };
+            queue.map_file(rebuild, &file.path, mode, [start, length, protection, flags as u64, offset])?;
+        }
+        Backing::SharedObject => {
+            let source = rebuild.shared_object(area.object)? + offset;
+            let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+            // An old size of 0 makes a second mapping of shared memory rather than moving the first (mremap(2)).
+            let arguments = [source.into(), 0_u64.into(), length.into(), flags.into(), start.into()];
+            queue.expect(rebuild, "mapping shared memory", libc::SYS_mremap, &arguments, start)?;
+            queue.expect(
+                rebuild,
+                "protecting shared memory",
+                libc::SYS_mprotect,
+                &[start.into(), length.into(), protection.into()],
+                0,
+            )?;
+        }
+        Backing::Vdso | Backing::Vvar | Backing::VvarVclock => {}
+        Backing::Unknown => return Err(Error::Failed("an area is of no known kind: the image is damaged".into())),
+    }
+    Ok(())
+}
+
+/// Gives a process' memory its final protections and attributes, and the kernel its layout.
+pub(super) struct FinishMemory {
+    pub(super) space: AddressSpace,
+}
+
+impl fmt::Display for FinishMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "protect memory, apply advice, set brk, arguments, environment and executable")
+    }
+}
+
+const ADVICE: [(u64, i32); 8] = [
+    (attribute::DONT_FORK, libc::MADV_DONTFORK),
+    (attribute::WIPE_ON_FORK, libc::MADV_WIPEONFORK),
+    (attribute::DONT_DUMP, libc::MADV_DONTDUMP),
+    (attribute::HUGE_PAGE, libc::MADV_HUGEPAGE),
+    (attribute::NO_HUGE_PAGE, libc::MADV_NOHUGEPAGE),
+    (attribute::MERGEABLE, libc::MADV_MERGEABLE),
+    (attribute::SEQUENTIAL, libc::MADV_SEQUENTIAL),
+    (attribute::RANDOM, libc::MADV_RANDOM),
+];
+
+impl Action for FinishMemory {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        let process = self.space.process;
+        let mut queue = Queue::new(process);
+        for area in self.space.areas.iter().filter(|area| !area.is_kernel_provided()) {
+            let range = [area.start.into(), area.length().into()];
+            if filling_protection(area) != area.protection {
+                let arguments = [range[0], range[1], u64::from(area.protection).into()];
+                queue.expect(rebuild, "protecting memory", libc::SYS_mprotect, &arguments, 0)?;
+            }
+            for (attribute, advice) in ADVICE {
+                if area.has(attribute) {
+                    let arguments = [range[0], range[1], advice.into()];
+                    queue.expect(rebuild, "advising about memory", libc::SYS_madvise, &arguments, 0)?;
+                }
+            }
+            if area.has(attribute::LOCKED) {
+                let flags = u64::from(area.has(attribute::LOCKED_ON_FAULT));
+                let arguments = [range[0], range[1], flags.into()];
+                queue.expect(rebuild, "locking memory (see `ulimit -l`)", libc::SYS_mlock2, &arguments, 0)?;
+            }
+        }
+        queue.flush(rebuild)?;
+        if self.space.layout.len() != 11 {
+            return Err(Error::Failed(format!("process {process}: its layout is damaged in the image")));
+        }
+        let executable = self.space.executable.as_ref().map(|file| file.path.as_slice());
+        rebuild.set_memory_map(process, &self.space.layout, &self.space.auxiliary, executable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn area(start: u64, end: u64) -> AreaRecord {
+        AreaRecord { start, end, backing: Backing::Anonymous as i32, pages: 1, ..AreaRecord::default() }
+    }
+
+    #[test]
+    fn a_child_keeps_what_both_have_and_maps_the_rest() {
+        let old = [area(0x1000, 0x5000), area(0x8000, 0x9000)];
+        let new = [area(0x2000, 0x7000)];
+        assert_eq!(
+            changes(&old, &new),
+            [
+                Change::Unmap(0x1000, 0x2000),
+                Change::Unmap(0x8000, 0x9000),
+                Change::Keep(0, 0x2000, 0x5000),
+                Change::Map(0, 0x5000, 0x7000),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_area_over_a_hole_is_kept_on_both_sides() {
+        let old = [area(0x1000, 0x2000), area(0x3000, 0x4000)];
+        let new = [area(0x1000, 0x4000)];
+        assert_eq!(
+            changes(&old, &new),
+            [Change::Keep(0, 0x1000, 0x2000), Change::Map(0, 0x2000, 0x3000), Change::Keep(0, 0x3000, 0x4000)]
+        );
+    }
+
+    #[test]
+    fn memory_that_is_not_inherited_at_fork_is_mapped_afresh() {
+        let mut old = [area(0x1000, 0x2000)];
+        old[0].attributes = attribute::DONT_FORK;
+        assert_eq!(changes(&old, &[area(0x1000, 0x2000)]), [Change::Map(0, 0x1000, 0x2000)]);
+    }
+}

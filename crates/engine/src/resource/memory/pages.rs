@@ -1,0 +1,243 @@
+//! Which pages of an area hold something of the process' own.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use cryonaut_image::ZeroPages;
+use cryonaut_procfs::pagemap::PagemapEntry;
+use cryonaut_sys::memory::{self, page};
+use cryonaut_sys::{PAGE_SIZE, arch};
+use cryonaut_tracee::CallList;
+
+use super::record::{AreaRecord, Backing};
+use crate::collect::PageRange;
+use crate::error::Attempt;
+use crate::freeze::FrozenProcess;
+use crate::{Error, Result};
+
+/// Finds the pages of all private areas of a process that must be saved, and counts them in their areas.
+///
+/// # Errors
+/// When the page tables cannot be read.
+pub fn private_pages(process: &FrozenProcess, areas: &mut [AreaRecord]) -> Result<Vec<PageRange>> {
+    let path = format!("/proc/{}/pagemap", process.pid);
+    let pagemap = File::open(&path).attempt(|| format!("opening {path}"))?;
+    let mut ranges = Vec::new();
+    // One walk over all neighbours is much cheaper than one walk for each area.
+    let mut index = 0;
+    while index < areas.len() {
+        if !areas[index].is_private() {
+            index += 1;
+            continue;
+        }
+        let first = index;
+        while index + 1 < areas.len() && areas[index + 1].is_private() && index - first < 4096 {
+            index += 1;
+        }
+        index += 1;
+        let mut current = first;
+        let span = (areas[first].start, areas[index - 1].end);
+        runs(process, &pagemap, span, |mut start, end, is_file| {
+            while start < end {
+                while current < index && areas[current].end <= start {
+                    current += 1;
+                }
+                let Some(area) = areas[..index].get_mut(current) else { return };
+                let from = start.max(area.start);
+                let to = end.min(area.end);
+                if from >= to {
+                    return;
+                }
+                let private_file = area.backing() == Backing::FilePrivate;
+                if !(private_file && is_file) {
+                    area.pages += (to - from) / PAGE_SIZE;
+                    ranges.push(PageRange {
+                        start: from,
+                        end: to,
+                        recorded: from,
+                        zero: if private_file { ZeroPages::Record } else { ZeroPages::Omit },
+                        readable: area.protection & libc::PROT_READ as u32 != 0,
+                    });
+                }
+                start = to;
+            }
+        })?;
+    }
+    Ok(ranges)
+}
+
+/// Calls `found(start, end, is file page)` for runs of pages that are present or in swap, the zero page left out.
+fn runs(
+    process: &FrozenProcess,
+    pagemap: &File,
+    span: (u64, u64),
+    mut found: impl FnMut(u64, u64, bool),
+) -> Result<()> {
+    let any = page::PRESENT | page::SWAPPED;
+    let scanned = memory::scan(pagemap.as_fd(), span, any, any | page::FILE | page::ZERO, |region| {
+        if region.categories & page::ZERO == 0 {
+            found(region.start, region.end, region.categories & page::FILE != 0);
+        }
+    });
+    match scanned {
+        Ok(()) => Ok(()),
+        // Kernels before 6.7 have no PAGEMAP_SCAN: read the words themselves, piece by piece.
+        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
+            const PIECE: u64 = 64 << 20;
+            let mut start = span.0;
+            while start < span.1 {
+                let end = (start + PIECE).min(span.1);
+                for (index, entry) in process.directory.pagemap(start, end)?.into_iter().enumerate() {
+                    if entry.present() || entry.swapped() {
+                        let address = start + index as u64 * PAGE_SIZE;
+                        found(address, address + PAGE_SIZE, entry.file_or_shared());
+                    }
+                }
+                start = end;
+            }
+            Ok(())
+        }
+        Err(error) => Err(Error::Failed(format!("process {}: finding its pages: {error}", process.pid))),
+    }
+}
+
+/// Finds the pages of a shared object that exist, through the area of a process that maps it.
+///
+/// # Errors
+/// When the process has ended.
+pub fn shared_pages(process: &mut FrozenProcess, area: &AreaRecord, swapped: bool) -> Result<Vec<PageRange>> {
+    let readable = area.protection & libc::PROT_READ as u32 != 0;
+    let whole = |start: u64, end: u64| PageRange {
+        start,
+        end,
+        recorded: start - area.start + area.offset,
+        zero: ZeroPages::Omit,
+        readable,
+    };
+    if swapped {
+        // mincore does not see what is in swap: read all of it, zero pages drop out.
+        return Ok(vec![whole(area.start, area.end)]);
+    }
+    const PIECE: u64 = 32 * 1024 * PAGE_SIZE;
+    let mut ranges: Vec<PageRange> = Vec::new();
+    let mut start = area.start;
+    while start < area.end {
+        let end = (start + PIECE).min(area.end);
+        let mut list = CallList::new();
+        let vector = list.space(((end - start) / PAGE_SIZE) as usize);
+        let call = list.call(libc::SYS_mincore, &[start.into(), (end - start).into(), vector.into()]);
+        let outcomes = process.run(0, &list)?;
+        outcomes.result(call).attempt(|| format!("process {}: finding its shared pages", process.pid))?;
+        for (index, &byte) in outcomes.buffer(vector).iter().enumerate() {
+            if byte & 1 == 0 {
+                continue;
+            }
+            let address = start + index as u64 * PAGE_SIZE;
+            match ranges.last_mut() {
+                Some(last) if last.end == address => last.end += PAGE_SIZE,
+                _ => ranges.push(whole(address, address + PAGE_SIZE)),
+            }
+        }
+        start = end;
+    }
+    Ok(ranges)
+}
+
+/// Finds pages of `child` that are still the same as those of `parent` after fork, takes them out of `ranges`, and returns them
+/// as (address, pages).
+///
+/// # Errors
+/// When the page tables cannot be read.
+pub fn same_pages(
+    (child, child_areas): (&FrozenProcess, &[AreaRecord]),
+    (parent, parent_areas): (&FrozenProcess, &[AreaRecord]),
+    ranges: &mut Vec<PageRange>,
+) -> Result<Vec<(u64, u64)>> {
+    let mut same = Vec::new();
+    let mut rest = Vec::with_capacity(ranges.len());
+    for range in ranges.drain(..) {
+        let Some(area) = area_at(child_areas, range.start) else { continue };
+        let mut address = range.start;
+        while address < range.end {
+            let ancestor = area_at(parent_areas, address).filter(|ancestor| area.continues(ancestor));
+            let Some(ancestor) = ancestor else {
+                // Not shared up to where the parent's next area begins.
+                let next = parent_areas.iter().map(|a| a.start).find(|&start| start > address).unwrap_or(u64::MAX);
+                let end = next.min(range.end);
+                push_range(&mut rest, &range, address, end);
+                address = end;
+                continue;
+            };
+            let end = range.end.min(ancestor.end);
+            compare((child, parent), (address, end), |start, end, equal| {
+                if equal {
+                    match same.last_mut() {
+                        Some((first, pages)) if *first + *pages * PAGE_SIZE == start => *pages += (end - start) / PAGE_SIZE,
+                        _ => same.push((start, (end - start) / PAGE_SIZE)),
+                    }
+                } else {
+                    push_range(&mut rest, &range, start, end);
+                }
+            })?;
+            address = end;
+        }
+    }
+    *ranges = rest;
+    Ok(same)
+}
+
+fn push_range(into: &mut Vec<PageRange>, like: &PageRange, start: u64, end: u64) {
+    match into.last_mut() {
+        Some(last) if last.end == start && last.zero == like.zero && last.readable == like.readable => last.end = end,
+        _ => into.push(PageRange { start, end, recorded: start, ..*like }),
+    }
+}
+
+fn area_at(areas: &[AreaRecord], address: u64) -> Option<&AreaRecord> {
+    let index = areas.partition_point(|area| area.end <= address);
+    areas.get(index).filter(|area| area.start <= address)
+}
+
+fn compare(
+    (child, parent): (&FrozenProcess, &FrozenProcess),
+    (start, end): (u64, u64),
+    mut found: impl FnMut(u64, u64, bool),
+) -> Result<()> {
+    let ours = child.directory.pagemap(start, end)?;
+    let theirs = parent.directory.pagemap(start, end)?;
+    let (mut left, mut right) = ([0_u8; PAGE_SIZE as usize], [0_u8; PAGE_SIZE as usize]);
+    for (index, (a, b)) in ours.iter().zip(&theirs).enumerate() {
+        let address = start + index as u64 * PAGE_SIZE;
+        let shared = |entry: &PagemapEntry| entry.swapped() || (entry.present() && !entry.exclusive());
+        let equal = if !shared(a) || !shared(b) {
+            false
+        } else if a.present() && b.present() && a.pfn() != 0 && b.pfn() != 0 {
+            a.pfn() == b.pfn()
+        } else {
+            child.read(address, &mut left).is_ok() && parent.read(address, &mut right).is_ok() && left == right
+        };
+        found(address, address + PAGE_SIZE, equal);
+    }
+    Ok(())
+}
+
+/// The vDSO's image of a process.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn vdso(process: &FrozenProcess, areas: &[AreaRecord]) -> Result<Option<Vec<u8>>> {
+    let Some(area) = areas.iter().find(|area| area.backing() == Backing::Vdso) else { return Ok(None) };
+    let mut content = vec![0; area.length() as usize];
+    process.read(area.start, &mut content)?;
+    // The code that asks the process about itself may sit in its unused tail.
+    let code = arch::guest_code();
+    let used = content.len() - content.iter().rev().take_while(|&&byte| byte == 0).count();
+    if let Some(at) = content.windows(32).position(|window| window == &code[..32]) {
+        content.truncate(at);
+    } else {
+        content.truncate(used);
+    }
+    let end = content.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    content.truncate(end);
+    Ok(Some(content))
+}

@@ -1,0 +1,443 @@
+//! Tasks: registers, extended processor state, thread-local storage, signal mask and stack, robust list, rseq, scheduling, name.
+//!
+//! Read by ptrace (registers, masks, rseq), get_robust_list, sched_getattr, sched_getaffinity, ioprio_get; signal stack,
+//! clear_child_tid, parent-death signal and timer slack are asked of the task itself. Interrupted system calls are restored with
+//! the kernel's own restart block where the remaining time is known (the remainder argument of nanosleep); other relative
+//! time-outs start afresh. Not preserved: processor time used, the processor last run on.
+
+use std::fmt;
+
+use cryonaut_image::{Kind, Record, RecordSet};
+use cryonaut_sys::arch::{Interrupted, Registers};
+use cryonaut_sys::task::{self, SchedulingAttributes};
+use cryonaut_sys::ptrace;
+use cryonaut_tracee::CallList;
+
+use crate::collect::Collection;
+use crate::error::Attempt;
+use crate::freeze::{Frozen, FrozenProcess};
+use crate::host::Host;
+use crate::plan::{Action, Plan, Stage};
+use crate::rebuild::Rebuild;
+use crate::resource::{Level, Resource, Support};
+use crate::target::Target;
+use crate::{Error, Refusal, Refusals, Result};
+
+/// Room for the extended processor state: AMX needs about 11 KiB.
+const EXTENDED_STATE: usize = 16 * 1024;
+const PR_GET_PDEATHSIG: i32 = 2;
+const PR_SET_PDEATHSIG: i32 = 1;
+const PR_SET_NAME: i32 = 15;
+const PR_SET_TIMERSLACK: i32 = 29;
+const PR_GET_TIMERSLACK: i32 = 30;
+const PR_GET_TID_ADDRESS: i32 = 40;
+
+/// One task.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TaskRecord {
+    /// Its process.
+    #[prost(int32, tag = "1")]
+    pub process: i32,
+    /// Its id.
+    #[prost(int32, tag = "2")]
+    pub task: i32,
+    /// General registers, in the order of `struct user_regs_struct`.
+    #[prost(fixed64, repeated, tag = "3")]
+    pub registers: Vec<u64>,
+    /// The xsave area in standard format.
+    #[prost(bytes = "vec", tag = "4")]
+    pub extended: Vec<u8>,
+    /// Blocked signals; bit 0 is signal 1.
+    #[prost(fixed64, tag = "5")]
+    pub mask: u64,
+    /// Signal stack (`stack_t`): address, flags, size.
+    #[prost(uint64, repeated, tag = "6")]
+    pub signal_stack: Vec<u64>,
+    /// Where the kernel clears the id at the task's end; 0 for nowhere.
+    #[prost(fixed64, tag = "7")]
+    pub clear_child_tid: u64,
+    /// Head and length of the robust futex list.
+    #[prost(fixed64, repeated, tag = "8")]
+    pub robust_list: Vec<u64>,
+    /// rseq registration: address, length, signature.
+    #[prost(uint64, repeated, tag = "9")]
+    pub rseq: Vec<u64>,
+    /// The name (at most 15 bytes).
+    #[prost(bytes = "vec", tag = "10")]
+    pub name: Vec<u8>,
+    /// Scheduling: policy, flags, nice, priority, minimal and maximal utilization.
+    #[prost(sint64, repeated, tag = "11")]
+    pub scheduling: Vec<i64>,
+    /// Processors it may run on.
+    #[prost(uint64, repeated, tag = "12")]
+    pub affinity: Vec<u64>,
+    /// I/O priority.
+    #[prost(int32, tag = "13")]
+    pub io_priority: i32,
+    /// Timer slack in ns.
+    #[prost(uint64, tag = "14")]
+    pub timer_slack: u64,
+    /// The signal that it gets when its parent ends.
+    #[prost(int32, tag = "15")]
+    pub parent_death_signal: i32,
+    /// What remains of an interrupted sleep, in ns.
+    #[prost(uint64, optional, tag = "16")]
+    pub remaining: Option<u64>,
+}
+
+impl Record for TaskRecord {
+    const KIND: Kind = Kind { name: "task", version: 1 };
+}
+
+/// The resource.
+pub struct Threads;
+
+impl Resource for Threads {
+    fn name(&self) -> &'static str {
+        "threads"
+    }
+
+    fn kinds(&self) -> &'static [Kind] {
+        const { &[TaskRecord::KIND] }
+    }
+
+    fn support(&self) -> &'static [Support] {
+        SUPPORT
+    }
+
+    fn inspect(&self, _: &Target, _: &mut Refusals) {}
+
+    fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
+        let mut largest = 0;
+        for process in frozen.alive_mut() {
+            for index in 0..process.tasks.len() {
+                let record = collect_task(process, index)?;
+                largest = largest.max(record.extended.len());
+                collection.put(&record)?;
+            }
+        }
+        collection.needs.insert("cpu.xsave-bytes".into(), largest.to_string());
+        Ok(())
+    }
+
+    fn plan(&self, records: &RecordSet, _: &Host, plan: &mut Plan) -> Result<()> {
+        let own = own_extended_state();
+        let mut checked = false;
+        for task in records.all::<TaskRecord>()? {
+            if !checked && own.is_some_and(|own| own < task.extended.len()) {
+                checked = true;
+                plan.refusals.add_for_job(
+                    "processor state",
+                    "this processor has fewer features than the one that the job ran on (its xsave area is smaller)",
+                    "restart on a machine with a processor of the same or a newer kind",
+                );
+            }
+            if task.registers.len() != REGISTER_COUNT {
+                return Err(Error::Failed(format!("task {}: its registers are damaged in the image", task.task)));
+            }
+            let process = task.process;
+            plan.step(Stage::Task, process, RestoreTask { task: task.clone() });
+            plan.step(Stage::Finish, process, FinishTask { task });
+        }
+        let processes = records.all::<super::process::ProcessRecord>()?;
+        for process in processes.iter().filter(|process| process.zombie.is_none()) {
+            plan.step(Stage::Release, process.pid, RemoveStub { process: process.pid });
+        }
+        for task in records.all::<TaskRecord>()? {
+            plan.step(Stage::Release, task.process, SetRegisters { task });
+        }
+        Ok(())
+    }
+}
+
+const REGISTER_COUNT: usize = 27;
+
+/// The size of this processor's xsave area, as PTRACE_GETREGSET would give it: CPUID leaf 13 through the sys crate.
+fn own_extended_state() -> Option<usize> {
+    cryonaut_sys::arch::extended_state_size()
+}
+
+fn collect_task(process: &mut FrozenProcess, index: usize) -> Result<TaskRecord> {
+    let (tid, inner) = (process.tasks[index].stopped.tid(), process.tasks[index].inner);
+    let registers = *process.tasks[index].stopped.registers();
+    let mask = process.tasks[index].stopped.mask();
+    let what = |what: &'static str| move || format!("task {tid}: {what}");
+    if !registers.is_user_64bit() {
+        return Err(Error::Refused(vec![Refusal {
+            pid: process.pid,
+            process: process.name(),
+            object: format!("task {tid}"),
+            reason: "it runs 32-bit code".into(),
+            remedy: "use a 64-bit build of the program".into(),
+        }]));
+    }
+    let mut extended = vec![0; EXTENDED_STATE];
+    let length = ptrace::extended_state(tid, &mut extended).attempt(what("reading its processor state"))?;
+    extended.truncate(length);
+    let mut list = CallList::new();
+    let stack = list.space(24);
+    let address = list.space(8);
+    let death = list.space(8);
+    let stack_call = list.call(libc::SYS_sigaltstack, &[0.into(), stack.into()]);
+    let address_call = list.call(libc::SYS_prctl, &[PR_GET_TID_ADDRESS.into(), address.into()]);
+    let death_call = list.call(libc::SYS_prctl, &[PR_GET_PDEATHSIG.into(), death.into()]);
+    let slack_call = list.call(libc::SYS_prctl, &[PR_GET_TIMERSLACK.into()]);
+    let outcomes = process.run(index, &list)?;
+    outcomes.result(stack_call).attempt(what("asking for its signal stack"))?;
+    outcomes.result(address_call).attempt(what("asking for clear_child_tid"))?;
+    outcomes.result(death_call).attempt(what("asking for its parent-death signal"))?;
+    let timer_slack = outcomes.result(slack_call).attempt(what("asking for its timer slack"))?;
+    let word = |at: usize| {
+        u64::from_le_bytes(outcomes.buffer(stack)[at..at + 8].try_into().expect("eight bytes"))
+    };
+    let robust = task::robust_list(tid).attempt(what("reading its robust list"))?;
+    let rseq = ptrace::rseq_configuration(tid).unwrap_or_default();
+    let scheduling = task::scheduling(tid).attempt(what("reading its scheduling"))?;
+    Ok(TaskRecord {
+        process: process.inner,
+        task: inner,
+        registers: registers.to_words().to_vec(),
+        extended,
+        mask,
+        signal_stack: vec![word(0), word(8) & 0xffff_ffff, word(16)],
+        clear_child_tid: outcomes.word(address),
+        robust_list: vec![robust.head, robust.length],
+        rseq: vec![rseq.address, u64::from(rseq.length), u64::from(rseq.signature)],
+        name: if index == 0 { process.stat.comm.clone() } else { process.directory.task(tid)?.comm()? },
+        scheduling: vec![
+            i64::from(scheduling.policy),
+            scheduling.flags as i64,
+            i64::from(scheduling.nice),
+            i64::from(scheduling.priority),
+            i64::from(scheduling.utilization_min),
+            i64::from(scheduling.utilization_max),
+        ],
+        affinity: task::affinity(tid).attempt(what("reading its affinity"))?,
+        io_priority: task::io_priority(tid).attempt(what("reading its I/O priority"))?,
+        timer_slack,
+        parent_death_signal: outcomes.word(death) as i32,
+        remaining: remaining_time(process, &registers),
+    })
+}
+
+/// What remains of an interrupted sleep: the kernel has written it to the call's remainder argument, if it has one.
+fn remaining_time(process: &FrozenProcess, registers: &Registers) -> Option<u64> {
+    if registers.interrupted() != Interrupted::FromRestartBlock {
+        return None;
+    }
+    let arguments = registers.arguments();
+    let remainder = match registers.system_call()? as i64 {
+        libc::SYS_nanosleep => arguments[1],
+        libc::SYS_clock_nanosleep => arguments[3],
+        _ => 0,
+    };
+    let mut time = [0_u8; 16];
+    if remainder == 0 || process.read(remainder, &mut time).is_err() {
+        return None;
+    }
+    let seconds = i64::from_le_bytes(time[..8].try_into().ok()?);
+    let nanoseconds = i64::from_le_bytes(time[8..].try_into().ok()?);
+    u64::try_from(seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds)?).ok()
+}
+
+/// Everything of a task but its registers.
+struct RestoreTask {
+    task: TaskRecord,
+}
+
+impl fmt::Display for RestoreTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = String::from_utf8_lossy(&self.task.name);
+        write!(f, "restore task {} ({name}): name, signal stack, robust list, scheduling", self.task.task)
+    }
+}
+
+impl Action for RestoreTask {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        let record = &self.task;
+        let tid = rebuild.task(record.process, record.task)?;
+        let mut list = CallList::new();
+        let mut name = record.name.clone();
+        name.truncate(15);
+        let name = list.path(&name);
+        let mut calls = vec![
+            (list.call(libc::SYS_prctl, &[PR_SET_NAME.into(), name.into()]), "setting its name"),
+            (
+                list.call(libc::SYS_prctl, &[PR_SET_TIMERSLACK.into(), record.timer_slack.into()]),
+                "setting its timer slack",
+            ),
+            // Its result is the task's id.
+            (list.call(libc::SYS_set_tid_address, &[record.clear_child_tid.into()]), "setting clear_child_tid"),
+        ];
+        if let [address, flags, size] = record.signal_stack[..] {
+            // A task on its signal stack now (SS_ONSTACK) gets it set all the same: its registers are elsewhere.
+            const SS_ONSTACK: u64 = 1;
+            let stack = list.space(24);
+            list.set_word(stack, 0, address);
+            list.set_word(stack, 8, flags & !SS_ONSTACK);
+            list.set_word(stack, 16, size);
+            calls.push((list.call(libc::SYS_sigaltstack, &[stack.into(), 0.into()]), "setting its signal stack"));
+        }
+        if let [head, length] = record.robust_list[..]
+            && head != 0
+        {
+            let arguments = [head.into(), length.into()];
+            calls.push((list.call(libc::SYS_set_robust_list, &arguments), "setting its robust list"));
+        }
+        if record.io_priority >> 13 != 0 {
+            let arguments = [1.into(), 0.into(), record.io_priority.into()];
+            calls.push((list.call(libc::SYS_ioprio_set, &arguments), "setting its I/O priority"));
+        }
+        let outcomes = rebuild.run_in_task(record.process, record.task, &list)?;
+        for (call, what) in calls {
+            outcomes.result(call).attempt(|| format!("task {}: {what}", record.task))?;
+        }
+        self.schedule(tid)
+    }
+}
+
+impl RestoreTask {
+    fn schedule(&self, tid: i32) -> Result<()> {
+        let record = &self.task;
+        let now = task::affinity(tid).attempt(|| format!("task {}: reading its affinity", record.task))?;
+        if now != record.affinity {
+            // Processors that do not exist here are left out; with none left all are allowed.
+            let _ = task::set_affinity(tid, &record.affinity);
+        }
+        let &[policy, flags, nice, priority, minimum, maximum] = &record.scheduling[..] else { return Ok(()) };
+        let now = task::scheduling(tid).attempt(|| format!("task {}: reading its scheduling", record.task))?;
+        let wanted = SchedulingAttributes {
+            size: 56,
+            policy: policy as u32,
+            flags: flags as u64,
+            nice: nice as i32,
+            priority: priority as u32,
+            utilization_min: minimum as u32,
+            utilization_max: maximum as u32,
+            ..now
+        };
+        if (now.policy, now.nice, now.priority, now.flags) == (wanted.policy, wanted.nice, wanted.priority, wanted.flags) {
+            return Ok(());
+        }
+        task::set_scheduling(tid, &wanted).attempt(|| {
+            format!("task {}: setting its scheduling policy {policy}, nice {nice} (see `ulimit -e`, `ulimit -r`)", record.task)
+        })
+    }
+}
+
+/// The last that a task does as a stub: rseq and an interrupted sleep.
+struct FinishTask {
+    task: TaskRecord,
+}
+
+impl fmt::Display for FinishTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "finish task {}: rseq", self.task.task)?;
+        match self.task.remaining {
+            Some(time) => write!(f, ", {} ms of sleep remaining", time / 1_000_000),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Action for FinishTask {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        let record = &self.task;
+        let mut list = CallList::new();
+        let mut calls = Vec::new();
+        if record.parent_death_signal != 0 {
+            // Not before the credentials: changing those clears it.
+            let arguments = [PR_SET_PDEATHSIG.into(), record.parent_death_signal.into()];
+            calls.push((list.call(libc::SYS_prctl, &arguments), "setting its parent-death signal"));
+        }
+        if let [address, length, signature] = record.rseq[..]
+            && address != 0
+        {
+            let arguments = [address.into(), length.into(), 0.into(), signature.into()];
+            calls.push((list.call(libc::SYS_rseq, &arguments), "registering rseq"));
+        }
+        if list.is_empty() {
+            return Ok(());
+        }
+        let outcomes = rebuild.run_in_task(record.process, record.task, &list)?;
+        for (call, what) in calls {
+            outcomes.result(call).attempt(|| format!("task {}: {what}", record.task))?;
+        }
+        Ok(())
+    }
+}
+
+struct RemoveStub {
+    process: i32,
+}
+
+impl fmt::Display for RemoveStub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "close the channel and take the stub away")
+    }
+}
+
+impl Action for RemoveStub {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        rebuild.close_channel(self.process)?;
+        // Sleeps go on from here: nothing but the last instructions follows.
+        for record in rebuild.records.all::<TaskRecord>()?.iter().filter(|record| record.process == self.process) {
+            if let Some(remaining) = record.remaining {
+                rebuild.resume_sleep(self.process, record.task, &Registers::from_words(&record.registers), remaining)?;
+            }
+        }
+        rebuild.unmap_stub(self.process)
+    }
+}
+
+struct SetRegisters {
+    task: TaskRecord,
+}
+
+impl fmt::Display for SetRegisters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "set registers and signal mask of task {}", self.task.task)
+    }
+}
+
+impl Action for SetRegisters {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        let record = &self.task;
+        let tid = rebuild.task(record.process, record.task)?;
+        let what = |what: &'static str| move || format!("task {}: {what}", self.task.task);
+        ptrace::set_extended_state(tid, &record.extended).attempt(what("setting its processor state"))?;
+        let registers = Registers::from_words(&record.registers);
+        // With its restart block in place the kernel goes on with the sleep; without, it issues the call again.
+        let registers = if record.remaining.is_some() { registers } else { registers.restarted_by_kernel() };
+        ptrace::set_registers(tid, &registers).attempt(what("setting its registers"))?;
+        ptrace::set_signal_mask(tid, record.mask).attempt(what("setting its signal mask"))
+    }
+}
+
+const SUPPORT: &[Support] = &[
+    Support {
+        what: "Registers with the full xsave state, thread-local storage, signal masks and stacks, robust lists, rseq, names",
+        level: Level::Restored,
+        how: "as they were; a processor with a smaller xsave area is refused",
+    },
+    Support {
+        what: "Scheduling policy, nice, I/O priority, affinity, timer slack, parent-death signal",
+        level: Level::Restored,
+        how: "as far as the user may set them; processors that do not exist here are left out of the affinity",
+    },
+    Support {
+        what: "nanosleep, clock_nanosleep with a remainder argument",
+        level: Level::Restored,
+        how: "go on with the time that remained",
+    },
+    Support {
+        what: "poll, futex waits and sleeps without a remainder argument; epoll_wait, sigtimedwait, semtimedop, receive with SO_RCVTIMEO",
+        level: Level::Partly,
+        how: "issued again after a restart; a relative time-out starts afresh. Never a spurious EINTR",
+    },
+    Support {
+        what: "A write or read in progress on a pipe",
+        level: Level::Partly,
+        how: "returns the bytes done so far, as after any signal",
+    },
+];

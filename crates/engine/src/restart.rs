@@ -1,0 +1,233 @@
+//! The restart as one operation: open, plan, rebuild, release.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use cryonaut_image::{RecordSet, SeekableImage};
+use cryonaut_launch::{
+    Child, Direct, Lifetime, NamespaceRequest, Namespaces, Nursery, TimeOffset, TimeOffsets, UserNamespace,
+};
+
+use crate::checkpoint::temporary_file;
+use crate::error::Attempt;
+use crate::host::{Changed, Host};
+use crate::plan::Plan;
+use crate::rebuild::Rebuild;
+use crate::resource::process::ProcessRecord;
+use crate::{Error, Result};
+
+/// Where an image comes from.
+#[derive(Debug)]
+pub enum Input {
+    /// A file.
+    File(PathBuf),
+    /// A stream, which is read to its end first.
+    Stream(File),
+}
+
+/// Which pids a restarted job gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Pids {
+    /// Its own, here.
+    Keep,
+    /// Its own, in a fresh pid namespace.
+    Namespace,
+    /// Here where they are free and the user may, else in a fresh pid namespace.
+    #[default]
+    Auto,
+}
+
+/// How a restart is to be done.
+#[derive(Debug, Default)]
+pub struct RestartRequest {
+    /// The pids.
+    pub pids: Pids,
+    /// Replacements for standard input, output and error where these lie outside the job.
+    pub standard: [Option<File>; 3],
+    /// How files that changed are taken.
+    pub changed: Changed,
+}
+
+/// A job that runs again.
+#[derive(Debug)]
+pub struct Restarted {
+    /// Its first process.
+    pub root: Child,
+    /// Where it lives.
+    pub nursery: Nursery,
+    /// The master side of the terminal that it was given, if it was on one.
+    pub terminal: Option<std::os::fd::OwnedFd>,
+    /// The image's job name.
+    pub job_name: String,
+    /// Things the user should know.
+    pub remarks: Vec<String>,
+}
+
+/// Opens an image; a stream is put into a temporary file first, so that all of it is verified before anything starts.
+///
+/// # Errors
+/// When it is no image, or damaged.
+pub fn open(input: Input) -> Result<SeekableImage> {
+    let file = match input {
+        Input::File(path) => {
+            let file = File::open(&path).attempt(|| format!("opening {}", path.display()))?;
+            let metadata = file.metadata().attempt(|| format!("opening {}", path.display()))?;
+            if metadata.is_dir() {
+                return Err(Error::Usage(format!("{} is a directory, not an image", path.display())));
+            }
+            if metadata.is_file() { file } else { spool(file)? }
+        }
+        Input::Stream(stream) => spool(stream)?,
+    };
+    Ok(SeekableImage::open(file)?)
+}
+
+fn spool(mut stream: File) -> Result<File> {
+    let mut file = temporary_file()?;
+    let mut buffer = vec![0_u8; 1 << 20];
+    loop {
+        let count = stream.read(&mut buffer).attempt(|| "reading the image".into())?;
+        if count == 0 {
+            return Ok(file);
+        }
+        file.write_all(&buffer[..count]).attempt(|| "keeping the image while it is read".into())?;
+    }
+}
+
+/// Plans a restart without creating anything.
+///
+/// # Errors
+/// When the image is damaged.
+pub fn plan(records: &RecordSet, host: &Host) -> Result<Plan> {
+    let known: Vec<_> = crate::resource::REGISTRY.iter().flat_map(|resource| resource.kinds().iter().copied()).collect();
+    let mut plan = Plan::default();
+    for unknown in records.unknown(&known) {
+        plan.refusals.add_for_job(
+            format!("records of kind {} version {}", unknown.name, unknown.version),
+            "this cryo does not know them",
+            "restart with the version of cryo that made the image, or a newer one",
+        );
+    }
+    for resource in crate::resource::REGISTRY {
+        resource.plan(records, host, &mut plan)?;
+    }
+    Ok(plan)
+}
+
+/// Brings a job back.
+///
+/// # Errors
+/// [`Error::Refused`] before anything is created; otherwise everything built is gone again.
+pub fn restart(image: &SeekableImage, request: RestartRequest, stop: &AtomicBool) -> Result<Restarted> {
+    let records = image.records()?;
+    let (host, plan) = choose_host(&records, &request)?;
+    let Plan { .. } = plan;
+    let nursery = if host.shares_pids {
+        Nursery::Direct(Direct)
+    } else {
+        let request = NamespaceRequest {
+            user: UserNamespace::WhenNeeded,
+            time_offsets: time_offsets(image)?,
+            lifetime: Lifetime::WithSupervisor,
+            ..NamespaceRequest::default()
+        };
+        Nursery::Namespace(Namespaces::create(&request).map_err(|error| {
+            Error::NotPermitted(
+                format!("fresh namespaces cannot be made: {error}"),
+                "`cryo doctor` tells what this machine permits".into(),
+            )
+        })?)
+    };
+    build(image, &records, plan, nursery, request, stop)
+}
+
+fn choose_host(records: &RecordSet, request: &RestartRequest) -> Result<(Host, Plan)> {
+    let privileged = may_choose_pids();
+    let keep = match request.pids {
+        Pids::Keep => true,
+        Pids::Namespace => false,
+        Pids::Auto => privileged,
+    };
+    if keep {
+        if !privileged {
+            return Err(Error::NotPermitted(
+                "only root (or CAP_CHECKPOINT_RESTORE) may give a process its old pid here".into(),
+                "use --pids namespace".into(),
+            ));
+        }
+        let host = Host::look(true, request.changed)?;
+        let planned = plan(records, &host)?;
+        if planned.refusals.list().is_empty() || request.pids == Pids::Keep {
+            let refusals = planned.refusals.clone();
+            refusals.into_result()?;
+            return Ok((host, planned));
+        }
+    }
+    let host = Host::look(false, request.changed)?;
+    let planned = plan(records, &host)?;
+    let refusals = planned.refusals.clone();
+    refusals.into_result()?;
+    Ok((host, planned))
+}
+
+/// Whether this user may choose pids in this pid namespace: CAP_CHECKPOINT_RESTORE (40) or CAP_SYS_ADMIN (21).
+pub fn may_choose_pids() -> bool {
+    let capabilities = cryonaut_sys::spawn::effective_capabilities().unwrap_or(0);
+    capabilities & (1 << 40 | 1 << 21) != 0
+}
+
+/// The clocks go on from where they were: offsets for a fresh time namespace.
+fn time_offsets(image: &SeekableImage) -> Result<Option<TimeOffsets>> {
+    let saved = |name: &str| {
+        let needs = &image.preamble().needs;
+        needs.iter().find(|need| need.name == name).and_then(|need| need.value.parse::<i128>().ok())
+    };
+    let (Some(monotonic), Some(boottime)) = (saved("clock.monotonic"), saved("clock.boottime")) else {
+        return Ok(None);
+    };
+    let offset = |saved: i128, clock: i32| -> Result<TimeOffset> {
+        let now = cryonaut_sys::task::clock(clock).attempt(|| "reading the clock".into())?;
+        let difference = saved - now;
+        let seconds = difference.div_euclid(1_000_000_000);
+        Ok(TimeOffset { seconds: seconds as i64, nanoseconds: difference.rem_euclid(1_000_000_000) as u32 })
+    };
+    Ok(Some(TimeOffsets {
+        monotonic: offset(monotonic, libc::CLOCK_MONOTONIC)?,
+        boottime: offset(boottime, libc::CLOCK_BOOTTIME)?,
+    }))
+}
+
+fn build(
+    image: &SeekableImage,
+    records: &RecordSet,
+    plan: Plan,
+    nursery: Nursery,
+    request: RestartRequest,
+    stop: &AtomicBool,
+) -> Result<Restarted> {
+    let processes = records.all::<ProcessRecord>()?;
+    let remarks = plan.remarks.clone();
+    let steps = plan.ordered()?;
+    let mut rebuild = Rebuild::new(image, records, &nursery, request.standard, stop)?;
+    for step in steps {
+        if stop.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        let start = std::time::Instant::now();
+        step.action.perform(&mut rebuild)?;
+        tracing::debug!(step = %step, elapsed = ?start.elapsed(), "built");
+    }
+    let stopped: Vec<i32> =
+        processes.iter().filter(|process| process.stopped.is_some()).map(|process| process.pid).collect();
+    let named = processes.iter().find(|process| process.named && process.parent == 0);
+    let first = named.or_else(|| processes.iter().find(|process| process.parent == 0 && process.zombie.is_none()));
+    let first = first.map(|process| process.pid).ok_or_else(|| Error::Failed("the image has no process".into()))?;
+    let outer = rebuild.built(first)?.pid;
+    let terminal = rebuild.terminal.take();
+    let root = nursery.adopt(outer, first).map_err(|error| Error::Failed(error.to_string()))?;
+    rebuild.release(&stopped)?;
+    let job_name = image.preamble().job_name.clone();
+    Ok(Restarted { root, nursery, terminal, job_name, remarks })
+}

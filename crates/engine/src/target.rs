@@ -1,0 +1,185 @@
+//! What is to be checkpointed: the processes in scope, read from /proc while they run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cryonaut_procfs::ProcessDirectory;
+use cryonaut_procfs::stat::Stat;
+use cryonaut_procfs::status::Status;
+
+use crate::{Error, Refusals, Result};
+
+/// Which processes around the named one belong to the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Scope {
+    /// It and all its descendants.
+    #[default]
+    Tree,
+    /// It alone.
+    Process,
+    /// Its process group.
+    Group,
+    /// Its session.
+    Session,
+    /// Every process of its pid namespace but the namespace's init.
+    Namespace,
+}
+
+/// One process of a [`Target`].
+#[derive(Debug)]
+pub struct TargetProcess {
+    /// Its pid, as we see it.
+    pub pid: i32,
+    /// Its /proc directory.
+    pub directory: ProcessDirectory,
+    /// /proc/PID/stat at the time of the look.
+    pub stat: Stat,
+    /// /proc/PID/status at the time of the look.
+    pub status: Status,
+}
+
+impl TargetProcess {
+    /// Reads a process.
+    ///
+    /// # Errors
+    /// When it has ended or may not be read.
+    pub fn read(pid: i32) -> Result<Self> {
+        let directory = ProcessDirectory::open(pid)?;
+        Ok(Self { pid, stat: directory.stat()?, status: directory.status()?, directory })
+    }
+
+    /// Its name, printable.
+    pub fn name(&self) -> String {
+        String::from_utf8_lossy(&self.stat.comm).into_owned()
+    }
+
+    /// Whether it has ended and waits for its parent to take notice.
+    pub fn is_zombie(&self) -> bool {
+        matches!(self.stat.state, 'Z' | 'X')
+    }
+
+    /// Its pid in its own namespace.
+    pub fn inner_pid(&self) -> i32 {
+        self.status.namespace_pid.last().copied().unwrap_or(self.pid)
+    }
+
+    /// What refusals call it.
+    pub fn label(&self) -> (i32, String) {
+        (self.pid, self.name())
+    }
+}
+
+/// The processes that make up a job, parents before children.
+#[derive(Debug)]
+pub struct Target {
+    /// The processes, parents before children.
+    pub processes: Vec<TargetProcess>,
+    /// What was asked for.
+    pub scope: Scope,
+    /// The process that was named.
+    pub named: i32,
+}
+
+impl Target {
+    /// Finds the processes in scope around `pid`, leaving out this `cryo`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a process that does not exist, a kernel thread, pid 1, or `cryo` itself alone.
+    pub fn find(pid: i32, scope: Scope) -> Result<Self> {
+        let own = std::process::id() as i32;
+        if pid <= 0 {
+            return Err(Error::Usage(format!("{pid} is not a process id: give a positive number or a job's name")));
+        }
+        let named = match TargetProcess::read(pid) {
+            Ok(named) => named,
+            Err(error @ Error::NotPermitted(..)) => return Err(error),
+            Err(_) => return Err(Error::Usage(format!("there is no process {pid}: `ps` lists the ones that run"))),
+        };
+        if named.status.tgid != pid {
+            let leader = named.status.tgid;
+            return Err(Error::Usage(format!("{pid} is a thread of process {leader}: give the process")));
+        }
+        const KERNEL_THREAD: u32 = 0x0020_0000;
+        if named.stat.flags & KERNEL_THREAD != 0 {
+            return Err(Error::Usage(format!("{pid} ({}) is a kernel thread, not a program", named.name())));
+        }
+        if pid == 1 {
+            return Err(Error::Usage("process 1 is this system's init, which cannot be checkpointed".into()));
+        }
+        let mut found = BTreeMap::new();
+        match scope {
+            Scope::Process => drop(found.insert(pid, named)),
+            Scope::Tree => descend(named, &mut found)?,
+            Scope::Group | Scope::Session | Scope::Namespace => {
+                let namespace = named.directory.namespace("pid").ok();
+                let belongs = |process: &TargetProcess| match scope {
+                    Scope::Group => process.stat.pgrp == named.stat.pgrp,
+                    Scope::Session => process.stat.session == named.stat.session,
+                    _ => process.inner_pid() != 1 && process.directory.namespace("pid").ok() == namespace,
+                };
+                for other in cryonaut_procfs::system::all_pids()? {
+                    if let Ok(process) = TargetProcess::read(other)
+                        && process.stat.flags & KERNEL_THREAD == 0
+                        && belongs(&process)
+                    {
+                        found.insert(other, process);
+                    }
+                }
+            }
+        }
+        let contained_self = found.remove(&own).is_some();
+        if found.is_empty() {
+            let what = if contained_self { "only this cryo itself" } else { "no process" };
+            return Err(Error::Usage(format!("there is {what} in scope: nothing to checkpoint")));
+        }
+        Ok(Self { processes: parents_first(found), scope, named: pid })
+    }
+
+    /// The pids of the job.
+    pub fn pids(&self) -> BTreeSet<i32> {
+        self.processes.iter().map(|process| process.pid).collect()
+    }
+
+    /// Everything that stands in the way, found without disturbing anything.
+    pub fn refusals(&self) -> Refusals {
+        let mut refusals = Refusals::default();
+        for resource in crate::resource::REGISTRY {
+            resource.inspect(self, &mut refusals);
+        }
+        refusals
+    }
+}
+
+/// Adds a process and its descendants. One look at all processes is cheaper than one for each, and the kernel need not have
+/// /proc/PID/task/TID/children.
+fn descend(process: TargetProcess, found: &mut BTreeMap<i32, TargetProcess>) -> Result<()> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for stat in cryonaut_procfs::system::all_stats()? {
+        children.entry(stat.ppid).or_default().push(stat.pid);
+    }
+    let mut waiting = vec![process.pid];
+    found.insert(process.pid, process);
+    while let Some(pid) = waiting.pop() {
+        for &child in children.get(&pid).into_iter().flatten() {
+            if !found.contains_key(&child)
+                && let Ok(process) = TargetProcess::read(child)
+            {
+                found.insert(child, process);
+                waiting.push(child);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Orders processes so that each comes after its parent, and siblings by number.
+fn parents_first(mut found: BTreeMap<i32, TargetProcess>) -> Vec<TargetProcess> {
+    let mut ordered = Vec::with_capacity(found.len());
+    let mut waiting: Vec<i32> =
+        found.values().filter(|p| !found.contains_key(&p.stat.ppid)).map(|p| p.pid).rev().collect();
+    while let Some(pid) = waiting.pop() {
+        let Some(process) = found.remove(&pid) else { continue };
+        waiting.extend(found.values().filter(|p| p.stat.ppid == pid).map(|p| p.pid).rev());
+        ordered.push(process);
+    }
+    ordered
+}

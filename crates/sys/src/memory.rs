@@ -1,0 +1,137 @@
+//! Memory of other processes: process_vm_readv(2), process_vm_writev(2), PAGEMAP_SCAN, madvise numbers.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::{RemotePtr, Result, check};
+
+/// Reads `buffer.len()` bytes of process `pid` from `address`; returns how many came (short at an unreadable page).
+///
+/// # Errors
+/// EFAULT when the first byte cannot be read; EPERM; ESRCH.
+pub fn read(pid: i32, address: RemotePtr, buffer: &mut [u8]) -> Result<usize> {
+    let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let remote = libc::iovec { iov_base: address.address() as *mut _, iov_len: buffer.len() };
+    // SAFETY: `local` describes `buffer`, which is writable for the whole call; remote addresses are checked by the kernel.
+    check(unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) } as i64).map(|n| n as usize)
+}
+
+/// Reads several ranges of process `pid`, one after the other, into `buffer`. At most 1024 ranges; returns bytes read.
+///
+/// # Errors
+/// As [`read`]; EINVAL for too many ranges.
+pub fn read_ranges(pid: i32, ranges: &[(RemotePtr, usize)], buffer: &mut [u8]) -> Result<usize> {
+    let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let remote: Vec<libc::iovec> = ranges
+        .iter()
+        .map(|&(address, length)| libc::iovec { iov_base: address.address() as *mut _, iov_len: length })
+        .collect();
+    // SAFETY: as in `read`; the kernel never writes more than the local vector's length.
+    check(unsafe { libc::process_vm_readv(pid, &raw const local, 1, remote.as_ptr(), remote.len() as u64, 0) } as i64)
+        .map(|n| n as usize)
+}
+
+/// Writes `bytes` to process `pid` at `address`; returns how many went (short at an unwritable page).
+///
+/// # Errors
+/// EFAULT when the first byte cannot be written; EPERM; ESRCH.
+pub fn write(pid: i32, address: RemotePtr, bytes: &[u8]) -> Result<usize> {
+    write_ranges(pid, &[(address, bytes.len())], bytes)
+}
+
+/// Writes `bytes` over several ranges of process `pid`, one after the other. At most 1024 ranges; returns bytes written.
+///
+/// # Errors
+/// As [`write`]; EINVAL for too many ranges.
+pub fn write_ranges(pid: i32, ranges: &[(RemotePtr, usize)], bytes: &[u8]) -> Result<usize> {
+    let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let remote: Vec<libc::iovec> = ranges
+        .iter()
+        .map(|&(address, length)| libc::iovec { iov_base: address.address() as *mut _, iov_len: length })
+        .collect();
+    // SAFETY: the call only reads from `bytes`; remote addresses are checked by the kernel.
+    check(unsafe { libc::process_vm_writev(pid, &raw const local, 1, remote.as_ptr(), remote.len() as u64, 0) } as i64)
+        .map(|n| n as usize)
+}
+
+/// Categories of a page, as PAGEMAP_SCAN names them (include/uapi/linux/fs.h).
+pub mod page {
+    /// Written to since write protection was armed, or not tracked at all.
+    pub const WRITTEN: u64 = 1 << 1;
+    /// Backed by a file or shared memory.
+    pub const FILE: u64 = 1 << 2;
+    /// In memory.
+    pub const PRESENT: u64 = 1 << 3;
+    /// In swap (or another non-present entry that holds content).
+    pub const SWAPPED: u64 = 1 << 4;
+    /// The shared zero page.
+    pub const ZERO: u64 = 1 << 5;
+}
+
+/// A run of pages with the same categories.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageRegion {
+    /// First byte.
+    pub start: u64,
+    /// First byte after it.
+    pub end: u64,
+    /// Bits of [`page`].
+    pub categories: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ScanArguments {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+const _: () = assert!(size_of::<ScanArguments>() == 96);
+const _: () = assert!(size_of::<PageRegion>() == 24);
+const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
+
+/// Finds pages of a process between `start` and `end` that have any of the categories `any`; calls `found` for each run.
+/// `pagemap` is its open /proc/PID/pagemap.
+///
+/// # Errors
+/// ENOTTY on kernels before 6.7; EFAULT; whatever the process' end makes of it.
+pub fn scan(
+    pagemap: BorrowedFd<'_>,
+    (start, end): (u64, u64),
+    any: u64,
+    report: u64,
+    mut found: impl FnMut(PageRegion),
+) -> Result<()> {
+    let mut regions = [PageRegion::default(); 512];
+    let mut from = start;
+    while from < end {
+        let mut arguments = ScanArguments {
+            size: size_of::<ScanArguments>() as u64,
+            start: from,
+            end,
+            vec: regions.as_mut_ptr() as u64,
+            vec_len: regions.len() as u64,
+            category_anyof_mask: any,
+            return_mask: report,
+            ..ScanArguments::default()
+        };
+        // SAFETY: `arguments` and the vector that it names outlive the call; the vector's length is right.
+        let count = check(i64::from(unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arguments) }))?;
+        regions[..count as usize].iter().copied().for_each(&mut found);
+        if arguments.walk_end <= from {
+            break;
+        }
+        from = arguments.walk_end;
+    }
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! Remote system calls in a live program.
+//!
+//! The code sits in unused bytes after the vDSO's image (or after the text of a mapped file), written there through
+//! /proc/PID/mem; lists sit in a small private mapping of their own. The order of requests is such that the task comes home by
+//! itself if this process is killed after any single one of them: first the code and the way back are in place, then
+//! registers point there; the way back undoes the mapping, restores mask and registers, and continues the interrupted call.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+
+use cryonaut_procfs::maps::{Area, AreaName};
+use cryonaut_sys::arch::{self, GuestFrame};
+use cryonaut_sys::{PAGE_SIZE, RemotePtr, ptrace, wait};
+
+use crate::{CallList, Error, Outcomes, Result, Stopped, at, read_exact, write_all};
+
+const REGION: u64 = 64 * 1024;
+const ENOSYS: u64 = -(libc::ENOSYS as i64) as u64;
+
+/// Signals whose default is to be ignored: they can end a list unseen by the program. SIGCONT never: it undoes job stops.
+const QUIET_SIGNALS: [i32; 3] = [libc::SIGURG, libc::SIGWINCH, libc::SIGCHLD];
+
+/// A process that runs call lists for us while it is stopped.
+#[derive(Debug)]
+pub struct Guest {
+    pid: i32,
+    memory: File,
+    code: u64,
+    region: u64,
+    caught: u64,
+}
+
+/// Finds room for the guest's code among a process' mappings: executable, private, not writable, with enough zero bytes at the
+/// end of the last page. The vDSO nearly always has it.
+///
+/// # Errors
+/// [`Error::Unexpected`] when no mapping has room.
+pub fn find_room(pid: i32, areas: &[Area]) -> Result<u64> {
+    let needed = arch::guest_code().len() as u64;
+    let fits = |area: &&Area| {
+        let usable = matches!(area.name, AreaName::Vdso | AreaName::File { .. });
+        usable && area.permissions.execute && !area.permissions.write && !area.permissions.shared
+    };
+    let mut candidates: Vec<&Area> = areas.iter().filter(fits).collect();
+    candidates.sort_by_key(|area| !matches!(area.name, AreaName::Vdso));
+    for area in candidates {
+        let mut page = [0_u8; PAGE_SIZE as usize];
+        if read_exact(pid, RemotePtr::new(area.end - PAGE_SIZE), &mut page).is_err() {
+            continue;
+        }
+        let used = page.iter().rposition(|&byte| byte != 0).map_or(0, |last| last as u64 + 1);
+        // A gap of zeros after the image's last byte: those may belong to it.
+        let start = (used + 32).next_multiple_of(16);
+        if start + needed <= PAGE_SIZE {
+            return Ok(area.end - PAGE_SIZE + start);
+        }
+    }
+    Err(Error::Unexpected(pid, "no mapping of it has room for the code that asks it about itself".into()))
+}
+
+impl Guest {
+    /// Prepares a process to run lists; `task` is one of its stopped tasks, `room` comes from [`find_room`], `caught` are the
+    /// signals that it handles (`SigCgt`), and (`process`, `task id`) what the task calls itself.
+    ///
+    /// # Errors
+    /// When its memory cannot be written, or has no room for a small mapping.
+    pub fn enter(pid: i32, task: &mut Stopped, inner: (i32, i32), room: u64, caught: u64) -> Result<Self> {
+        let path = format!("/proc/{pid}/mem");
+        let memory = at(pid, "opening its memory", OpenOptions::new().read(true).write(true).open(path))?;
+        let mut guest = Self { pid, memory, code: room, region: 0, caught };
+        at(pid, "placing code", guest.memory.write_all_at(arch::guest_code(), room))?;
+        guest.place_frame(task, inner, 0)?;
+        let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+        let arguments = [0, REGION, protection, flags, u64::MAX, 0];
+        let registers = task.registers().about_to_call(room, libc::SYS_mmap as u64, arguments);
+        guest.send_off(task, &registers, !0)?;
+        let region = guest.until_call_returns(task, room + 2)?;
+        if region > u64::MAX - 4095 {
+            guest.bring_back(task)?;
+            let error = std::io::Error::from_raw_os_error(-(region as i64) as i32);
+            return Err(Error::System(pid, "getting it a page of memory", error));
+        }
+        guest.region = region;
+        guest.place_frame(task, inner, 0)?;
+        guest.bring_back(task)?;
+        Ok(guest)
+    }
+
+    /// Runs a list in `task`, which calls itself `inner` (process id, task id).
+    ///
+    /// # Errors
+    /// [`Error::Gone`]; a list that does not fit is [`Error::Unexpected`].
+    pub fn run(&self, task: &mut Stopped, inner: (i32, i32), list: &CallList) -> Result<Outcomes> {
+        let bytes = list.encode(self.region);
+        if bytes.len() as u64 > REGION {
+            return Err(Error::Unexpected(self.pid, format!("a list of {} bytes is too long", bytes.len())));
+        }
+        write_all(self.pid, RemotePtr::new(self.region), &bytes)?;
+        let blocked = self.caught | task.mask();
+        let signal = QUIET_SIGNALS.into_iter().find(|signal| blocked & (1 << (signal - 1)) == 0).unwrap_or(0);
+        self.place_frame(task, inner, signal)?;
+        let start = self.code + arch::guest_run();
+        let registers = task.registers().about_to_run(start, self.region, list.len() as u64);
+        let mask = if signal == 0 { !0 } else { !(1 << (signal - 1)) };
+        self.send_off(task, &registers, mask)?;
+        let end = self.code + arch::guest_stopped();
+        if signal == 0 {
+            self.until_call_returns(task, end)?;
+        } else {
+            self.until_signal(task, signal, end)?;
+        }
+        self.bring_back(task)?;
+        let mut bytes = bytes;
+        read_exact(self.pid, RemotePtr::new(self.region), &mut bytes)?;
+        Ok(list.outcomes(bytes))
+    }
+
+    /// Undoes everything that [`Guest::enter`] did.
+    ///
+    /// # Errors
+    /// [`Error::Gone`].
+    pub fn leave(self, task: &mut Stopped, inner: (i32, i32)) -> Result<()> {
+        self.place_frame(task, inner, 0)?;
+        let unmapped = self.code + arch::guest_unmapped();
+        let arguments = [self.region, REGION, 0, 0, 0, 0];
+        // The code's own unmapping call: what follows it is the way home, should we vanish here.
+        let registers = task.registers().about_to_call(unmapped - 2, libc::SYS_munmap as u64, arguments);
+        self.send_off(task, &registers, !0)?;
+        self.until_call_returns(task, unmapped)?;
+        self.bring_back(task)?;
+        at(self.pid, "removing code", self.memory.write_all_at(&vec![0; arch::guest_code().len()], self.code))
+    }
+
+    fn place_frame(&self, task: &Stopped, (process, tid): (i32, i32), signal: i32) -> Result<()> {
+        let frame = GuestFrame {
+            process,
+            task: tid,
+            signal,
+            region: (self.region, REGION),
+            mask: task.mask(),
+            registers: task.registers().continued(),
+        };
+        at(self.pid, "placing the way back", {
+            self.memory.write_all_at(&frame.to_bytes(), self.code + arch::guest_frame())
+        })
+    }
+
+    /// Registers first: from then on the code itself restores the mask.
+    fn send_off(&self, task: &Stopped, registers: &arch::Registers, mask: u64) -> Result<()> {
+        at(task.tid(), "setting registers", ptrace::set_registers(task.tid(), registers))?;
+        at(task.tid(), "blocking signals", ptrace::set_signal_mask(task.tid(), mask))
+    }
+
+    /// The mask first: until the registers are back, the code would restore it anyway.
+    fn bring_back(&self, task: &Stopped) -> Result<()> {
+        at(task.tid(), "restoring its signal mask", ptrace::set_signal_mask(task.tid(), task.mask()))?;
+        at(task.tid(), "restoring registers", ptrace::set_registers(task.tid(), task.registers()))
+    }
+
+    /// Runs until the system call that ends at `end` has returned; gives its result.
+    fn until_call_returns(&self, task: &mut Stopped, end: u64) -> Result<u64> {
+        let tid = task.tid();
+        loop {
+            at(tid, "letting it run a call", ptrace::resume_to_system_call(tid, 0))?;
+            match at(tid, "waiting for its call", wait::wait_for(tid))? {
+                wait::Status::Stopped { signal, event: 0 } if signal == libc::SIGTRAP | 0x80 => {
+                    let registers = at(tid, "reading registers", ptrace::registers(tid))?;
+                    if registers.rip == end && registers.rax != ENOSYS {
+                        return Ok(registers.rax);
+                    }
+                }
+                wait::Status::Stopped { signal, event: 0 } => task.hold(signal),
+                wait::Status::Stopped { .. } => {}
+                _ => return Err(Error::Gone(tid)),
+            }
+        }
+    }
+
+    /// Runs until the list's closing signal to itself arrives. Others of that number mean nothing to the program: dropped.
+    fn until_signal(&self, task: &mut Stopped, signal: i32, end: u64) -> Result<()> {
+        let tid = task.tid();
+        loop {
+            at(tid, "letting it run a list", ptrace::resume(tid, 0))?;
+            match at(tid, "waiting for its list", wait::wait_for(tid))? {
+                wait::Status::Stopped { signal: seen, event: 0 } if seen == signal => {
+                    if at(tid, "reading registers", ptrace::registers(tid))?.rip == end {
+                        return Ok(());
+                    }
+                }
+                wait::Status::Stopped { signal: seen, event: 0 } => task.hold(seen),
+                wait::Status::Stopped { .. } => {}
+                _ => return Err(Error::Gone(tid)),
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! One task under ptrace, as a state that operations consume.
+
+use std::time::{Duration, Instant};
+
+use cryonaut_sys::arch::{Interrupted, Registers};
+use cryonaut_sys::ptrace::{self, EVENT_STOP, Options};
+use cryonaut_sys::{task, wait};
+
+use crate::{Error, Result, at};
+
+/// How a task stands still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Because its tracer asked for it.
+    Trap,
+    /// Because its whole process was stopped by this signal (job control) when it was caught.
+    Group(i32),
+}
+
+/// A seized task that is not known to be stopped.
+#[derive(Debug)]
+pub struct Running {
+    tid: i32,
+    ours: bool,
+}
+
+impl Running {
+    /// Attaches to task `tid` without stopping it.
+    ///
+    /// # Errors
+    /// [`Error::Gone`]; EPERM without access or when another tracer has it.
+    pub fn seize(tid: i32, options: Options) -> Result<Self> {
+        at(tid, "attaching", ptrace::seize(tid, options))?;
+        Ok(Self { tid, ours: true })
+    }
+
+    /// Takes charge of a task that the kernel attached to us because its creator was traced.
+    pub fn attached_by_kernel(tid: i32) -> Self {
+        Self { tid, ours: true }
+    }
+
+    /// Its task id.
+    pub fn tid(&self) -> i32 {
+        self.tid
+    }
+
+    /// Asks it to stop; [`Running::stopped`] waits for that.
+    ///
+    /// # Errors
+    /// [`Error::Gone`].
+    pub fn interrupt(&self) -> Result<()> {
+        at(self.tid, "stopping it", ptrace::interrupt(self.tid))
+    }
+
+    /// Waits until it stands still at a stop that [`Running::interrupt`] asked for, letting it pass signals and events on the way.
+    ///
+    /// # Errors
+    /// [`Error::Gone`]; [`Error::Unstoppable`] when `limit` is over.
+    pub fn stopped(mut self, limit: Duration) -> Result<Stopped> {
+        let tid = self.tid;
+        let stop = match until_event_stop(tid, limit) {
+            Ok(stop) => stop,
+            Err(error) => {
+                self.ours = !matches!(error, Error::Gone(_));
+                return Err(error);
+            }
+        };
+        let registers = at(tid, "reading its registers", ptrace::registers(tid))?;
+        let mask = at(tid, "reading its signal mask", ptrace::signal_mask(tid))?;
+        self.ours = false;
+        Ok(Stopped { tid, registers, mask, stop, held: Vec::new(), ours: true })
+    }
+}
+
+/// Waits for the stop of an interrupt; signals that arrive before are delivered, events passed.
+fn until_event_stop(tid: i32, limit: Duration) -> Result<Stop> {
+    let start = Instant::now();
+    let mut pause = Duration::from_micros(5);
+    loop {
+        let Some(status) = at(tid, "waiting for it", wait::poll(tid))? else {
+            if start.elapsed() > limit {
+                return Err(Error::Unstoppable(tid));
+            }
+            // The first look nearly always finds it stopping: spin shortly before sleeping.
+            if start.elapsed() > Duration::from_micros(200) {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(2));
+            } else {
+                std::thread::yield_now();
+            }
+            continue;
+        };
+        match status {
+            wait::Status::Stopped { event: EVENT_STOP, signal: libc::SIGTRAP } => return Ok(Stop::Trap),
+            wait::Status::Stopped { event: EVENT_STOP, signal } => return Ok(Stop::Group(signal)),
+            wait::Status::Stopped { event: 0, signal } => at(tid, "passing a signal", ptrace::resume(tid, signal))?,
+            wait::Status::Stopped { .. } => at(tid, "passing an event", ptrace::resume(tid, 0))?,
+            wait::Status::Exited(_) | wait::Status::Killed(..) => return Err(Error::Gone(tid)),
+            wait::Status::Continued => {}
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Detaching needs a stop; a task that refuses to stop is let go when this process ends.
+        if self.ours
+            && ptrace::interrupt(self.tid).is_ok()
+            && until_event_stop(self.tid, Duration::from_secs(1)).is_ok()
+        {
+            let _ = ptrace::detach(self.tid, 0);
+        }
+    }
+}
+
+/// A task that stands still under our hands. Dropping it lets it run on.
+#[derive(Debug)]
+pub struct Stopped {
+    tid: i32,
+    registers: Registers,
+    mask: u64,
+    stop: Stop,
+    held: Vec<i32>,
+    ours: bool,
+}
+
+impl Stopped {
+    /// Its task id.
+    pub fn tid(&self) -> i32 {
+        self.tid
+    }
+
+    /// Its general registers as they were when it stopped.
+    pub fn registers(&self) -> &Registers {
+        &self.registers
+    }
+
+    /// Its mask of blocked signals as it was when it stopped.
+    pub fn mask(&self) -> u64 {
+        self.mask
+    }
+
+    /// How it was stopped.
+    pub fn stop(&self) -> Stop {
+        self.stop
+    }
+
+    /// Remembers a signal that arrived while it worked for us and that cannot stay pending; release sends it again.
+    pub(crate) fn hold(&mut self, signal: i32) {
+        self.held.push(signal);
+    }
+
+    /// Executes single instructions until `arrived` says so of the registers; at most `limit` of them.
+    ///
+    /// # Errors
+    /// [`Error::Gone`]; [`Error::Unexpected`] when the limit is reached.
+    pub fn step_until(&mut self, limit: usize, arrived: impl Fn(&Registers) -> bool) -> Result<()> {
+        for _ in 0..limit {
+            if arrived(&self.registers) {
+                return Ok(());
+            }
+            at(self.tid, "stepping", ptrace::single_step(self.tid))?;
+            match at(self.tid, "waiting for it", wait::wait_for(self.tid))? {
+                wait::Status::Stopped { event: 0, signal } if signal != libc::SIGTRAP => self.held.push(signal),
+                wait::Status::Stopped { .. } => {}
+                _ => return Err(Error::Gone(self.tid)),
+            }
+            self.registers = at(self.tid, "reading its registers", ptrace::registers(self.tid))?;
+        }
+        Err(Error::Unexpected(self.tid, format!("it did not leave its place within {limit} instructions")))
+    }
+
+    /// Makes it continue at `address`, with its other registers unchanged.
+    ///
+    /// # Errors
+    /// [`Error::Gone`].
+    pub fn move_to(&mut self, address: u64) -> Result<()> {
+        let registers = Registers { rip: address, ..self.registers };
+        at(self.tid, "setting registers", ptrace::set_registers(self.tid, &registers))?;
+        self.registers = registers;
+        Ok(())
+    }
+
+    /// Lets it run on, untraced, exactly where it was.
+    ///
+    /// # Errors
+    /// [`Error::Gone`].
+    pub fn release(mut self) -> Result<()> {
+        self.let_go()
+    }
+
+    fn let_go(&mut self) -> Result<()> {
+        if !self.ours {
+            return Ok(());
+        }
+        self.ours = false;
+        if self.registers.interrupted() == Interrupted::NeverRestarted {
+            at(self.tid, "rewinding its call", ptrace::set_registers(self.tid, &self.registers.restarted_by_kernel()))?;
+        }
+        for signal in self.held.drain(..) {
+            let _ = task::kill(self.tid, signal);
+        }
+        at(self.tid, "letting it go", ptrace::detach(self.tid, 0))
+    }
+
+    /// Forgets the task without letting it go: it is about to be killed, or its tracing passes elsewhere.
+    pub fn forget(mut self) {
+        self.ours = false;
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.let_go();
+    }
+}
