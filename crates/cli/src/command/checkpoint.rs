@@ -1,0 +1,182 @@
+//! `cryo checkpoint`: saves running processes to one file.
+
+use std::fs::File;
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueHint};
+use cryonaut_engine::checkpoint::{self, CheckpointReport, CheckpointRequest, Output};
+use cryonaut_engine::freeze::Afterwards;
+use cryonaut_launch::WatchedSignals;
+use cryonaut_launch::registry::{CheckpointEntry, Registry};
+use indicatif::BinaryBytes;
+use serde::Serialize;
+
+use crate::console::Console;
+use crate::exit::{self, Failure};
+use crate::interrupt::stoppable;
+use crate::progress::{Count, Progress};
+use crate::subject::{Subject, TargetArguments};
+use crate::when;
+
+/// Saves running processes to one file, and lets them run on
+///
+/// The file appears whole or not at all; an earlier one of that name stays until then. If anything stands in the way, every
+/// reason is given and nothing is disturbed. Ctrl-C, a full disk or the death of cryo leave the processes running.
+#[derive(Args, Debug)]
+#[command(after_long_help = exit::DOCUMENTED)]
+pub struct Arguments {
+    #[command(flatten)]
+    target: TargetArguments,
+    /// The image: a file, or - for standard output [default: TARGET.cryo]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    afterwards: AfterwardsArguments,
+}
+
+#[derive(Args, Debug, Clone, Copy)]
+#[group(multiple = false)]
+struct AfterwardsArguments {
+    /// The processes run on (the default)
+    #[arg(long)]
+    leave_running: bool,
+    /// The processes are left stopped, as by SIGSTOP
+    #[arg(long)]
+    stop: bool,
+    /// The processes are killed, once the image is complete, verified and on disk
+    #[arg(long)]
+    kill: bool,
+}
+
+impl AfterwardsArguments {
+    fn chosen(self) -> Afterwards {
+        match self {
+            AfterwardsArguments { stop: true, .. } => Afterwards::Stop,
+            AfterwardsArguments { kill: true, .. } => Afterwards::Kill,
+            _ => Afterwards::LeaveRunning,
+        }
+    }
+}
+
+/// What was saved.
+#[derive(Serialize, Debug)]
+struct Report {
+    /// The image's path, absolute; none for standard output.
+    image: Option<PathBuf>,
+    job: Option<String>,
+    processes: usize,
+    threads: usize,
+    bytes: u64,
+    pages: u64,
+    still_seconds: f64,
+    total_seconds: f64,
+    afterwards: &'static str,
+}
+
+impl Arguments {
+    /// Makes the checkpoint.
+    pub fn run(self, console: Console) -> Result<u8, Failure> {
+        let to_stream = self.output.as_deref() == Some(Path::new("-"));
+        if to_stream && std::io::stdout().is_terminal() {
+            return Err(Failure::usage(
+                "an image is no text for a terminal: redirect it (`-o - | ssh HOST 'cat > FILE'`), or name a file with -o",
+            ));
+        }
+        let afterwards = self.afterwards.chosen();
+        let subject = Subject::find(&self.target.target, self.target.scope)?;
+        let path = match (to_stream, self.output) {
+            (true, _) => None,
+            (false, Some(path)) => Some(path),
+            (false, None) => Some(subject.usual_file()),
+        };
+        let output = match &path {
+            Some(path) => Output::File(path.clone()),
+            None => Output::Stream(standard_output()?),
+        };
+        let (job_name, job) = (subject.job_name(), subject.job);
+        let request = CheckpointRequest { target: subject.target, afterwards, output, job_name, generation: 0 };
+        let report = save(request, console)?;
+        let path = path.map(|path| std::path::absolute(&path).unwrap_or(path));
+        if let (Some(job), Some(path)) = (&job, &path) {
+            note(&job.name, path, report.bytes, console);
+        }
+        let report = Report {
+            image: path,
+            job: job.map(|job| job.name),
+            processes: report.processes,
+            threads: report.threads,
+            bytes: report.bytes,
+            pages: report.pages,
+            still_seconds: report.still.as_secs_f64(),
+            total_seconds: report.total.as_secs_f64(),
+            afterwards: match afterwards {
+                Afterwards::LeaveRunning => "running",
+                Afterwards::Stop => "stopped",
+                Afterwards::Kill => "killed",
+            },
+        };
+        match to_stream {
+            true => console.result_beside(&report, || report.text())?,
+            false => console.result(&report, || report.text())?,
+        }
+        Ok(0)
+    }
+}
+
+impl Report {
+    fn text(&self) -> String {
+        let count = |count: usize, one: &str, several: &str| match count {
+            1 => format!("1 {one}"),
+            _ => format!("{count} {several}"),
+        };
+        let place = match &self.image {
+            Some(path) => format!(" in {}", path.display()),
+            None => String::new(),
+        };
+        format!(
+            "saved {} with {}{place}, {}\nstood still for {}, took {} in all; now {}",
+            count(self.processes, "process", "processes"),
+            count(self.threads, "thread", "threads"),
+            BinaryBytes(self.bytes),
+            when::short(std::time::Duration::from_secs_f64(self.still_seconds)),
+            when::short(std::time::Duration::from_secs_f64(self.total_seconds)),
+            self.afterwards,
+        )
+    }
+}
+
+fn standard_output() -> Result<File, Failure> {
+    let copy = std::io::stdout().as_fd().try_clone_to_owned();
+    Ok(File::from(copy.map_err(Failure::system("use standard output"))?))
+}
+
+fn save(request: CheckpointRequest, console: Console) -> Result<CheckpointReport, Failure> {
+    // Ctrl-Z is among them: it would stop cryo while the job stands still.
+    let signals = WatchedSignals::block()?;
+    let progress = Progress::new(console, Count::Written, "freezing");
+    let report = stoppable(&signals, |stop| {
+        checkpoint::checkpoint(request, stop, &mut |step| match step {
+            checkpoint::Progress::Frozen => progress.now("collecting"),
+            checkpoint::Progress::Copying(bytes) => {
+                progress.now("copying memory");
+                progress.expect(bytes);
+            }
+            checkpoint::Progress::Released => progress.now("writing; the job runs on"),
+            checkpoint::Progress::Sent(_) => progress.now("sending; the job runs on"),
+        })
+    })?;
+    Ok(report?)
+}
+
+/// Notes the image in the list of jobs. The image is what counts: a list that cannot be written is only told of.
+fn note(job: &str, path: &Path, bytes: u64, console: Console) {
+    let entry = CheckpointEntry { path: path.to_owned(), taken_at: when::now(), bytes };
+    let noted = Registry::open().and_then(|registry| registry.add_checkpoint(job, entry));
+    match noted {
+        // Killed with its checkpoint, it is no running job any more.
+        Ok(_) | Err(cryonaut_launch::registry::RegistryError::NoSuchJob(_)) => {}
+        Err(error) => console.warning(&format!("the image is not in the list of `cryo list`: {error}")),
+    }
+}

@@ -1,0 +1,87 @@
+//! The command line: every subcommand, and what all of them share.
+
+mod checkpoint;
+mod restart;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::console::{Console, Form};
+use crate::exit::{self, Failure};
+
+/// Freezes running programs into a file and brings them back
+///
+/// cryo saves a process, with all its descendants, threads, memory, open files, pipes, timers and signals, to one file, and
+/// restarts it from there: later, after a reboot, as often as wanted. It needs no kernel module, no preparation of the program
+/// and, for jobs started with `cryo run`, no root.
+#[derive(Parser, Debug)]
+#[command(name = "cryo", version, max_term_width = 100, after_long_help = exit::DOCUMENTED, subcommand_required = true, arg_required_else_help = true)]
+pub struct CommandLine {
+    /// Print results and errors as JSON objects
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print what happens inside to standard error: `debug`, or any filter such as `cryonaut_engine=trace`
+    #[arg(long, global = true, value_name = "FILTER", env = "CRYO_LOG", hide_env_values = true)]
+    log: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Checkpoint(checkpoint::Arguments),
+    Restart(restart::Arguments),
+}
+
+impl Command {
+    /// Runs it; gives the exit status.
+    fn run(self, console: Console) -> Result<u8, Failure> {
+        match self {
+            Command::Checkpoint(arguments) => arguments.run(console),
+            Command::Restart(arguments) => arguments.run(console),
+        }
+    }
+}
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    let line = match CommandLine::try_parse() {
+        Ok(line) => line,
+        Err(error) => return refuse_line(&error),
+    };
+    let form = if line.json { Form::Json } else { Form::Text };
+    let console = Console { form };
+    let started = line.log.as_deref().filter(|filter| !filter.is_empty()).map_or(Ok(()), crate::logging::start);
+    match started.and_then(|()| line.command.run(console)) {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => {
+            console.failure(&failure);
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+/// Help and version go to standard output and are no failure.
+fn refuse_line(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // A closed pipe is nobody's fault.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let words: Vec<String> =
+        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let command = words.iter().find(|word| !word.starts_with('-')).map(String::as_str);
+    let detached = words.iter().any(|word| word == "--detach");
+    let mut failure = Failure::usage(error.render().to_string().trim_end().to_owned());
+    if command == Some("run") || command == Some("restart") && !detached {
+        failure = failure.instead_of_job();
+    }
+    let own_words = words.iter().take_while(|word| *word != "--");
+    if own_words.into_iter().any(|word| word == "--json") {
+        Console { form: Form::Json }.failure(&failure);
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(failure.status)
+}

@@ -1,0 +1,278 @@
+//! `cryo restart`: brings processes back from an image.
+
+use std::fs::File;
+use std::io::{Write, stdin};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use clap::{Args, ValueEnum, ValueHint};
+use cryonaut_engine::host::Changed;
+use cryonaut_engine::restart::{self, Input, Pids, RestartRequest, Restarted};
+use cryonaut_launch::registry::{Job, Registry, RegistryError, check_name};
+use cryonaut_launch::{Nursery, WatchedSignals};
+use cryonaut_procfs::ProcessDirectory;
+use cryonaut_sys::spawn::{self, Subreaper};
+use serde::Serialize;
+
+use crate::console::Console;
+use crate::exit::{self, Failure};
+use crate::interrupt::stoppable;
+use crate::job::{self, Foreground, User};
+use crate::progress::{Count, Progress};
+
+/// Brings processes back from an image, as they were
+///
+/// In the foreground, cryo passes signals on and ends with the job's exit status; a job that was on a terminal gets a new one,
+/// shown on yours. The image stays as it is and can be restarted again. If anything stands in the way, every reason is given
+/// and nothing is started.
+#[derive(Args, Debug)]
+#[command(after_long_help = exit::DOCUMENTED_FOR_RESTART)]
+pub struct Arguments {
+    /// The image: a file, or - for standard input
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    image: PathBuf,
+    /// Return as soon as the job runs
+    #[arg(long)]
+    detach: bool,
+    /// Write the pid of the job's first process, as it is seen here, to this file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pidfile: Option<PathBuf>,
+    /// The name under which `cryo list` shows it [default: the one it had]
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    pub(super) conditions: Conditions,
+    /// Standard input of processes that had one outside the job
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    stdin: Option<PathBuf>,
+    /// Standard output of processes that had one outside the job (appended to)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    stdout: Option<PathBuf>,
+    /// Standard error of processes that had one outside the job (appended to)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    stderr: Option<PathBuf>,
+}
+
+/// Under which conditions an image is restarted.
+#[derive(Args, Debug, Clone, Copy)]
+pub struct Conditions {
+    /// Which pids the processes get
+    #[arg(long, value_enum, default_value_t)]
+    pub pids: PidsArgument,
+    /// Take files that have changed since the checkpoint as they are now
+    #[arg(long)]
+    allow_changed: bool,
+}
+
+/// The value of --pids.
+#[derive(ValueEnum, Debug, Clone, Copy, Default)]
+pub enum PidsArgument {
+    /// Their own here; only root may, and they must be free
+    Keep,
+    /// Their own in fresh namespaces, where all are free
+    Namespace,
+    /// Their own here where that is possible, else in fresh namespaces
+    #[default]
+    Auto,
+}
+
+impl Conditions {
+    /// As the engine wants it.
+    pub fn pids(self) -> Pids {
+        match self.pids {
+            PidsArgument::Keep => Pids::Keep,
+            PidsArgument::Namespace => Pids::Namespace,
+            PidsArgument::Auto => Pids::Auto,
+        }
+    }
+
+    /// As the engine wants it.
+    pub fn changed(self) -> Changed {
+        match self.allow_changed {
+            true => Changed::Allow,
+            false => Changed::Refuse,
+        }
+    }
+}
+
+/// A job that was detached.
+#[derive(Serialize, Debug)]
+struct Report {
+    pid: i32,
+    name: Option<String>,
+    remarks: Vec<String>,
+}
+
+/// An image opened from its file or standard input.
+pub fn open(image: &Path) -> Result<cryonaut_image::SeekableImage, Failure> {
+    let input = match image == Path::new("-") {
+        true => {
+            let copy = stdin().as_fd().try_clone_to_owned();
+            Input::Stream(File::from(copy.map_err(Failure::system("use standard input"))?))
+        }
+        false => Input::File(image.to_owned()),
+    };
+    Ok(restart::open(input)?)
+}
+
+impl Arguments {
+    /// Restarts the job.
+    pub fn run(self, console: Console) -> Result<u8, Failure> {
+        let detach = self.detach;
+        let outcome = self.restart(console);
+        if detach { outcome } else { outcome.map_err(Failure::instead_of_job) }
+    }
+
+    fn restart(self, console: Console) -> Result<u8, Failure> {
+        let signals = WatchedSignals::block()?;
+        if let Some(name) = &self.name {
+            check_name(name)?;
+            if Registry::open()?.find(name).is_ok() {
+                return Err(RegistryError::NameTaken(name.clone()).into());
+            }
+        }
+        let from_stream = self.image == Path::new("-");
+        let terminal = if from_stream && !self.detach { Some(own_terminal()?) } else { None };
+        let mut standard = self.standard()?;
+        if let (true, None) = (from_stream, &standard[0]) {
+            // Standard input was the image; what is left of it is no input for the job.
+            standard[0] = Some(match &terminal {
+                Some(terminal) => terminal.try_clone().map_err(Failure::system("use the terminal"))?,
+                None => File::open("/dev/null").map_err(Failure::system("open /dev/null"))?,
+            });
+        }
+        // Opened before anything is started, so that it cannot fail for its name any more.
+        let pidfile = self.pidfile.as_deref().map(create).transpose()?;
+        if !self.detach {
+            spawn::set_child_subreaper(Subreaper::On).map_err(Failure::system("adopt orphans"))?;
+        }
+        let request = RestartRequest { pids: self.conditions.pids(), standard, changed: self.conditions.changed() };
+        let restarted = {
+            let progress = Progress::new(console, Count::Read, "restarting");
+            stoppable(&signals, |stop| -> Result<Restarted, Failure> {
+                let image = open(&self.image)?;
+                progress.expect(image.summary().bytes);
+                Ok(restart::restart(&image, request, stop)?)
+            })??
+        };
+        if let Some(mut file) = pidfile {
+            let written = writeln!(file, "{}", restarted.root.pid);
+            if let Err(error) = written {
+                console.warning(&format!("the job runs as {}, but --pidfile cannot be written: {error}", restarted.root.pid));
+            }
+        }
+        let job = enter(&restarted, self.name, console);
+        if self.detach { detach(restarted, job, console) } else { foreground(restarted, job, terminal, signals, console) }
+    }
+
+    fn standard(&self) -> Result<[Option<File>; 3], Failure> {
+        let input = self.stdin.as_deref().map(|path| {
+            File::open(path).map_err(Failure::system(format!("open {}", path.display())))
+        });
+        let output = |path: &Option<PathBuf>| {
+            path.as_deref()
+                .map(|path| {
+                    let opened = File::options().append(true).create(true).open(path);
+                    opened.map_err(Failure::system(format!("open {}", path.display())))
+                })
+                .transpose()
+        };
+        Ok([input.transpose()?, output(&self.stdout)?, output(&self.stderr)?])
+    }
+}
+
+fn create(path: &Path) -> Result<File, Failure> {
+    File::create(path).map_err(Failure::system(format!("create {}", path.display())))
+}
+
+fn own_terminal() -> Result<File, Failure> {
+    File::options().read(true).write(true).open("/dev/tty").map_err(|error| {
+        Failure::usage(format!(
+            "the image comes from standard input, and there is no terminal for the job's own input ({error}): \
+             add --detach, or name a file"
+        ))
+    })
+}
+
+/// Enters the job in the list, under the name asked for or the one it had.
+fn enter(restarted: &Restarted, name: Option<String>, console: Console) -> Option<Job> {
+    let command = ProcessDirectory::open(restarted.root.pid)
+        .and_then(|directory| directory.command_line())
+        .unwrap_or_default()
+        .iter()
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .collect();
+    let had = Some(restarted.job_name.clone()).filter(|name| check_name(name).is_ok());
+    match job::describe(&restarted.nursery, &restarted.root, name.or(had), command) {
+        Ok(new) => job::register(new, console),
+        // It has ended already.
+        Err(_) => None,
+    }
+}
+
+fn detach(restarted: Restarted, job: Option<Job>, console: Console) -> Result<u8, Failure> {
+    if let Some(master) = restarted.terminal {
+        let held = match &restarted.nursery {
+            Nursery::Namespace(namespaces) => namespaces.hold_terminal(master.as_fd()).map_err(Failure::from),
+            Nursery::Direct(_) => hold(master),
+        };
+        if let Err(failure) = held {
+            console.warning(&format!("the job runs, but its terminal hangs up: {}", failure.message));
+        }
+    }
+    for remark in &restarted.remarks {
+        console.remark(remark);
+    }
+    let report = Report {
+        pid: restarted.root.pid,
+        name: job.map(|job| job.name),
+        remarks: restarted.remarks,
+    };
+    console.result(&report, || match &report.name {
+        Some(name) => format!("running: {name}, pid {}", report.pid),
+        None => format!("running: pid {}", report.pid),
+    })?;
+    Ok(0)
+}
+
+/// Leaves a process behind that keeps the job's terminal open: without its master side a terminal hangs up.
+fn hold(master: OwnedFd) -> Result<(), Failure> {
+    let program = std::env::current_exe().map_err(Failure::system("find cryo itself"))?;
+    let holder = Command::new(program)
+        .arg("__hold-terminal")
+        .stdin(Stdio::from(master))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir("/")
+        .spawn();
+    holder.map(drop).map_err(Failure::system("start the process that holds the job's terminal"))
+}
+
+fn foreground(
+    restarted: Restarted,
+    job: Option<Job>,
+    terminal: Option<File>,
+    signals: WatchedSignals,
+    console: Console,
+) -> Result<u8, Failure> {
+    for remark in &restarted.remarks {
+        console.remark(remark);
+    }
+    let mut foreground = Foreground::new(signals, &restarted.nursery, &restarted.root)?;
+    if let Some(master) = restarted.terminal {
+        if let Nursery::Namespace(namespaces) = &restarted.nursery {
+            // So that the job's terminal outlives this process.
+            namespaces.hold_terminal(master.as_fd())?;
+        }
+        let user = terminal.map_or(User::Standard, User::Terminal);
+        foreground.attach(job::carrier(master, user)?);
+    }
+    let name = job.as_ref().map(|job| job.name.as_str());
+    let root = restarted.root.pid;
+    let mut reap = || job::reap_orphans(&[root]);
+    match &restarted.nursery {
+        Nursery::Direct(_) => foreground.run(name, Some(&mut reap)),
+        Nursery::Namespace(_) => foreground.run(name, None),
+    }
+}

@@ -1,0 +1,21 @@
+//! The `cryo` command: one small file for each subcommand under `command/`.
+//!
+//! Results go to standard output; remarks and progress go to standard error, and only to a terminal; errors go to standard
+//! error. With `--json` each of them is a JSON object.
+#![forbid(unsafe_code)]
+
+mod command;
+mod console;
+mod exit;
+mod interrupt;
+mod job;
+mod logging;
+mod progress;
+mod subject;
+mod when;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    command::main()
+}

@@ -1,0 +1,126 @@
+//! What a TARGET on the command line means.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+use cryonaut_engine::target::{Scope, Target};
+use cryonaut_launch::registry::{Job, Registry};
+use cryonaut_procfs::ProcessDirectory;
+use cryonaut_procfs::system::all_pids;
+
+use crate::exit::Failure;
+
+/// Which processes around the named one belong to the job.
+#[derive(Args, Debug, Clone, Copy)]
+#[group(multiple = false)]
+pub struct ScopeArguments {
+    /// The process and all its descendants (the default for a pid)
+    #[arg(long)]
+    tree: bool,
+    /// The process alone
+    #[arg(long)]
+    process: bool,
+    /// Its process group
+    #[arg(long)]
+    group: bool,
+    /// Its session
+    #[arg(long)]
+    session: bool,
+}
+
+impl ScopeArguments {
+    fn chosen(self) -> Option<Scope> {
+        match self {
+            ScopeArguments { tree: true, .. } => Some(Scope::Tree),
+            ScopeArguments { process: true, .. } => Some(Scope::Process),
+            ScopeArguments { group: true, .. } => Some(Scope::Group),
+            ScopeArguments { session: true, .. } => Some(Scope::Session),
+            _ => None,
+        }
+    }
+}
+
+/// A TARGET with its scope.
+#[derive(Args, Debug, Clone)]
+pub struct TargetArguments {
+    /// A process id, or the name of a job started with `cryo run`
+    #[arg(value_name = "TARGET", value_hint = ValueHint::Other)]
+    pub target: String,
+    /// The scope.
+    #[command(flatten)]
+    pub scope: ScopeArguments,
+}
+
+/// The processes that a TARGET names, and the job that they are, if it is a known one.
+#[derive(Debug)]
+pub struct Subject {
+    /// The processes.
+    pub target: Target,
+    /// The job of `cryo run` or `cryo restart`.
+    pub job: Option<Job>,
+}
+
+impl Subject {
+    /// Finds what `text` means.
+    pub fn find(text: &str, scope: ScopeArguments) -> Result<Subject, Failure> {
+        match text.parse::<i32>() {
+            Ok(pid) => Subject::of_pid(pid, scope),
+            Err(_) if text.chars().all(|letter| letter.is_ascii_digit()) => {
+                Err(Failure::usage(format!("{text} is too large for a process id")))
+            }
+            Err(_) => {
+                let job = Registry::open()?.find(text)?;
+                Subject::of_job(job, scope)
+            }
+        }
+    }
+
+    fn of_pid(pid: i32, scope: ScopeArguments) -> Result<Subject, Failure> {
+        let target = Target::find(pid, scope.chosen().unwrap_or_default())?;
+        // The pid of a known job's root stands for that job's name. Where the list cannot be read it is just a pid.
+        let jobs = Registry::open().and_then(|registry| registry.list()).unwrap_or_default();
+        let job = jobs.into_iter().find(|job| job.root.pid == pid && job.root.is_alive());
+        Ok(Subject { target, job })
+    }
+
+    fn of_job(job: Job, scope: ScopeArguments) -> Result<Subject, Failure> {
+        let (pid, usual) = match &job.init {
+            Some(init) => {
+                let named = if job.root.is_alive() {
+                    Some(job.root.pid)
+                } else {
+                    member(init.pid_namespace, init.process.pid)
+                };
+                let named = named.ok_or_else(|| {
+                    Failure::usage(format!("the job {} has just ended: no process of it is left", job.name))
+                })?;
+                (named, Scope::Namespace)
+            }
+            None => (job.root.pid, Scope::Tree),
+        };
+        let target = Target::find(pid, scope.chosen().unwrap_or(usual))?;
+        Ok(Subject { target, job: Some(job) })
+    }
+
+    /// The job's name, empty if it has none.
+    pub fn job_name(&self) -> String {
+        self.job.as_ref().map(|job| job.name.clone()).unwrap_or_default()
+    }
+
+    /// The file that an image goes to if none is named, in the working directory.
+    pub fn usual_file(&self) -> PathBuf {
+        match &self.job {
+            Some(job) => format!("{}.cryo", job.name),
+            None => format!("{}.cryo", self.target.named),
+        }
+        .into()
+    }
+}
+
+/// A process of this pid namespace other than its init.
+fn member(namespace: u64, init: i32) -> Option<i32> {
+    all_pids().ok()?.into_iter().find(|&pid| {
+        let lives_there = || ProcessDirectory::open(pid)?.namespace("pid");
+        pid != init && lives_there().is_ok_and(|found| found == namespace)
+    })
+}
