@@ -18,8 +18,18 @@ pub struct PageRange {
     pub recorded: u64,
     /// What becomes of zero pages.
     pub zero: ZeroPages,
-    /// Whether the process itself may read it; otherwise /proc/PID/mem does.
-    pub readable: bool,
+    /// How it is read.
+    pub access: Access,
+}
+
+/// How memory of a process is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// By process_vm_readv, which is fastest. It pins pages, and so gives a process a copy of its own of every page that it shares
+    /// after fork (`gup_must_unshare` in mm/internal.h): right only for pages that nobody shares.
+    Pinned,
+    /// Through /proc/PID/mem, which neither pins nor minds protection.
+    File,
 }
 
 /// Memory to be saved: an address space, or a shared memory object.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use cryonaut_image::{ImageError, ImageWriter, PageBatchBuilder, PageBuffer, SealedPages, Summary, ZeroPages};
 use cryonaut_sys::{PAGE_SIZE, RemotePtr, memory};
 
-use crate::collect::{PageRange, Space};
+use crate::collect::{Access, PageRange, Space};
 use crate::error::Attempt;
 use crate::{Error, Result};
 
@@ -197,7 +197,7 @@ impl Shared<'_> {
             let mut alike = index + 1;
             while alike < batch.ranges.len()
                 && batch.ranges[alike].zero == first.zero
-                && batch.ranges[alike].readable == first.readable
+                && batch.ranges[alike].access == first.access
             {
                 alike += 1;
             }
@@ -217,10 +217,9 @@ fn read_ranges(pid: i32, ranges: &[PageRange], builder: &mut PageBatchBuilder) -
     let buffer = builder.stored_ranges(&recorded, ranges[0].zero)?;
     let remote: Vec<(RemotePtr, usize)> =
         ranges.iter().map(|range| (RemotePtr::new(range.start), (range.end - range.start) as usize)).collect();
-    if ranges[0].readable && memory::read_ranges(pid, &remote, buffer).is_ok_and(|count| count == buffer.len()) {
+    if ranges[0].access == Access::Pinned && memory::read_ranges(pid, &remote, buffer).is_ok_and(|count| count == buffer.len()) {
         return Ok(());
     }
-    // /proc/PID/mem reads what the process itself may not.
     let path = format!("/proc/{pid}/mem");
     let file = File::open(&path).attempt(|| format!("opening {path}"))?;
     let mut rest = &mut buffer[..];

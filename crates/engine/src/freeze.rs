@@ -1,7 +1,9 @@
 //! Freezing: every task of the job stands still under our hands. Dropping [`Frozen`] lets the job run on.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use cryonaut_procfs::smaps::SmapsArea;
@@ -9,14 +11,16 @@ use cryonaut_procfs::ProcessDirectory;
 use cryonaut_procfs::stat::Stat;
 use cryonaut_procfs::status::Status;
 use cryonaut_sys::{RemotePtr, pidfd, ptrace, task};
-use cryonaut_tracee::{CallList, Guest, Outcomes, Running, Stop, Stopped, find_room, read_exact};
+use cryonaut_tracee::{CallList, Guest, Outcomes, Running, Stop, Stopped, find_room, left_behind};
 
 use crate::error::Attempt;
-use crate::target::{Scope, Target, TargetProcess};
+use crate::target::{Scope, Target, TargetProcess, parents_first};
 use crate::{Error, Result};
 
 /// How long a task may take to stop before the checkpoint is given up (a parent in vfork waits for its child, unstoppable).
 const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// Instructions of the longest call list that a task may have to finish after its tracer was killed.
+const STEPS_HOME: usize = 100_000;
 /// How often the job is searched for tasks that appeared meanwhile.
 const PASSES: usize = 50;
 
@@ -48,6 +52,7 @@ pub struct FrozenProcess {
     pub tasks: Vec<FrozenTask>,
     /// Its memory areas, without what `cryo` put there.
     pub areas: Vec<SmapsArea>,
+    memory: File,
     guest: Option<Guest>,
 }
 
@@ -85,7 +90,10 @@ impl FrozenProcess {
     /// # Errors
     /// When any byte cannot be read.
     pub fn read(&self, address: u64, buffer: &mut [u8]) -> Result<()> {
-        Ok(read_exact(self.pid, RemotePtr::new(address), buffer)?)
+        // Not by process_vm_readv: see `Access`.
+        self.memory.read_exact_at(buffer, address).attempt(|| {
+            format!("process {}: reading its memory at {}", self.pid, RemotePtr::new(address))
+        })
     }
 
     /// Removes what `cryo` put into the process.
@@ -137,67 +145,36 @@ impl Frozen {
     /// # Errors
     /// [`Error::NotPermitted`]; [`Error::Failed`] when a task does not stop in time or the job keeps growing. The job runs on.
     pub fn freeze(target: &Target) -> Result<Self> {
-        let mut seized: BTreeMap<i32, BTreeMap<i32, Running>> = BTreeMap::new();
-        let mut stopped: BTreeMap<i32, BTreeMap<i32, Stopped>> = BTreeMap::new();
-        let mut pids: Vec<i32> = target.processes.iter().filter(|p| !p.is_zombie()).map(|p| p.pid).collect();
-        // First attach to all, which disturbs nobody, then stop them as one.
-        for &pid in &pids {
-            seize_new(pid, seized.entry(pid).or_default(), stopped.get(&pid))?;
+        let mut hold = Hold::default();
+        // First attach to all, which disturbs nobody: from then on new tasks are attached by the kernel.
+        let mut mark = births();
+        let mut pids = target.live_pids();
+        for pass in 0.. {
+            let grown = hold.seize(&pids)?;
+            if pass > 0 && !grown {
+                break;
+            }
+            if pass == PASSES {
+                return Err(Error::Failed("the job creates tasks faster than they can be followed: try again".into()));
+            }
+            mark = births();
+            pids = current_pids(target, pids);
         }
+        // Then stop them as one.
         let since = Instant::now();
         for _ in 0..PASSES {
-            for task in seized.values().flat_map(BTreeMap::values) {
-                ignore_gone(task.interrupt())?;
-            }
-            for (pid, tasks) in std::mem::take(&mut seized) {
-                for (tid, task) in tasks {
-                    match task.stopped(STOP_LIMIT) {
-                        Ok(task) => drop(stopped.entry(pid).or_default().insert(tid, task)),
-                        Err(cryonaut_tracee::Error::Gone(_)) => {}
-                        Err(error) => return Err(error.into()),
-                    }
+            hold.stop_all()?;
+            let now = births();
+            if now.is_none() || now != mark {
+                mark = now;
+                pids = current_pids(target, pids);
+                if hold.seize(&pids)? {
+                    continue;
                 }
             }
-            pids = current_pids(target, pids)?;
-            for &pid in &pids {
-                let mut new = BTreeMap::new();
-                seize_new(pid, &mut new, stopped.get(&pid))?;
-                if !new.is_empty() {
-                    seized.insert(pid, new);
-                }
-            }
-            if seized.is_empty() {
-                return Self::assemble(target, pids, stopped, since);
-            }
+            return hold.assemble(target, pids, since);
         }
         Err(Error::Failed("the job creates tasks faster than they can be stopped: try again".into()))
-    }
-
-    fn assemble(
-        target: &Target,
-        pids: Vec<i32>,
-        mut stopped: BTreeMap<i32, BTreeMap<i32, Stopped>>,
-        since: Instant,
-    ) -> Result<Self> {
-        let mut all: Vec<i32> = pids;
-        all.extend(target.processes.iter().filter(|p| p.is_zombie()).map(|p| p.pid));
-        let mut processes = Vec::new();
-        let own = std::process::id() as i32;
-        let found = Target::find(target.named, target.scope)?;
-        for process in found.processes {
-            if process.pid == own {
-                continue;
-            }
-            let tasks = stopped.remove(&process.pid);
-            match (tasks, process.is_zombie()) {
-                (Some(tasks), false) => processes.push(frozen_process(process, tasks)?),
-                (None, true) | (Some(_), true) => processes.push(frozen_process(process, BTreeMap::new())?),
-                (None, false) => {
-                    return Err(Error::Failed(format!("process {} appeared while the job was stopped", process.pid)));
-                }
-            }
-        }
-        Ok(Self { processes, scope: target.scope, named: target.named, since })
     }
 
     /// Lets the job go as asked for, after removing everything from it.
@@ -265,52 +242,128 @@ fn ignore_gone(result: cryonaut_tracee::Result<()>) -> Result<()> {
     }
 }
 
-/// Attaches to the tasks of a process that are not in hand yet.
-fn seize_new(
-    pid: i32,
-    into: &mut BTreeMap<i32, Running>,
-    stopped: Option<&BTreeMap<i32, Stopped>>,
-) -> Result<()> {
-    let Ok(directory) = ProcessDirectory::open(pid) else { return Ok(()) };
-    let threads = match directory.threads() {
-        Ok(threads) => threads,
-        Err(error) if error.is_gone() => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
-    for tid in threads {
-        if stopped.is_some_and(|tasks| tasks.contains_key(&tid)) {
-            continue;
-        }
-        match Running::seize(tid, ptrace::FOLLOW_TASKS | ptrace::MARK_SYSTEM_CALLS) {
-            Ok(task) => drop(into.insert(tid, task)),
-            Err(cryonaut_tracee::Error::Gone(_)) => {}
-            Err(error) => {
-                let status = directory.task(tid).and_then(|task| task.status());
-                match status {
-                    Ok(status) if status.tracer_pid == std::process::id() as i32 => {
-                        into.insert(tid, Running::attached_by_kernel(tid));
-                    }
-                    Ok(status) if matches!(status.state, 'Z' | 'X') => {}
-                    Err(error) if error.is_gone() => {}
-                    _ => return Err(error.into()),
+/// Tasks in hand while a job is being frozen, by process.
+#[derive(Default)]
+struct Hold {
+    seized: BTreeMap<i32, BTreeMap<i32, Running>>,
+    stopped: BTreeMap<i32, BTreeMap<i32, Stopped>>,
+}
+
+impl Hold {
+    fn has(&self, pid: i32, tid: i32) -> bool {
+        self.seized.get(&pid).is_some_and(|tasks| tasks.contains_key(&tid))
+            || self.stopped.get(&pid).is_some_and(|tasks| tasks.contains_key(&tid))
+    }
+
+    /// Attaches to the tasks of these processes that are not in hand yet; tells whether there were any.
+    fn seize(&mut self, pids: &[i32]) -> Result<bool> {
+        let mut found = false;
+        for &pid in pids {
+            let Ok(directory) = ProcessDirectory::open(pid) else { continue };
+            let threads = match directory.threads() {
+                Ok(threads) => threads,
+                Err(error) if error.is_gone() => continue,
+                Err(error) => return Err(error.into()),
+            };
+            for tid in threads {
+                if !self.has(pid, tid)
+                    && let Some(task) = seize_task(&directory, tid)?
+                {
+                    self.seized.entry(pid).or_default().insert(tid, task);
+                    found = true;
                 }
             }
         }
+        Ok(found)
     }
-    Ok(())
+
+    /// Stops all that is attached, and what those bear on the way.
+    fn stop_all(&mut self) -> Result<()> {
+        for task in self.seized.values().flat_map(BTreeMap::values) {
+            ignore_gone(task.interrupt())?;
+        }
+        while let Some((pid, tasks)) = self.seized.pop_first() {
+            for (tid, task) in tasks {
+                match task.stopped(STOP_LIMIT) {
+                    Ok((task, births)) => {
+                        self.stopped.entry(pid).or_default().insert(tid, task);
+                        births.into_iter().for_each(|birth| self.adopt(birth));
+                    }
+                    Err(cryonaut_tracee::Error::Gone(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in a task that the kernel attached to us at its birth.
+    fn adopt(&mut self, tid: i32) {
+        let Ok(status) = ProcessDirectory::open(tid).and_then(|directory| directory.status()) else { return };
+        if !self.has(status.tgid, tid) {
+            let task = Running::attached_by_kernel(tid);
+            let _ = task.interrupt();
+            self.seized.entry(status.tgid).or_default().insert(tid, task);
+        }
+    }
+
+    fn assemble(mut self, target: &Target, mut pids: Vec<i32>, since: Instant) -> Result<Frozen> {
+        pids.extend(self.stopped.keys().copied());
+        pids.extend(target.processes.iter().filter(|process| process.is_zombie()).map(|process| process.pid));
+        let mut found = BTreeMap::new();
+        for pid in pids {
+            if let Ok(process) = TargetProcess::read(pid) {
+                found.insert(pid, process);
+            }
+        }
+        let mut processes = Vec::new();
+        for process in parents_first(found) {
+            let tasks = self.stopped.remove(&process.pid);
+            match (tasks, process.is_zombie()) {
+                (Some(tasks), false) => processes.push(frozen_process(process, tasks)?),
+                (_, true) => processes.push(frozen_process(process, BTreeMap::new())?),
+                (None, false) => {
+                    return Err(Error::Failed(format!("process {} appeared while the job was stopped", process.pid)));
+                }
+            }
+        }
+        Ok(Frozen { processes, scope: target.scope, named: target.named, since })
+    }
+}
+
+/// Attaches to a task, unless it has ended; one that the kernel attached to us already is ours.
+fn seize_task(process: &ProcessDirectory, tid: i32) -> Result<Option<Running>> {
+    match Running::seize(tid, ptrace::FOLLOW_TASKS | ptrace::MARK_SYSTEM_CALLS) {
+        Ok(task) => Ok(Some(task)),
+        Err(cryonaut_tracee::Error::Gone(_)) => Ok(None),
+        Err(error) => match process.task(tid).and_then(|task| task.status()) {
+            Ok(status) if status.tracer_pid == std::process::id() as i32 => Ok(Some(Running::attached_by_kernel(tid))),
+            Ok(status) if matches!(status.state, 'Z' | 'X') => Ok(None),
+            Err(error) if error.is_gone() => Ok(None),
+            _ => Err(error.into()),
+        },
+    }
+}
+
+/// A mark that changes when a task is born anywhere on this machine: the number of tasks and the last pid of /proc/loadavg. While
+/// it stays, nobody need look for new tasks, which on a machine with many processes takes longer than all else.
+fn births() -> Option<Vec<u8>> {
+    let text = std::fs::read("/proc/loadavg").ok()?;
+    let at = text.iter().rposition(|&byte| byte == b'/')?;
+    Some(text[at..].to_vec())
 }
 
 /// The live processes of the job as they are now.
-fn current_pids(target: &Target, mut known: Vec<i32>) -> Result<Vec<i32>> {
+fn current_pids(target: &Target, mut known: Vec<i32>) -> Vec<i32> {
     if let Ok(now) = Target::find(target.named, target.scope) {
-        for process in now.processes {
-            if !process.is_zombie() && !known.contains(&process.pid) {
-                known.push(process.pid);
+        for pid in now.live_pids() {
+            if !known.contains(&pid) {
+                known.push(pid);
             }
         }
     }
     known.retain(|pid| ProcessDirectory::open(*pid).is_ok());
-    Ok(known)
+    known
 }
 
 fn frozen_process(process: TargetProcess, tasks: BTreeMap<i32, Stopped>) -> Result<FrozenProcess> {
@@ -335,22 +388,30 @@ fn frozen_process(process: TargetProcess, tasks: BTreeMap<i32, Stopped>) -> Resu
     let alive = !frozen.is_empty();
     let pidfd = alive.then(|| pidfd::open(pid).attempt(|| format!("opening process {pid}"))).transpose()?;
     let areas = if alive { directory.smaps()? } else { Vec::new() };
-    for task in &mut frozen {
-        abort_restartable_sequence(pid, &mut task.stopped)?;
+    let plain: Vec<_> = areas.iter().map(|area| area.area.clone()).collect();
+    for range in left_behind(pid, &plain) {
+        for task in &mut frozen {
+            // A tracer was killed a moment ago: its code takes the task home in a few instructions.
+            task.stopped.step_until(STEPS_HOME, |registers| !range.contains(&registers.rip))?;
+        }
     }
-    Ok(FrozenProcess { pid, inner, pidfd, directory, stat, status, tasks: frozen, areas, guest: None })
+    let memory = directory.open_file(if alive { "mem" } else { "stat" })?;
+    for task in &mut frozen {
+        abort_restartable_sequence(&memory, &mut task.stopped)?;
+    }
+    Ok(FrozenProcess { pid, inner, pidfd, directory, stat, status, tasks: frozen, areas, memory, guest: None })
 }
 
 /// A task inside a restartable sequence goes to its abort handler, as it would at any preemption (rseq(2)): its registers and
 /// our calls in it are then no part of the sequence.
-fn abort_restartable_sequence(pid: i32, task: &mut Stopped) -> Result<()> {
+fn abort_restartable_sequence(memory: &File, task: &mut Stopped) -> Result<()> {
     let Ok(rseq) = ptrace::rseq_configuration(task.tid()) else { return Ok(()) };
     if rseq.address == 0 {
         return Ok(());
     }
     let word = |address: u64| -> Option<u64> {
         let mut bytes = [0; 8];
-        read_exact(pid, RemotePtr::new(address), &mut bytes).ok()?;
+        memory.read_exact_at(&mut bytes, address).ok()?;
         Some(u64::from_le_bytes(bytes))
     };
     let Some(sequence) = word(rseq.address + 8).filter(|&address| address != 0) else { return Ok(()) };

@@ -19,6 +19,16 @@ pub enum Changed {
     Allow,
 }
 
+/// What becomes of hard limits that the user may not set here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ClampLimits {
+    /// The restart is refused.
+    #[default]
+    No,
+    /// They are lowered to what the user may set.
+    Yes,
+}
+
 /// The facts about this machine that plans are made against.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -32,12 +42,14 @@ pub struct Host {
     pub user: u32,
     /// How files that changed are taken.
     pub changed: Changed,
+    /// What becomes of hard limits that the user may not set here.
+    pub clamp_limits: ClampLimits,
     /// The session that a process started here is in.
     pub session: i32,
 }
 
 impl Host {
-    /// Looks at this machine.
+    /// Looks at this machine. Hard limits are not clamped; set [`Host::clamp_limits`] for that.
     ///
     /// # Errors
     /// When /proc cannot be read.
@@ -58,6 +70,7 @@ impl Host {
             shares_pids,
             user: cryonaut_sys::task::effective_ids().0,
             changed,
+            clamp_limits: ClampLimits::No,
             session: own.stat()?.session,
         })
     }

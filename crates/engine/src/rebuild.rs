@@ -22,6 +22,8 @@ use crate::{Error, Result};
 
 /// Bytes of list memory in a stub.
 const STUB_DATA: u64 = 256 * 1024;
+/// The same in the program that a stub is loaded as.
+const LOADER_DATA: u64 = 64 * 1024;
 /// Room for moving the vDSO and its data by way of.
 const SPARE: u64 = 64 * 1024;
 /// Where the search for room begins: above what executables use, below where libraries and stacks are.
@@ -47,6 +49,7 @@ pub struct Built {
 pub struct Places {
     stub: u64,
     spare: u64,
+    loader: u64,
     arena: u64,
     arena_length: u64,
 }
@@ -62,7 +65,7 @@ impl Places {
         for object in records.all::<SharedObject>()? {
             arena_length += object.size.next_multiple_of(page) + page;
         }
-        let wanted = page + STUB_DATA + page + SPARE + page + arena_length + page;
+        let wanted = page + STUB_DATA + page + SPARE + page + page + LOADER_DATA + page + arena_length + page;
         let mut used: Vec<(u64, u64)> = records
             .all::<AddressSpace>()?
             .iter()
@@ -80,7 +83,8 @@ impl Places {
             return Err(Error::Failed("the job's processes leave no address range free for rebuilding them".into()));
         }
         let spare = at + page + STUB_DATA + page;
-        Ok(Self { stub: at, spare, arena: spare + SPARE + page, arena_length })
+        let loader = spare + SPARE + page;
+        Ok(Self { stub: at, spare, loader, arena: loader + page + LOADER_DATA + page, arena_length })
     }
 }
 
@@ -103,6 +107,7 @@ pub struct Rebuild<'a> {
     /// Set when the user wants to stop.
     pub stop: &'a AtomicBool,
     stub: Stub,
+    loader: Stub,
     places: Places,
     program: OwnedFd,
     channel: (OwnedFd, OwnedFd),
@@ -130,9 +135,10 @@ impl<'a> Rebuild<'a> {
         let channel_number = crate::resource::file::free_number(records)?;
         let places = Places::find(records)?;
         let stub = Stub::at(places.stub, STUB_DATA);
+        let loader = Stub::at(places.loader, LOADER_DATA);
         let program = descriptor::memory_file(c"cryo-stub").attempt(|| "making the stub program".into())?;
         let mut file = std::fs::File::from(program);
-        file.write_all(&stub.executable()).attempt(|| "writing the stub program".into())?;
+        file.write_all(&loader.executable()).attempt(|| "writing the stub program".into())?;
         file.rewind().attempt(|| "writing the stub program".into())?;
         let channel = message::message_sockets().attempt(|| "making a channel to the job".into())?;
         Ok(Self {
@@ -145,6 +151,7 @@ impl<'a> Rebuild<'a> {
             after_commit: Vec::new(),
             stop,
             stub,
+            loader,
             places,
             program: file.into(),
             channel,
@@ -202,8 +209,27 @@ impl<'a> Rebuild<'a> {
         Ok(())
     }
 
-    /// Leaves nothing mapped but the stub and what the kernel provides.
+    /// Leaves nothing mapped but the stub and what the kernel provides. The stub moves to anonymous memory: as long as any part
+    /// of a process' executable is mapped, the kernel does not let it have another one.
     fn clear_stub(&self, pid: i32) -> Result<Vec<AreaRecord>> {
+        let page = cryonaut_sys::PAGE_SIZE;
+        let mut list = CallList::new();
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        let code = libc::PROT_READ | libc::PROT_EXEC;
+        let data = libc::PROT_READ | libc::PROT_WRITE;
+        let mut wanted = Vec::new();
+        for (at, length, protection) in [(self.stub.base(), page, code), (self.stub.data(), STUB_DATA, data)] {
+            let arguments =
+                [at.into(), length.into(), protection.into(), flags.into(), u64::MAX.into(), 0_u64.into()];
+            wanted.push((list.call(libc::SYS_mmap, &arguments), at));
+        }
+        let outcomes = self.loader.run(pid, pid, &list)?;
+        for (call, at) in wanted {
+            if outcomes.result(call).attempt(|| "mapping the stub".into())? != at {
+                return Err(Error::Failed("the stub went to a wrong place".into()));
+            }
+        }
+        write_memory(pid, self.stub.code(), cryonaut_sys::arch::stub_code())?;
         let mut kept = Vec::new();
         let mut list = CallList::new();
         let own = self.stub.base()..self.stub.base() + self.stub.length();

@@ -12,7 +12,7 @@ use cryonaut_launch::{
 
 use crate::checkpoint::temporary_file;
 use crate::error::Attempt;
-use crate::host::{Changed, Host};
+use crate::host::{Changed, ClampLimits, Host};
 use crate::plan::Plan;
 use crate::rebuild::Rebuild;
 use crate::resource::process::ProcessRecord;
@@ -48,6 +48,8 @@ pub struct RestartRequest {
     pub standard: [Option<File>; 3],
     /// How files that changed are taken.
     pub changed: Changed,
+    /// What becomes of hard limits that the user may not set.
+    pub clamp_limits: ClampLimits,
 }
 
 /// A job that runs again.
@@ -157,7 +159,7 @@ fn choose_host(records: &RecordSet, request: &RestartRequest) -> Result<(Host, P
                 "use --pids namespace".into(),
             ));
         }
-        let host = Host::look(true, request.changed)?;
+        let host = Host { clamp_limits: request.clamp_limits, ..Host::look(true, request.changed)? };
         let planned = plan(records, &host)?;
         if planned.refusals.list().is_empty() || request.pids == Pids::Keep {
             let refusals = planned.refusals.clone();
@@ -165,7 +167,7 @@ fn choose_host(records: &RecordSet, request: &RestartRequest) -> Result<(Host, P
             return Ok((host, planned));
         }
     }
-    let host = Host::look(false, request.changed)?;
+    let host = Host { clamp_limits: request.clamp_limits, ..Host::look(false, request.changed)? };
     let planned = plan(records, &host)?;
     let refusals = planned.refusals.clone();
     refusals.into_result()?;

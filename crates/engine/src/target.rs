@@ -139,6 +139,11 @@ impl Target {
         self.processes.iter().map(|process| process.pid).collect()
     }
 
+    /// The pids of the processes that are alive.
+    pub fn live_pids(&self) -> Vec<i32> {
+        self.processes.iter().filter(|process| !process.is_zombie()).map(|process| process.pid).collect()
+    }
+
     /// Everything that stands in the way, found without disturbing anything.
     pub fn refusals(&self) -> Refusals {
         let mut refusals = Refusals::default();
@@ -152,19 +157,30 @@ impl Target {
 /// Adds a process and its descendants. One look at all processes is cheaper than one for each, and the kernel need not have
 /// /proc/PID/task/TID/children.
 fn descend(process: TargetProcess, found: &mut BTreeMap<i32, TargetProcess>) -> Result<()> {
-    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-    for stat in cryonaut_procfs::system::all_stats()? {
-        children.entry(stat.ppid).or_default().push(stat.pid);
-    }
-    let mut waiting = vec![process.pid];
-    found.insert(process.pid, process);
-    while let Some(pid) = waiting.pop() {
-        for &child in children.get(&pid).into_iter().flatten() {
+    // Not every kernel has /proc/PID/task/TID/children; without it one look at all processes is cheaper than one for each.
+    let all = if std::path::Path::new("/proc/thread-self/children").exists() {
+        None
+    } else {
+        let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+        for stat in cryonaut_procfs::system::all_stats()? {
+            children.entry(stat.ppid).or_default().push(stat.pid);
+        }
+        Some(children)
+    };
+    let mut waiting = vec![process];
+    while let Some(process) = waiting.pop() {
+        let pid = process.pid;
+        let children = match &all {
+            Some(all) => all.get(&pid).cloned().unwrap_or_default(),
+            None if process.is_zombie() => Vec::new(),
+            None => process.directory.all_children().unwrap_or_default(),
+        };
+        found.insert(pid, process);
+        for child in children {
             if !found.contains_key(&child)
                 && let Ok(process) = TargetProcess::read(child)
             {
-                found.insert(child, process);
-                waiting.push(child);
+                waiting.push(process);
             }
         }
     }
@@ -172,7 +188,7 @@ fn descend(process: TargetProcess, found: &mut BTreeMap<i32, TargetProcess>) -> 
 }
 
 /// Orders processes so that each comes after its parent, and siblings by number.
-fn parents_first(mut found: BTreeMap<i32, TargetProcess>) -> Vec<TargetProcess> {
+pub(crate) fn parents_first(mut found: BTreeMap<i32, TargetProcess>) -> Vec<TargetProcess> {
     let mut ordered = Vec::with_capacity(found.len());
     let mut waiting: Vec<i32> =
         found.values().filter(|p| !found.contains_key(&p.stat.ppid)).map(|p| p.pid).rev().collect();

@@ -23,6 +23,8 @@ pub struct SmapsArea {
     pub shared_memory_huge_pages: u64,
     /// Pages marked `MADV_FREE` and not written since.
     pub lazy_free: u64,
+    /// Resident pages that more than one process maps, clean and dirty.
+    pub shared: u64,
     /// hugetlb pages mapped by this process alone.
     pub private_hugetlb: u64,
     /// hugetlb pages mapped by several processes.
@@ -253,6 +255,7 @@ impl<'text> SmapsAreas<'text> {
             anonymous_huge_pages: 0,
             shared_memory_huge_pages: 0,
             lazy_free: 0,
+            shared: 0,
             private_hugetlb: 0,
             shared_hugetlb: 0,
             swap: 0,
@@ -300,6 +303,11 @@ fn store(area: &mut SmapsArea, key: &[u8], value: &[u8]) -> Option<()> {
         b"LazyFree" => &mut area.lazy_free,
         b"Private_Hugetlb" => &mut area.private_hugetlb,
         b"Shared_Hugetlb" => &mut area.shared_hugetlb,
+        b"Shared_Clean" | b"Shared_Dirty" => {
+            let size: u64 = scan::unsigned(value.strip_suffix(b" kB")?.trim_ascii_start(), 10)?;
+            area.shared = area.shared.saturating_add(size);
+            return Some(());
+        }
         b"ProtectionKey" => {
             area.protection_key = Some(scan::decimal(value.trim_ascii())?);
             return Some(());

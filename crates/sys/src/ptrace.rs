@@ -70,12 +70,12 @@ pub fn resume_to_system_call(tid: i32, signal: i32) -> Result<()> {
     request(libc::PTRACE_SYSCALL, tid, 0, signal as usize).map(drop)
 }
 
-/// Executes one instruction.
+/// Executes one instruction, delivering `signal` (0 for none) first.
 ///
 /// # Errors
 /// As [`resume`].
-pub fn single_step(tid: i32) -> Result<()> {
-    request(libc::PTRACE_SINGLESTEP, tid, 0, 0).map(drop)
+pub fn single_step(tid: i32, signal: i32) -> Result<()> {
+    request(libc::PTRACE_SINGLESTEP, tid, 0, signal as usize).map(drop)
 }
 
 /// Ends tracing of a stopped tracee and lets it run, delivering `signal` (0 for none).

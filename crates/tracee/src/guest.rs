@@ -30,32 +30,85 @@ pub struct Guest {
     caught: u64,
 }
 
-/// Finds room for the guest's code among a process' mappings: executable, private, not writable, with enough zero bytes at the
-/// end of the last page. The vDSO nearly always has it.
-///
-/// # Errors
-/// [`Error::Unexpected`] when no mapping has room.
-pub fn find_room(pid: i32, areas: &[Area]) -> Result<u64> {
-    let needed = arch::guest_code().len() as u64;
+/// Bytes between two places for guest code.
+fn stride() -> usize {
+    arch::guest_code().len().next_multiple_of(16)
+}
+
+/// The last page of an area, with the places for guest code in it.
+struct Page {
+    address: u64,
+    bytes: [u8; PAGE_SIZE as usize],
+}
+
+impl Page {
+    fn read(pid: i32, area: &Area) -> Option<Self> {
+        let mut page = Self { address: area.end - PAGE_SIZE, bytes: [0; PAGE_SIZE as usize] };
+        read_exact(pid, RemotePtr::new(page.address), &mut page.bytes).ok()?;
+        Some(page)
+    }
+
+    fn is_guest(&self, offset: usize) -> bool {
+        self.bytes[offset..].starts_with(arch::GUEST_MAGIC)
+    }
+
+    /// Offsets of all places after the image's own last byte and a gap: zeros right after it may belong to it.
+    fn places(&self) -> impl Iterator<Item = usize> + '_ {
+        let first_guest = (0..self.bytes.len() - 16).step_by(16).find(|&offset| self.is_guest(offset));
+        let image = &self.bytes[..first_guest.unwrap_or(self.bytes.len())];
+        let used = image.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        let start = (used + 32).next_multiple_of(16);
+        let start = first_guest.map_or(start, |guest| start.min(guest));
+        (start..).step_by(stride()).take_while(|offset| offset + stride() <= self.bytes.len())
+    }
+}
+
+/// Mappings that can take guest code: executable, private, not writable; the vDSO first.
+fn candidates(areas: &[Area]) -> Vec<&Area> {
     let fits = |area: &&Area| {
         let usable = matches!(area.name, AreaName::Vdso | AreaName::File { .. });
         usable && area.permissions.execute && !area.permissions.write && !area.permissions.shared
     };
     let mut candidates: Vec<&Area> = areas.iter().filter(fits).collect();
     candidates.sort_by_key(|area| !matches!(area.name, AreaName::Vdso));
-    for area in candidates {
-        let mut page = [0_u8; PAGE_SIZE as usize];
-        if read_exact(pid, RemotePtr::new(area.end - PAGE_SIZE), &mut page).is_err() {
-            continue;
+    candidates
+}
+
+/// Finds room for the guest's code among a process' mappings: unused bytes after the image in the last page. What a killed
+/// tracer has left behind is used again only when there is no other place: a signal handler may still return to it.
+///
+/// # Errors
+/// [`Error::Unexpected`] when no mapping has room.
+pub fn find_room(pid: i32, areas: &[Area]) -> Result<u64> {
+    let mut left_behind = None;
+    for area in candidates(areas) {
+        let Some(page) = Page::read(pid, area) else { continue };
+        for offset in page.places() {
+            let place = &page.bytes[offset..offset + stride()];
+            if place.iter().all(|&byte| byte == 0) {
+                return Ok(page.address + offset as u64);
+            }
+            if page.is_guest(offset) && left_behind.is_none() {
+                left_behind = Some(page.address + offset as u64);
+            }
         }
-        let used = page.iter().rposition(|&byte| byte != 0).map_or(0, |last| last as u64 + 1);
-        // A gap of zeros after the image's last byte: those may belong to it.
-        let start = (used + 32).next_multiple_of(16);
-        if start + needed <= PAGE_SIZE {
-            return Ok(area.end - PAGE_SIZE + start);
+        if matches!(area.name, AreaName::Vdso) && left_behind.is_some() {
+            break;
         }
     }
-    Err(Error::Unexpected(pid, "no mapping of it has room for the code that asks it about itself".into()))
+    left_behind.ok_or_else(|| {
+        Error::Unexpected(pid, "no mapping of it has room for the code that asks it about itself".into())
+    })
+}
+
+/// Address ranges of guest code in the vDSO that killed tracers have left behind. A task in there is on its way home.
+pub fn left_behind(pid: i32, areas: &[Area]) -> Vec<std::ops::Range<u64>> {
+    let Some(vdso) = areas.iter().find(|area| matches!(area.name, AreaName::Vdso)) else { return Vec::new() };
+    let Some(page) = Page::read(pid, vdso) else { return Vec::new() };
+    page.places()
+        .filter(|&offset| page.is_guest(offset))
+        .map(|offset| page.address + offset as u64..page.address + (offset + stride()) as u64)
+        .collect()
 }
 
 impl Guest {
@@ -73,9 +126,9 @@ impl Guest {
         let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
         let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
         let arguments = [0, REGION, protection, flags, u64::MAX, 0];
-        let registers = task.registers().about_to_call(room, libc::SYS_mmap as u64, arguments);
+        let registers = task.registers().about_to_call(room + arch::guest_boot(), libc::SYS_mmap as u64, arguments);
         guest.send_off(task, &registers, !0)?;
-        let region = guest.until_call_returns(task, room + 2)?;
+        let region = guest.until_call_returns(task, room + arch::guest_boot() + 2)?;
         if region > u64::MAX - 4095 {
             guest.bring_back(task)?;
             let error = std::io::Error::from_raw_os_error(-(region as i64) as i32);

@@ -14,7 +14,7 @@ mod memory;
 mod stub;
 mod task;
 
-pub use guest::{Guest, find_room};
+pub use guest::{Guest, find_room, left_behind};
 pub use list::{Argument, BufferId, CallId, CallList, Outcomes};
 pub use memory::{read_exact, write_all};
 pub use stub::Stub;

@@ -43,6 +43,11 @@ impl Stub {
         arch::stub_executable(self.base, self.data)
     }
 
+    /// Address of its code.
+    pub fn code(&self) -> u64 {
+        self.base + arch::STUB_CODE_OFFSET
+    }
+
     /// Address of the call instruction that lists use.
     pub fn call_instruction(&self) -> u64 {
         self.base + arch::STUB_CODE_OFFSET + arch::stub_call()

@@ -52,14 +52,15 @@ impl Running {
         at(self.tid, "stopping it", ptrace::interrupt(self.tid))
     }
 
-    /// Waits until it stands still at a stop that [`Running::interrupt`] asked for, letting it pass signals and events on the way.
+    /// Waits until it stands still at a stop that [`Running::interrupt`] asked for, letting it pass signals and events on the way;
+    /// gives also the ids of tasks that it bore meanwhile, which the kernel has attached to us.
     ///
     /// # Errors
     /// [`Error::Gone`]; [`Error::Unstoppable`] when `limit` is over.
-    pub fn stopped(mut self, limit: Duration) -> Result<Stopped> {
+    pub fn stopped(mut self, limit: Duration) -> Result<(Stopped, Vec<i32>)> {
         let tid = self.tid;
-        let stop = match until_event_stop(tid, limit) {
-            Ok(stop) => stop,
+        let (stop, births) = match until_event_stop(tid, limit) {
+            Ok(reached) => reached,
             Err(error) => {
                 self.ours = !matches!(error, Error::Gone(_));
                 return Err(error);
@@ -68,12 +69,13 @@ impl Running {
         let registers = at(tid, "reading its registers", ptrace::registers(tid))?;
         let mask = at(tid, "reading its signal mask", ptrace::signal_mask(tid))?;
         self.ours = false;
-        Ok(Stopped { tid, registers, mask, stop, held: Vec::new(), ours: true })
+        Ok((Stopped { tid, registers, mask, stop, held: Vec::new(), ours: true }, births))
     }
 }
 
 /// Waits for the stop of an interrupt; signals that arrive before are delivered, events passed.
-fn until_event_stop(tid: i32, limit: Duration) -> Result<Stop> {
+fn until_event_stop(tid: i32, limit: Duration) -> Result<(Stop, Vec<i32>)> {
+    let mut births = Vec::new();
     let start = Instant::now();
     let mut pause = Duration::from_micros(5);
     loop {
@@ -91,9 +93,16 @@ fn until_event_stop(tid: i32, limit: Duration) -> Result<Stop> {
             continue;
         };
         match status {
-            wait::Status::Stopped { event: EVENT_STOP, signal: libc::SIGTRAP } => return Ok(Stop::Trap),
-            wait::Status::Stopped { event: EVENT_STOP, signal } => return Ok(Stop::Group(signal)),
+            wait::Status::Stopped { event: EVENT_STOP, signal: libc::SIGTRAP } => return Ok((Stop::Trap, births)),
+            wait::Status::Stopped { event: EVENT_STOP, signal } => return Ok((Stop::Group(signal), births)),
             wait::Status::Stopped { event: 0, signal } => at(tid, "passing a signal", ptrace::resume(tid, signal))?,
+            wait::Status::Stopped {
+                event: libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE,
+                ..
+            } => {
+                births.push(at(tid, "learning of a new task", ptrace::event_message(tid))? as i32);
+                at(tid, "passing an event", ptrace::resume(tid, 0))?;
+            }
             wait::Status::Stopped { .. } => at(tid, "passing an event", ptrace::resume(tid, 0))?,
             wait::Status::Exited(_) | wait::Status::Killed(..) => return Err(Error::Gone(tid)),
             wait::Status::Continued => {}
@@ -150,21 +159,23 @@ impl Stopped {
         self.held.push(signal);
     }
 
-    /// Executes single instructions until `arrived` says so of the registers; at most `limit` of them.
+    /// Executes single instructions until `arrived` says so of the registers; at most `limit` of them. Signals are delivered.
     ///
     /// # Errors
     /// [`Error::Gone`]; [`Error::Unexpected`] when the limit is reached.
     pub fn step_until(&mut self, limit: usize, arrived: impl Fn(&Registers) -> bool) -> Result<()> {
+        let mut signal = 0;
         for _ in 0..limit {
-            if arrived(&self.registers) {
+            if signal == 0 && arrived(&self.registers) {
+                self.mask = at(self.tid, "reading its signal mask", ptrace::signal_mask(self.tid))?;
                 return Ok(());
             }
-            at(self.tid, "stepping", ptrace::single_step(self.tid))?;
-            match at(self.tid, "waiting for it", wait::wait_for(self.tid))? {
-                wait::Status::Stopped { event: 0, signal } if signal != libc::SIGTRAP => self.held.push(signal),
-                wait::Status::Stopped { .. } => {}
+            at(self.tid, "stepping", ptrace::single_step(self.tid, signal))?;
+            signal = match at(self.tid, "waiting for it", wait::wait_for(self.tid))? {
+                wait::Status::Stopped { event: 0, signal } if signal != libc::SIGTRAP => signal,
+                wait::Status::Stopped { .. } => 0,
                 _ => return Err(Error::Gone(self.tid)),
-            }
+            };
             self.registers = at(self.tid, "reading its registers", ptrace::registers(self.tid))?;
         }
         Err(Error::Unexpected(self.tid, format!("it did not leave its place within {limit} instructions")))

@@ -177,6 +177,8 @@ global_asm!(
     ".pushsection .rodata.cryonaut,\"a\"",
     ".balign 16",
     "cryonaut_guest_start:",
+    "    .ascii \"CRYONAUT guest 1\"",
+    "cryonaut_guest_boot:",
     "    syscall",
     "    mov rdi, rax",
     "    jmp 4f",
@@ -267,6 +269,7 @@ global_asm!(
 
 unsafe extern "C" {
     static cryonaut_guest_start: u8;
+    static cryonaut_guest_boot: u8;
     static cryonaut_guest_run: u8;
     static cryonaut_guest_stopped: u8;
     static cryonaut_guest_unmapped: u8;
@@ -285,6 +288,14 @@ fn blob(start: *const u8, end: *const u8) -> &'static [u8] {
 /// The code of a guest: what runs call lists in a live tracee.
 pub fn guest_code() -> &'static [u8] {
     blob(&raw const cryonaut_guest_start, &raw const cryonaut_guest_end)
+}
+
+/// What [`guest_code`] begins with, in every version: so that what a killed tracer left behind is known as such.
+pub const GUEST_MAGIC: &[u8; 15] = b"CRYONAUT guest ";
+
+/// Offset of the entry that makes a single system call.
+pub fn guest_boot() -> u64 {
+    (&raw const cryonaut_guest_boot) as u64 - (&raw const cryonaut_guest_start) as u64
 }
 
 /// Offset of the entry that runs a call list.

@@ -10,7 +10,7 @@ use cryonaut_sys::{PAGE_SIZE, arch};
 use cryonaut_tracee::CallList;
 
 use super::record::{AreaRecord, Backing};
-use crate::collect::PageRange;
+use crate::collect::{Access, PageRange};
 use crate::error::Attempt;
 use crate::freeze::FrozenProcess;
 use crate::{Error, Result};
@@ -56,14 +56,33 @@ pub fn private_pages(process: &FrozenProcess, areas: &mut [AreaRecord]) -> Resul
                         end: to,
                         recorded: from,
                         zero: if private_file { ZeroPages::Record } else { ZeroPages::Omit },
-                        readable: area.protection & libc::PROT_READ as u32 != 0,
+                        access: if area.protection & libc::PROT_READ as u32 == 0 || private_file { Access::File } else { Access::Pinned },
                     });
                 }
                 start = to;
             }
         })?;
     }
-    Ok(ranges)
+    protect_sharing(process, ranges)
+}
+
+/// Has pages that other processes map too read in the way that leaves them shared.
+fn protect_sharing(process: &FrozenProcess, ranges: Vec<PageRange>) -> Result<Vec<PageRange>> {
+    let mut checked = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        let index = process.areas.partition_point(|area| area.area.end <= range.start);
+        let shared = process.areas.get(index).is_none_or(|area| area.shared > 0);
+        if range.access == Access::File || !shared {
+            checked.push(range);
+            continue;
+        }
+        for (index, entry) in process.directory.pagemap(range.start, range.end)?.into_iter().enumerate() {
+            let start = range.start + index as u64 * PAGE_SIZE;
+            let access = if entry.present() && entry.exclusive() { Access::Pinned } else { Access::File };
+            push_range(&mut checked, &PageRange { access, ..range }, start, start + PAGE_SIZE);
+        }
+    }
+    Ok(checked)
 }
 
 /// Calls `found(start, end, is file page)` for runs of pages that are present or in swap, the zero page left out.
@@ -107,12 +126,14 @@ fn runs(
 /// When the process has ended.
 pub fn shared_pages(process: &mut FrozenProcess, area: &AreaRecord, swapped: bool) -> Result<Vec<PageRange>> {
     let readable = area.protection & libc::PROT_READ as u32 != 0;
+    // Shared memory is nobody's private copy: pinning it copies nothing.
+    let access = if readable { Access::Pinned } else { Access::File };
     let whole = |start: u64, end: u64| PageRange {
         start,
         end,
         recorded: start - area.start + area.offset,
         zero: ZeroPages::Omit,
-        readable,
+        access,
     };
     if swapped {
         // mincore does not see what is in swap: read all of it, zero pages drop out.
@@ -188,7 +209,7 @@ pub fn same_pages(
 
 fn push_range(into: &mut Vec<PageRange>, like: &PageRange, start: u64, end: u64) {
     match into.last_mut() {
-        Some(last) if last.end == start && last.zero == like.zero && last.readable == like.readable => last.end = end,
+        Some(last) if last.end == start && last.zero == like.zero && last.access == like.access => last.end = end,
         _ => into.push(PageRange { start, end, recorded: start, ..*like }),
     }
 }
@@ -230,12 +251,8 @@ pub fn vdso(process: &FrozenProcess, areas: &[AreaRecord]) -> Result<Option<Vec<
     let mut content = vec![0; area.length() as usize];
     process.read(area.start, &mut content)?;
     // The code that asks the process about itself may sit in its unused tail.
-    let code = arch::guest_code();
-    let used = content.len() - content.iter().rev().take_while(|&&byte| byte == 0).count();
-    if let Some(at) = content.windows(32).position(|window| window == &code[..32]) {
+    if let Some(at) = content.windows(arch::GUEST_MAGIC.len()).position(|window| window == arch::GUEST_MAGIC) {
         content.truncate(at);
-    } else {
-        content.truncate(used);
     }
     let end = content.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     content.truncate(end);
