@@ -1,0 +1,30 @@
+//! What the tests of the `cryo` command stand on: users, directories, processes that are watched and always cleaned
+//! up, victims compiled when they are first needed, and the command itself run with a time-out.
+//!
+//! A test is a call of [`test`] with a closure over a [`Scene`]. It fails with a text that contains everything a
+//! reader needs: what the program under test printed, what each `cryo` said, and how the processes stood.
+//! What this machine or user cannot show is skipped with a printed reason, and counted.
+//!
+//! | Environment variable | Means |
+//! |---|---|
+//! | `CRYO_BIN` | the `cryo` to test; otherwise the one built beside the tests |
+//! | `CRYONAUT_SKIPS` | a file to which every skipped test appends one line |
+//! | `CRYONAUT_KEEP` | set: the directories of failed tests are kept, and named |
+//! | `CRYONAUT_SEED` | the seed of random times, printed by every test that has them |
+
+#![forbid(unsafe_code)]
+
+pub mod checksum;
+pub mod outcome;
+pub mod place;
+pub mod processes;
+pub mod program;
+pub mod random;
+pub mod scene;
+pub mod victim;
+
+pub use outcome::{Outcome, Stop, failed, skip, test};
+pub use program::Program;
+pub use random::Random;
+pub use scene::{CryoCall, CryoResult, Running, Scene, User};
+pub use victim::{Mode, Victim};

@@ -1,0 +1,237 @@
+//! Victims: what to start, and the ways in which each is put to the test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::outcome::{Outcome, failed, skip};
+use crate::processes;
+use crate::program::Program;
+use crate::scene::{LIMIT, Running, Scene, User, describe_status};
+
+/// Between READY and a checkpoint: time to enter the call that the victim waits in.
+const SETTLE: Duration = Duration::from_millis(15);
+
+/// The status with which a victim says that it cannot show its behaviour here.
+const SKIPPED: i32 = 77;
+
+/// What happens to a victim between READY and its being let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing: the victim itself is right.
+    Plain,
+    /// Checkpointed three times and left running.
+    Continued,
+    /// Checkpointed, killed, restarted.
+    Restarted,
+    /// Checkpointed, killed, restarted; and all of it a second time.
+    Twice,
+    /// Started by `cryo run` under a name, checkpointed by that name, killed, restarted.
+    Named,
+}
+
+/// One victim of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Victim {
+    source: &'static str,
+    arguments: &'static [&'static str],
+    options: &'static [&'static str],
+    only: Option<User>,
+}
+
+impl Victim {
+    /// The victim compiled from SOURCE.c.
+    #[must_use]
+    pub const fn new(source: &'static str) -> Self {
+        Self {
+            source,
+            arguments: &[],
+            options: &[],
+            only: None,
+        }
+    }
+
+    /// With these arguments.
+    #[must_use]
+    pub const fn arguments(mut self, arguments: &'static [&'static str]) -> Self {
+        self.arguments = arguments;
+        self
+    }
+
+    /// With these additional compiler options.
+    #[must_use]
+    pub const fn options(mut self, options: &'static [&'static str]) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// For this user only; the other is skipped silently, as a case that does not exist.
+    #[must_use]
+    pub const fn only(mut self, user: User) -> Self {
+        self.only = Some(user);
+        self
+    }
+
+    /// The name of its source.
+    #[must_use]
+    pub fn source(&self) -> &'static str {
+        self.source
+    }
+
+    /// Starts it, does to it what the mode says, lets it go, and expects it to find everything as it was.
+    pub fn run(&self, scene: &Scene, mode: Mode) -> Outcome {
+        if self.only.is_some_and(|only| only != scene.user()) {
+            return Ok(());
+        }
+        let program = Program::victim(self.source, self.options)?.arguments(self.arguments);
+        let job = if mode == Mode::Named {
+            start_named(scene, &program)?
+        } else {
+            scene.start("victim", &program)?
+        };
+        await_ready(scene, &job)?;
+        match mode {
+            Mode::Plain => finish(scene, &job, &job),
+            Mode::Continued => {
+                for number in 1..=3 {
+                    let image = scene.file(format!("image.{number}"));
+                    checkpoint(scene, &job.pid().to_string(), &image, "--leave-running")?;
+                }
+                finish(scene, &job, &job)
+            }
+            Mode::Restarted => {
+                let life = generation(scene, &job, &job.pid().to_string(), 1)?;
+                finish(scene, &job, &life.running)
+            }
+            Mode::Named => {
+                let life = generation(scene, &job, &job_name(), 1)?;
+                finish(scene, &job, &life.running)
+            }
+            Mode::Twice => {
+                let first = generation(scene, &job, &job.pid().to_string(), 1)?;
+                std::thread::sleep(SETTLE);
+                let second = generation(scene, &first.running, &first.pid.to_string(), 2)?;
+                finish(scene, &job, &second.running)
+            }
+        }
+    }
+}
+
+/// A name that no other test uses at the same time.
+fn job_name() -> String {
+    format!("victim-{}", std::process::id())
+}
+
+fn start_named(scene: &Scene, program: &Program) -> Outcome<Running> {
+    let mut call = scene
+        .cryo(["run", "--name", &job_name(), "--"])
+        .arguments([&program.path])
+        .arguments(&program.arguments);
+    for (name, value) in &program.environment {
+        call = call.variable(&name.to_string_lossy(), value);
+    }
+    call.start("victim")
+}
+
+/// Waits until a victim is ready; a victim that cannot show its behaviour skips the test.
+fn await_ready(scene: &Scene, job: &Running) -> Outcome {
+    let ready = scene.wait_for("READY", LIMIT, || {
+        let output = job.output();
+        if output.contains("READY\n") {
+            Some(Ok(()))
+        } else {
+            job.ended().map(|status| Err((status, output)))
+        }
+    })?;
+    match ready {
+        Ok(()) => {
+            std::thread::sleep(SETTLE);
+            Ok(())
+        }
+        Err((status, output)) if status.code() == Some(SKIPPED) => {
+            skip(output.trim().trim_start_matches("SKIP: "))
+        }
+        Err((status, _)) => failed(format!(
+            "the victim was never ready: {}",
+            describe_status(status)
+        )),
+    }
+}
+
+/// Checkpoints a target into an image and expects that to succeed.
+pub fn checkpoint(scene: &Scene, target: &str, image: &Path, afterwards: &str) -> Outcome {
+    scene
+        .cryo(["checkpoint", target, "-o"])
+        .arguments([image])
+        .arguments([afterwards])
+        .run()?
+        .success()?;
+    if image.exists() {
+        Ok(())
+    } else {
+        failed(format!("{} was not written", image.display()))
+    }
+}
+
+/// A restarted job.
+#[derive(Debug)]
+pub struct Life {
+    /// The `cryo restart` that holds it.
+    pub running: Running,
+    /// The pid of its first process, as this side sees it.
+    pub pid: i32,
+}
+
+/// Restarts an image in the foreground and waits until the job runs.
+pub fn restart(scene: &Scene, image: &Path, label: &str) -> Outcome<Life> {
+    let pid_path: PathBuf = scene.file(format!("{label}.pid"));
+    // A pid left by an earlier life of the same label would be taken for this one's.
+    let _ = fs::remove_file(&pid_path);
+    let running = scene
+        .cryo(["restart"])
+        .arguments([image])
+        .arguments([Path::new("--pidfile"), &pid_path])
+        .start(label)?;
+    let started = scene.wait_for("the restarted job's pid file", LIMIT, || {
+        let text = fs::read_to_string(&pid_path).unwrap_or_default();
+        match text.trim().parse() {
+            Ok(pid) if text.ends_with('\n') || !text.is_empty() => Some(Ok(pid)),
+            _ => running.ended().map(Err),
+        }
+    })?;
+    match started {
+        Ok(pid) => Ok(Life { running, pid }),
+        Err(status) => failed(format!("cryo restart {}", describe_status(status))),
+    }
+}
+
+/// One generation: checkpoint with --kill, see everything gone, restart.
+pub fn generation(scene: &Scene, holder: &Running, target: &str, number: u32) -> Outcome<Life> {
+    let image = scene.file(format!("image.{number}"));
+    let mut family = processes::descendants(holder.pid());
+    family.push(holder.pid());
+    checkpoint(scene, target, &image, "--kill")?;
+    scene.wait(holder)?;
+    scene.wait_for_disappearance(&family)?;
+    restart(scene, &image, &format!("restart.{number}"))
+}
+
+/// Lets the victim go on and expects it to say OK and end with 0.
+fn finish(scene: &Scene, job: &Running, holder: &Running) -> Outcome {
+    scene.go()?;
+    let status = scene.wait(holder)?;
+    let output = job.output();
+    if status.code() == Some(SKIPPED) {
+        return skip(output.trim());
+    }
+    if output.contains("WRONG") || output.contains("BROKEN") {
+        return failed(output.trim());
+    }
+    if !status.success() {
+        return failed(format!("the victim {}", describe_status(status)));
+    }
+    if output != "READY\nOK\n" {
+        return failed(format!("the victim's output is {output:?}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! `cryo` killed with SIGKILL at random instants of checkpoints never hurts the job, and no earlier image.
+//!
+//! `CRYONAUT_KILL_ROUNDS` says how many instants (50 each as root and as an ordinary user, unless said).
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cryonaut_suite::scene::describe_status;
+use cryonaut_suite::victim::checkpoint;
+use cryonaut_suite::{Outcome, Program, Random, Running, Scene, User, failed, processes, test};
+use rustix::process::Signal;
+
+/// About how long one torture victim computes without a checkpoint.
+const SECONDS: &str = "4";
+const LIMIT: Duration = Duration::from_secs(100);
+
+fn rounds() -> u32 {
+    std::env::var("CRYONAUT_KILL_ROUNDS").map_or(50, |text| text.parse().expect("a number"))
+}
+
+/// The digest line of a run that nothing disturbed.
+fn undisturbed(scene: &Scene) -> Outcome<String> {
+    let job = scene.start(
+        "reference",
+        &Program::victim("torture", &[])?.argument(SECONDS),
+    )?;
+    let status = scene.wait_within(&job, LIMIT)?;
+    if !status.success() {
+        return failed(format!("the undisturbed run {}", describe_status(status)));
+    }
+    Ok(job.output())
+}
+
+/// How long one checkpoint of the victim takes here.
+fn checkpoint_time(scene: &Scene, job: &Running, image: &Path) -> Outcome<Duration> {
+    let start = Instant::now();
+    for _ in 0..3 {
+        checkpoint(scene, &job.pid().to_string(), image, "--leave-running")?;
+    }
+    Ok(start.elapsed() / 3)
+}
+
+/// Kills one checkpoint after a random time; whether that was before its end.
+fn kill_one(
+    scene: &Scene,
+    random: &mut Random,
+    job: &Running,
+    target: &Path,
+    usual: Duration,
+) -> Outcome<bool> {
+    let mut command = scene
+        .cryo(["checkpoint", &job.pid().to_string(), "-o"])
+        .arguments([target])
+        .command();
+    let mut child = command
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()?;
+    std::thread::sleep(random.between(Duration::ZERO, usual * 5 / 4));
+    processes::signal(child.id() as i32, Signal::KILL);
+    let status = child.wait()?;
+    Ok(status.code().is_none())
+}
+
+/// No task of the job may be left stopped or traced.
+fn expect_free(job: &Running) -> Outcome {
+    let mut family = processes::descendants(job.pid());
+    family.push(job.pid());
+    for pid in family {
+        for task in fs::read_dir(format!("/proc/{pid}/task"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            let tracer = status
+                .lines()
+                .find_map(|line| line.strip_prefix("TracerPid:"));
+            if tracer.is_some_and(|tracer| tracer.trim() != "0") {
+                return failed(format!("{} is still traced", task.path().display()));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn kill_anytime(scene: &Scene) -> Outcome {
+    let mut random = Random::new();
+    let wanted = undisturbed(scene)?;
+    let (mut killed, mut finished, mut jobs) = (0, 0, 0);
+    while killed < rounds() {
+        jobs += 1;
+        let job = scene.start(
+            &format!("job.{jobs}"),
+            &Program::victim("torture", &[])?.argument(SECONDS),
+        )?;
+        scene.wait_for("READY", LIMIT, || {
+            job.output().contains("READY").then_some(())
+        })?;
+        let earlier = scene.file("earlier");
+        let usual = checkpoint_time(scene, &job, &earlier)?;
+        let mut before = fs::read(&earlier)?;
+        while killed < rounds() && job.ended().is_none() {
+            // Every second time the earlier image is the one to be replaced.
+            let target = if killed % 2 == 0 {
+                earlier.clone()
+            } else {
+                scene.file("fresh")
+            };
+            if kill_one(scene, &mut random, &job, &target, usual)? {
+                killed += 1;
+            } else {
+                finished += 1;
+            }
+            // Replaced as a whole or not at all.
+            let after = fs::read(&earlier)?;
+            if after != before {
+                scene
+                    .cryo(["verify"])
+                    .arguments([&earlier])
+                    .run()?
+                    .success()?;
+                before = after;
+            }
+            // A tracer's end is seen by its tracees at once, but the reader of /proc may be earlier.
+            std::thread::sleep(Duration::from_millis(2));
+            if job.ended().is_none() {
+                expect_free(&job)?;
+            }
+        }
+        let status = scene.wait_within(&job, LIMIT)?;
+        if !status.success() || job.output() != wanted {
+            return failed(format!(
+                "after {killed} kills the job {}, wrote {:?} instead of {wanted:?}",
+                describe_status(status),
+                job.output()
+            ));
+        }
+    }
+    scene.note(format!(
+        "{killed} checkpoints killed, {finished} finished first, {jobs} jobs"
+    ));
+    println!("{killed} checkpoints killed, {finished} finished first, {jobs} jobs");
+    Ok(())
+}
+
+#[test]
+fn root() {
+    test("kill_anytime::root", User::Root, kill_anytime);
+}
+
+#[test]
+fn user() {
+    test("kill_anytime::user", User::Ordinary, kill_anytime);
+}

@@ -1,0 +1,312 @@
+//! Real programs, interrupted at random times, must write byte for byte what they write when left alone.
+//!
+//! - *generations*: checkpointed, killed and restarted three times in a row;
+//! - *named*: the same, started by `cryo run` and checkpointed by name;
+//! - *older*: checkpointed and left running, killed later by something else, then restarted from the older image, twice.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use cryonaut_suite::scene::describe_status;
+use cryonaut_suite::victim::{checkpoint, generation, restart};
+use cryonaut_suite::{
+    Outcome, Program, Random, Running, Scene, User, failed, place, processes, skip, test,
+};
+use rustix::process::Signal;
+
+/// How long an uninterrupted run may take on a busy machine.
+const LIMIT: Duration = Duration::from_secs(100);
+
+/// One program and the files that it leaves.
+struct Subject {
+    program: fn() -> Outcome<Program>,
+    results: &'static [&'static str],
+}
+
+static SUBJECTS: [(&str, Subject); 6] = [
+    (
+        "numpy",
+        Subject {
+            program: numpy,
+            results: &[],
+        },
+    ),
+    (
+        "pipeline",
+        Subject {
+            program: pipeline,
+            results: &["result.gz"],
+        },
+    ),
+    (
+        "lammps",
+        Subject {
+            program: lammps,
+            results: &["final.dump"],
+        },
+    ),
+    (
+        "r",
+        Subject {
+            program: r,
+            results: &["state.bin"],
+        },
+    ),
+    (
+        "static_c",
+        Subject {
+            program: static_c,
+            results: &[],
+        },
+    ),
+    (
+        "rust_threads",
+        Subject {
+            program: rust_threads,
+            results: &[],
+        },
+    ),
+];
+
+fn numpy() -> Outcome<Program> {
+    let python = Program::installed("python3")?;
+    let probe = std::process::Command::new(&python.path)
+        .args(["-c", "import numpy, scipy"])
+        .output()?;
+    if !probe.status.success() {
+        return skip("python3 has no numpy and scipy; run cargo xtask setup");
+    }
+    Ok(python
+        .argument(readable("algebra.py")?)
+        .arguments(["60", "400"])
+        .variable("OPENBLAS_NUM_THREADS", "2")
+        .variable("PYTHONDONTWRITEBYTECODE", "1"))
+}
+
+fn pipeline() -> Outcome<Program> {
+    Program::installed("gawk")?;
+    Ok(Program::installed("bash")?
+        .argument(readable("pipeline.sh")?)
+        .argument("60000"))
+}
+
+fn lammps() -> Outcome<Program> {
+    let variables = [
+        "-var",
+        "n",
+        "1500",
+        "-var",
+        "out",
+        "final.dump",
+        "-log",
+        "run.log",
+        "-screen",
+        "none",
+    ];
+    Ok(Program::installed("lmp")?
+        .argument("-in")
+        .argument(readable("melt.lammps")?)
+        .arguments(variables)
+        .variable("OMP_NUM_THREADS", "1"))
+}
+
+fn r() -> Outcome<Program> {
+    Ok(Program::installed("Rscript")?
+        .argument(readable("bootstrap.R")?)
+        .argument("5000"))
+}
+
+fn static_c() -> Outcome<Program> {
+    Ok(Program::victim("torture", &["-static"])?.argument("4"))
+}
+
+fn rust_threads() -> Outcome<Program> {
+    let sources = [place::programs().join("many_threads.rs")];
+    let compiler = ["rustc", "--edition", "2024", "-O"];
+    let path = place::compile("many_threads", &compiler, &sources)?;
+    Ok(Program::at(path).arguments(["300", "400"]))
+}
+
+/// A copy of one of the suite's programs that every user can read.
+fn readable(name: &str) -> Outcome<PathBuf> {
+    place::publish(&place::programs().join(name))
+}
+
+/// What a run left: its output, then its files.
+fn results(scene: &Scene, job: &Running, subject: &Subject) -> Outcome<Vec<Vec<u8>>> {
+    let mut all = vec![fs::read(job.out_path())?];
+    for name in subject.results {
+        match fs::read(scene.work(name)) {
+            Ok(bytes) => all.push(bytes),
+            Err(error) => return failed(format!("the program left no {name}: {error}")),
+        }
+    }
+    Ok(all)
+}
+
+/// The uninterrupted run: what it leaves, and how long it takes.
+fn reference(scene: &Scene, subject: &Subject) -> Outcome<(Vec<Vec<u8>>, Duration)> {
+    let start = Instant::now();
+    let job = scene.start("reference", &(subject.program)()?)?;
+    let status = scene.wait_within(&job, LIMIT)?;
+    if !status.success() {
+        return failed(format!("the uninterrupted run {}", describe_status(status)));
+    }
+    let took = start.elapsed();
+    let wanted = results(scene, &job, subject)?;
+    for name in subject.results {
+        fs::remove_file(scene.work(name))?;
+    }
+    scene.note(format!("uninterrupted: {} ms", took.as_millis()));
+    Ok((wanted, took))
+}
+
+fn expect_same(scene: &Scene, job: &Running, subject: &Subject, wanted: &[Vec<u8>]) -> Outcome {
+    let found = results(scene, job, subject)?;
+    for (index, (wanted, found)) in wanted.iter().zip(&found).enumerate() {
+        if wanted != found {
+            let place = wanted
+                .iter()
+                .zip(found)
+                .position(|(one, other)| one != other);
+            let what = if index == 0 {
+                "standard output"
+            } else {
+                subject.results[index - 1]
+            };
+            return failed(format!(
+                "{what} differs from the uninterrupted run's: {} bytes instead of {}, first difference at {:?}",
+                found.len(),
+                wanted.len(),
+                place.unwrap_or(wanted.len().min(found.len()))
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Lets a job run for a random share of the uninterrupted run's time; whether it still runs then.
+fn run_on(random: &mut Random, job: &Running, took: Duration, low: u32, high: u32) -> bool {
+    let pause = random.between(took * low / 100, took * high / 100);
+    std::thread::sleep(pause);
+    job.ended().is_none()
+}
+
+fn finish(scene: &Scene, holder: &Running) -> Outcome {
+    let status = scene.wait_within(holder, LIMIT)?;
+    if status.success() {
+        Ok(())
+    } else {
+        failed(format!("the interrupted run {}", describe_status(status)))
+    }
+}
+
+/// Three generations; `target` is how the first is checkpointed.
+fn go_through_generations(
+    scene: &Scene,
+    job: Running,
+    target: &str,
+    subject: &Subject,
+    wanted: &[Vec<u8>],
+    took: Duration,
+) -> Outcome {
+    let mut random = Random::new();
+    let out = job.out_path().to_owned();
+    let mut target = target.to_owned();
+    let mut lives = vec![job];
+    for number in 1..=3 {
+        let holder = &lives[lives.len() - 1];
+        if !run_on(&mut random, holder, took, 5, 22) {
+            break;
+        }
+        let life = generation(scene, holder, &target, number)?;
+        target = life.pid.to_string();
+        lives.push(life.running);
+    }
+    if lives.len() < 2 {
+        return failed("the program ended before its first checkpoint");
+    }
+    finish(scene, &lives[lives.len() - 1])?;
+    scene.note(format!(
+        "{} generations; output in {}",
+        lives.len() - 1,
+        out.display()
+    ));
+    expect_same(scene, &lives[0], subject, wanted)
+}
+
+fn generations(scene: &Scene, subject: &Subject) -> Outcome {
+    let (wanted, took) = reference(scene, subject)?;
+    let job = scene.start("job", &(subject.program)()?)?;
+    let target = job.pid().to_string();
+    go_through_generations(scene, job, &target, subject, &wanted, took)
+}
+
+fn named(scene: &Scene, subject: &Subject) -> Outcome {
+    let (wanted, took) = reference(scene, subject)?;
+    let program = (subject.program)()?;
+    let name = format!("program-{}", std::process::id());
+    let mut call = scene
+        .cryo(["run", "--name", &name, "--"])
+        .arguments([&program.path])
+        .arguments(&program.arguments);
+    for (name, value) in &program.environment {
+        call = call.variable(&name.to_string_lossy(), value);
+    }
+    let job = call.start("job")?;
+    go_through_generations(scene, job, &name, subject, &wanted, took)
+}
+
+fn older(scene: &Scene, subject: &Subject) -> Outcome {
+    let (wanted, took) = reference(scene, subject)?;
+    let mut random = Random::new();
+    let job = scene.start("job", &(subject.program)()?)?;
+    if !run_on(&mut random, &job, took, 10, 50) {
+        return failed("the program ended before its checkpoint");
+    }
+    let image = scene.file("older");
+    checkpoint(scene, &job.pid().to_string(), &image, "--leave-running")?;
+    run_on(&mut random, &job, took, 10, 30);
+    let mut family = processes::descendants(job.pid());
+    family.push(job.pid());
+    for pid in &family {
+        processes::signal(*pid, Signal::KILL);
+    }
+    scene.wait(&job)?;
+    scene.wait_for_disappearance(&family)?;
+    for number in 1..=2 {
+        let life = restart(scene, &image, &format!("restart.{number}"))?;
+        finish(scene, &life.running)?;
+        expect_same(scene, &job, subject, &wanted)?;
+    }
+    Ok(())
+}
+
+fn subject(name: &str) -> &'static Subject {
+    &SUBJECTS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .expect("a known program")
+        .1
+}
+
+/// For each program the tests of both users.
+macro_rules! programs {
+    ($($name:ident),*) => {
+        $(mod $name {
+            use super::*;
+            programs!(@tests $name root_generations Root generations, root_older Root older,
+                user_generations Ordinary generations, user_named Ordinary named, user_older Ordinary older);
+        })*
+    };
+    (@tests $name:ident $($test:ident $user:ident $scenario:ident),*) => {
+        $(#[test]
+        fn $test() {
+            let name = concat!(stringify!($name), "::", stringify!($test));
+            test(name, User::$user, |scene| $scenario(scene, subject(stringify!($name))));
+        })*
+    };
+}
+
+programs!(numpy, pipeline, lammps, r, static_c, rust_threads);

@@ -1,0 +1,186 @@
+//! Every victim, in every mode, as root and as an ordinary user.
+
+use cryonaut_suite::{Mode, User, Victim, test};
+
+/// For each `name => victim` the tests `name::root_plain`, `name::user_restarted` and so on.
+macro_rules! victims {
+    ($($name:ident => $victim:expr;)*) => {
+        /// The sources that the table uses.
+        const SOURCES: &[&str] = &[$(stringify!($name)),*];
+        const VICTIMS: &[Victim] = &[$($victim),*];
+        $(mod $name {
+            use super::*;
+            const VICTIM: Victim = $victim;
+            victims!(@tests $name
+                root_plain Root Plain, root_continued Root Continued, root_restarted Root Restarted,
+                root_twice Root Twice, root_named Root Named,
+                user_plain Ordinary Plain, user_continued Ordinary Continued, user_restarted Ordinary Restarted,
+                user_twice Ordinary Twice, user_named Ordinary Named);
+        })*
+    };
+    (@tests $name:ident $($test:ident $user:ident $mode:ident),*) => {
+        $(#[test]
+        fn $test() {
+            let name = concat!(stringify!($name), "::", stringify!($test));
+            test(name, User::$user, |scene| VICTIM.run(scene, Mode::$mode));
+        })*
+    };
+}
+
+/// Options of a build without shared libraries.
+const STATIC: &[&str] = &["-static"];
+/// Options of a build without any library.
+const BARE: &[&str] = &[
+    "-static",
+    "-nostdlib",
+    "-fno-stack-protector",
+    "-fno-builtin",
+];
+
+victims! {
+    mem_private => Victim::new("mem_private");
+    mem_shared_anonymous => Victim::new("mem_shared_anonymous");
+    mem_shared_twice => Victim::new("mem_shared_twice");
+    mem_fork_cow => Victim::new("mem_fork_cow");
+    mem_fork_sharing => Victim::new("mem_fork_sharing");
+    mem_file_private => Victim::new("mem_file_private");
+    mem_file_shared => Victim::new("mem_file_shared");
+    mem_protections => Victim::new("mem_protections");
+    mem_advice => Victim::new("mem_advice");
+    mem_lock => Victim::new("mem_lock");
+    mem_brk => Victim::new("mem_brk");
+    mem_stack => Victim::new("mem_stack");
+    mem_many_mappings => Victim::new("mem_many_mappings");
+    mem_huge_reservation => Victim::new("mem_huge_reservation");
+    mem_dontneed => Victim::new("mem_dontneed");
+    mem_huge_pages => Victim::new("mem_huge_pages");
+    mem_vdso => Victim::new("mem_vdso");
+    mem_guard => Victim::new("mem_guard");
+    mem_large => Victim::new("mem_large");
+    mem_moved => Victim::new("mem_moved");
+
+    threads_100 => Victim::new("threads").arguments(&["100"]);
+    threads_1000 => Victim::new("threads").arguments(&["1000"]);
+    thread_robust => Victim::new("thread_robust");
+    thread_names => Victim::new("thread_names");
+    thread_altstack => Victim::new("thread_altstack");
+    thread_masks => Victim::new("thread_masks");
+    thread_affinity => Victim::new("thread_affinity");
+    thread_policy => Victim::new("thread_policy");
+    thread_registers => Victim::new("thread_registers");
+    thread_registers_calls => Victim::new("thread_registers").arguments(&["calls"]);
+    thread_segments => Victim::new("thread_segments");
+    thread_rseq => Victim::new("thread_rseq");
+    thread_join => Victim::new("thread_join");
+    thread_leader_ended => Victim::new("thread_leader_ended");
+    thread_private_state => Victim::new("thread_private_state");
+
+    signal_actions => Victim::new("signal_actions");
+    signal_pending => Victim::new("signal_pending");
+    signal_fd => Victim::new("signal_fd");
+    signal_in_handler => Victim::new("signal_in_handler");
+    signal_exchange => Victim::new("signal_exchange");
+
+    timer_intervals => Victim::new("timer_intervals");
+    timer_alarm => Victim::new("timer_alarm");
+    timer_posix => Victim::new("timer_posix");
+    timer_overrun => Victim::new("timer_overrun");
+    timer_fd => Victim::new("timer_fd");
+    timer_clocks => Victim::new("timer_clocks");
+
+    blocking_nanosleep => Victim::new("blocking").arguments(&["nanosleep"]);
+    blocking_clock_nanosleep => Victim::new("blocking").arguments(&["clock_nanosleep"]);
+    blocking_clock_nanosleep_absolute => Victim::new("blocking").arguments(&["clock_nanosleep_absolute"]);
+    blocking_clock_nanosleep_realtime => Victim::new("blocking").arguments(&["clock_nanosleep_realtime"]);
+    blocking_poll => Victim::new("blocking").arguments(&["poll"]);
+    blocking_poll_nothing => Victim::new("blocking").arguments(&["poll_nothing"]);
+    blocking_ppoll => Victim::new("blocking").arguments(&["ppoll"]);
+    blocking_select => Victim::new("blocking").arguments(&["select"]);
+    blocking_pselect => Victim::new("blocking").arguments(&["pselect"]);
+    blocking_epoll_wait => Victim::new("blocking").arguments(&["epoll_wait"]);
+    blocking_epoll_pwait => Victim::new("blocking").arguments(&["epoll_pwait"]);
+    blocking_futex => Victim::new("blocking").arguments(&["futex"]);
+    blocking_futex_absolute => Victim::new("blocking").arguments(&["futex_absolute"]);
+    blocking_condition => Victim::new("blocking").arguments(&["condition"]);
+    blocking_sigtimedwait => Victim::new("blocking").arguments(&["sigtimedwait"]);
+    blocking_timerfd => Victim::new("blocking").arguments(&["timerfd"]);
+    blocking_read => Victim::new("blocking").arguments(&["read"]);
+    blocking_write => Victim::new("blocking").arguments(&["write"]);
+    blocking_poll_forever => Victim::new("blocking").arguments(&["poll_forever"]);
+    blocking_select_forever => Victim::new("blocking").arguments(&["select_forever"]);
+    blocking_epoll_forever => Victim::new("blocking").arguments(&["epoll_forever"]);
+    blocking_futex_forever => Victim::new("blocking").arguments(&["futex_forever"]);
+    blocking_pause => Victim::new("blocking").arguments(&["pause"]);
+    blocking_sigsuspend => Victim::new("blocking").arguments(&["sigsuspend"]);
+    blocking_sigwaitinfo => Victim::new("blocking").arguments(&["sigwaitinfo"]);
+    blocking_signalfd => Victim::new("blocking").arguments(&["signalfd"]);
+    blocking_eventfd => Victim::new("blocking").arguments(&["eventfd"]);
+    blocking_open_fifo => Victim::new("blocking").arguments(&["open_fifo"]);
+    blocking_waitpid => Victim::new("blocking").arguments(&["waitpid"]);
+    blocking_waitid => Victim::new("blocking").arguments(&["waitid"]);
+    blocking_join => Victim::new("blocking").arguments(&["join"]);
+
+    file_offsets => Victim::new("file_offsets");
+    file_shared_offset => Victim::new("file_shared_offset");
+    file_append => Victim::new("file_append");
+    file_directory => Victim::new("file_directory");
+    file_devices => Victim::new("file_devices");
+    file_many => Victim::new("file_many");
+    file_no_stdio => Victim::new("file_no_stdio");
+    pipe_data => Victim::new("pipe_data");
+    pipe_half_open => Victim::new("pipe_half_open");
+    pipe_stream => Victim::new("pipe_stream");
+    pipe_fifo => Victim::new("pipe_fifo");
+    eventfd => Victim::new("eventfd");
+    epoll => Victim::new("epoll");
+    epoll_shared => Victim::new("epoll_shared");
+    fs_context => Victim::new("fs_context");
+    fs_root => Victim::new("fs_root").only(User::Root);
+
+    task_tree => Victim::new("task_tree");
+    task_groups => Victim::new("task_groups");
+    task_sessions => Victim::new("task_sessions");
+    task_zombies => Victim::new("task_zombies");
+    task_stopped => Victim::new("task_stopped");
+    task_stopped_threads => Victim::new("task_stopped_threads");
+    task_identity => Victim::new("task_identity");
+    task_programs => Victim::new("task_programs");
+    task_credentials => Victim::new("task_credentials");
+    task_limits => Victim::new("task_limits");
+    task_settings => Victim::new("task_settings");
+    task_orphans => Victim::new("task_orphans");
+    task_parent_death => Victim::new("task_parent_death");
+    task_many => Victim::new("task_many");
+
+    static_bare => Victim::new("static_bare").options(BARE);
+    static_threads => Victim::new("threads").arguments(&["20"]).options(STATIC);
+    static_memory => Victim::new("mem_private").options(STATIC);
+    static_identity => Victim::new("task_identity").options(STATIC);
+    static_heap => Victim::new("mem_brk").options(STATIC);
+    fixed_address => Victim::new("mem_brk").options(&["-no-pie"]);
+}
+
+/// Sources that other tests use.
+const ELSEWHERE: &[&str] = &["torture", "heartbeat"];
+
+#[test]
+fn every_source_is_in_the_table() {
+    let mut missing = Vec::new();
+    for entry in
+        std::fs::read_dir(cryonaut_suite::place::victims()).expect("the victims' directory")
+    {
+        let name = entry
+            .expect("an entry")
+            .file_name()
+            .into_string()
+            .expect("a plain name");
+        if let Some(source) = name.strip_suffix(".c")
+            && !VICTIMS.iter().any(|victim| victim.source() == source)
+            && !ELSEWHERE.contains(&source)
+        {
+            missing.push(name);
+        }
+    }
+    assert!(missing.is_empty(), "no test runs {missing:?}");
+    assert_eq!(SOURCES.len(), VICTIMS.len());
+}
