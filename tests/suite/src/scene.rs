@@ -476,6 +476,7 @@ impl CryoResult {
         match self.status.code() {
             None => failed(format!("{}: {}", self.what, describe_status(self.status))),
             Some(0) => failed(format!("{}: succeeded, but should not have", self.what)),
+            Some(1) => failed(format!("{}: ended as something unexpected", self.what)),
             Some(101) => failed(format!("{}: panicked", self.what)),
             Some(_) if text.contains("panicked at") => failed(format!("{}: panicked", self.what)),
             Some(_) if text.trim().is_empty() => failed(format!("{}: gave no reason", self.what)),
@@ -487,6 +488,25 @@ impl CryoResult {
             }
             Some(_) => Ok(self),
         }
+    }
+}
+
+impl CryoResult {
+    /// As [`CryoResult::refusal`], with one of these exit statuses.
+    pub fn refusal_with(self, codes: &[i32], words: &[&str]) -> Outcome<Self> {
+        let result = self.refusal(words)?;
+        if result
+            .status
+            .code()
+            .is_some_and(|code| codes.contains(&code))
+        {
+            return Ok(result);
+        }
+        failed(format!(
+            "{}: {}, expected one of {codes:?}",
+            result.what,
+            describe_status(result.status)
+        ))
     }
 }
 

@@ -219,7 +219,7 @@ fn damaged_image(scene: &Scene) -> Outcome {
             .cryo(["verify"])
             .arguments([&changed])
             .run()?
-            .refusal(&[])?;
+            .refusal_with(&[5], &[])?;
         let mut flipped = bytes.clone();
         flipped[place] ^= 1 << (round % 8);
         scene.write(&changed, &flipped)?;
@@ -227,7 +227,7 @@ fn damaged_image(scene: &Scene) -> Outcome {
             .cryo(["verify"])
             .arguments([&changed])
             .run()?
-            .refusal(&[])?;
+            .refusal_with(&[5], &[])?;
         if round % 6 == 0 {
             refuse_restart(scene, &changed, &[], &[])?;
         }
@@ -295,7 +295,12 @@ fn usage(scene: &Scene) -> Outcome {
         vec!["restart", "image", "--pids", "some"],
         vec!["run", "--name", "a name/with a slash", "--", "true"],
     ] {
-        scene.cryo(arguments).run()?.refusal(&[])?;
+        let codes: &[i32] = if arguments[0] == "run" || arguments[0] == "restart" {
+            &[2, 125]
+        } else {
+            &[2]
+        };
+        scene.cryo(arguments).run()?.refusal_with(codes, &[])?;
     }
     if scene.work("refused").exists() {
         return failed("a wrong command line wrote an image");

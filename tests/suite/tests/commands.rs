@@ -1,6 +1,10 @@
 //! The commands that only tell: check, show, verify, list, doctor, and demo; for people and as JSON.
 
 use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Stdio;
 
 use cryonaut_suite::scene::LIMIT;
 use cryonaut_suite::victim::{checkpoint, restart};
@@ -60,8 +64,6 @@ fn tell(scene: &Scene) -> Outcome {
     scene.wait(&job)?;
     Ok(())
 }
-
-use std::os::unix::fs::PermissionsExt;
 
 fn look_around(scene: &Scene) -> Outcome {
     scene.cryo(["doctor"]).run()?;
@@ -154,14 +156,10 @@ fn side_by_side(scene: &Scene) -> Outcome {
     let mut lives = Vec::new();
     for number in 1..=2 {
         let label = format!("life.{number}");
-        let (out, _) = scene.output_file(&format!("{label}.job"))?;
         let pid_path = scene.file(format!("{label}.pid"));
         let running = scene
-            .cryo(["restart", "--pids", "namespace", "--stdout"])
-            .arguments([&out])
-            .arguments(["--pidfile"])
-            .arguments([&pid_path])
-            .arguments([&image])
+            .cryo(["restart", "--pids", "namespace", "--pidfile"])
+            .arguments([&pid_path, &image])
             .start(&label)?;
         scene.wait_for("the restarted job", LIMIT, || {
             fs::read_to_string(&pid_path)
@@ -169,17 +167,58 @@ fn side_by_side(scene: &Scene) -> Outcome {
                 .filter(|text| !text.is_empty())
                 .or(running.ended().map(|_| String::new()))
         })?;
-        lives.push((running, out));
+        lives.push(running);
     }
     scene.go()?;
-    for (running, out) in lives {
+    for running in lives {
         let status = scene.wait(&running)?;
-        let text = fs::read_to_string(out)?;
-        if !status.success() || !text.contains("OK\n") {
-            return failed(format!("a life of two: {text:?}"));
+        if !status.success() {
+            return failed("a life of two failed");
         }
     }
-    Ok(())
+    // Both append to the one file that the image names.
+    if job.output() == "READY\nOK\nOK\n" {
+        return Ok(());
+    }
+    failed(format!("two lives wrote {:?}", job.output()))
+}
+
+/// A program whose output is a pipe of somebody outside writes to a file afterwards, or to where `cryo restart` does.
+fn outside_output(scene: &Scene) -> Outcome {
+    let program = Program::victim("mem_private", &[])?;
+    let mut command = scene.command(Path::new("/usr/bin/setsid"));
+    command.arg(&program.path);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let mut reader = child.stdout.take().expect("piped");
+    let mut ready = [0; 6];
+    reader.read_exact(&mut ready)?;
+    let image = scene.file("image");
+    checkpoint(scene, &child.id().to_string(), &image, "--kill")?;
+    child.wait()?;
+    scene.go()?;
+    let file = scene.file("restarted.out");
+    scene.write(&file, "")?;
+    scene
+        .cryo(["restart", "--stdout"])
+        .arguments([&file, &image])
+        .run()?
+        .success()?;
+    let text = fs::read_to_string(&file)?;
+    if text != "OK\n" {
+        return failed(format!("the file given by --stdout holds {text:?}"));
+    }
+    let inherited = scene
+        .cryo(["restart"])
+        .arguments([&image])
+        .run()?
+        .success()?;
+    if inherited.stdout.ends_with("OK\n") {
+        return Ok(());
+    }
+    failed(format!("cryo restart passed {:?} on", inherited.stdout))
 }
 
 /// `--detach` ends at once; the pid file holds a pid that can be used.
@@ -278,6 +317,7 @@ both!(
     named_jobs,
     exit_statuses,
     side_by_side,
+    outside_output,
     detached,
     streamed,
     demo
