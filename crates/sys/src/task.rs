@@ -219,3 +219,48 @@ pub fn clock(clock: i32) -> Result<i128> {
     check(i64::from(unsafe { libc::clock_gettime(clock, &raw mut time) }))?;
     Ok(i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec))
 }
+
+/// The core scheduling cookie of task `tid`; 0 when it has none (prctl(2), PR_SCHED_CORE_GET). Needs ptrace access.
+///
+/// # Errors
+/// EINVAL without CONFIG_SCHED_CORE (Linux 5.14); ENODEV without simultaneous multithreading; EPERM, ESRCH.
+pub fn core_scheduling_cookie(tid: i32) -> Result<u64> {
+    const PR_SCHED_CORE: i32 = 62;
+    const PR_SCHED_CORE_GET: libc::c_ulong = 0;
+    const PR_SCHED_CORE_SCOPE_THREAD: libc::c_ulong = 0;
+    let tid = tid as libc::c_ulong;
+    let mut cookie = 0_u64;
+    // SAFETY: the command stores eight bytes at the address given, which outlives the call.
+    check(i64::from(unsafe {
+        libc::prctl(PR_SCHED_CORE, PR_SCHED_CORE_GET, tid, PR_SCHED_CORE_SCOPE_THREAD, &raw mut cookie)
+    }))?;
+    Ok(cookie)
+}
+
+/// The caller's secure bits (capabilities(7), "The securebits flags").
+///
+/// # Errors
+/// None known.
+pub fn secure_bits() -> Result<u32> {
+    // SAFETY: no pointers are passed.
+    check(i64::from(unsafe { libc::prctl(libc::PR_GET_SECUREBITS) })).map(|bits| bits as u32)
+}
+
+/// Whether timer_create(2) can be told which id to give (prctl PR_TIMER_CREATE_RESTORE_IDS, Linux 6.15). Asks only.
+pub fn may_choose_timer_ids() -> bool {
+    const PR_TIMER_CREATE_RESTORE_IDS: libc::c_int = 77;
+    const GET: libc::c_ulong = 2;
+    // SAFETY: no pointers are passed.
+    let answer = unsafe { libc::prctl(PR_TIMER_CREATE_RESTORE_IDS, GET, 0_u64, 0_u64, 0_u64) };
+    answer >= 0
+}
+
+/// The process that last changed semaphore `number` of System V set `set` (semctl(2), GETPID); 0 when it lies outside of the
+/// caller's pid namespace or nobody has.
+///
+/// # Errors
+/// EACCES, EINVAL, EIDRM.
+pub fn last_semaphore_user(set: i32, number: i32) -> Result<i32> {
+    // SAFETY: the command takes no fourth argument.
+    check(i64::from(unsafe { libc::semctl(set, number, libc::GETPID) })).map(|pid| pid as i32)
+}
