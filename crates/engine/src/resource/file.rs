@@ -1,0 +1,484 @@
+//! Descriptors: the tables of processes, and the open file descriptions behind them, each stored once however many slots
+//! share it (dup(2), fork(2), SCM_RIGHTS).
+//!
+//! The kernel shows them in /proc/PID/fd and /proc/PID/fdinfo; kcmp(2) tells which slots share a description. What is behind
+//! them is one file each under `file/`, of the shape of [`DescriptorKind`]: exactly one kind claims a descriptor, and what none
+//! claims is refused with a reason. At a restart every object is made in this process, passed into the job, and let go here.
+//! Not preserved: file locks, leases and the addressees of SIGIO (refused), access times.
+
+mod device;
+mod directory;
+mod epoll;
+mod eventfd;
+mod facts;
+mod fifo;
+mod pipe;
+mod place;
+mod refused;
+mod regular;
+mod signalfd;
+mod standard;
+mod terminal;
+mod timerfd;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::LazyLock;
+
+use cryonaut_image::{Kind, Record, RecordSet};
+use cryonaut_sys::task::{self, Compare};
+use cryonaut_sys::descriptor;
+
+use crate::collect::Collection;
+use crate::error::Attempt;
+use crate::freeze::Frozen;
+use crate::host::Host;
+use crate::plan::{Action, Plan, Stage};
+use crate::rebuild::{CloseOnExec, Rebuild};
+use crate::resource::{Level, Resource, Support};
+use crate::target::Target;
+use crate::{Error, Refusals, Result};
+
+pub use facts::{Description, FdFacts, Ids, Job, Owner, Peer, Place, Slot};
+
+/// Setting the soft and hard limit on descriptor numbers (RLIMIT_NOFILE).
+const LIMIT: u32 = libc::RLIMIT_NOFILE;
+/// Numbers above the job's own that are used while descriptors are put in their places.
+const ROOM: i32 = 512;
+/// From its channel's number on, where a descriptor that only rebuilding needs is put.
+const SPARE: i32 = 400;
+/// Flags that fcntl(F_SETFL) sets.
+const SETTABLE: i32 = libc::O_APPEND | libc::O_NONBLOCK | libc::O_DIRECT;
+
+/// A kind of descriptor, with everything `cryo` knows about it: of the shape of [`Resource`].
+pub trait DescriptorKind: Sync {
+    /// The kinds of records that it writes and reads.
+    fn kinds(&self) -> &'static [Kind];
+    /// Its lines in SUPPORT.md.
+    fn support(&self) -> &'static [Support];
+    /// Whether a descriptor is of this kind.
+    fn claims(&self, facts: &FdFacts) -> bool;
+    /// Finds what cannot be saved of a description that it claims, reading only.
+    fn inspect(&self, description: &Description, job: &Job<'_>, refusals: &mut Refusals);
+    /// Saves the descriptions that it claims.
+    ///
+    /// # Errors
+    /// When their state cannot be read.
+    fn collect(&self, descriptions: &[&Description], job: &Job<'_>, collection: &mut Collection) -> Result<()>;
+    /// Plans the steps that rebuild them; creates nothing.
+    ///
+    /// # Errors
+    /// When its records are damaged.
+    fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()>;
+}
+
+/// Every kind of descriptor.
+static KINDS: &[&dyn DescriptorKind] = &[
+    &regular::RegularFiles,
+    &directory::Directories,
+    &place::Places,
+    &device::Devices,
+    &pipe::Pipes,
+    &fifo::Fifos,
+    &eventfd::EventCounters,
+    &timerfd::Timers,
+    &signalfd::SignalReaders,
+    &epoll::Epolls,
+    &terminal::Terminals,
+    &standard::StandardStreams,
+];
+
+/// The descriptors of one process.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DescriptorTable {
+    /// The process (its pid in its own namespace).
+    #[prost(int32, tag = "1")]
+    pub process: i32,
+    /// Its slots, by number.
+    #[prost(message, repeated, tag = "2")]
+    pub slots: Vec<SlotRecord>,
+}
+
+/// One slot of a [`DescriptorTable`].
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct SlotRecord {
+    /// The descriptor's number.
+    #[prost(int32, tag = "1")]
+    pub number: i32,
+    /// The open file description behind it.
+    #[prost(uint64, tag = "2")]
+    pub object: u64,
+    /// Whether it closes at exec (FD_CLOEXEC).
+    #[prost(bool, tag = "3")]
+    pub close_on_exec: bool,
+}
+
+impl Record for DescriptorTable {
+    const KIND: Kind = Kind { name: "file.table", version: 1 };
+}
+
+/// The resource.
+pub struct Files;
+
+impl Resource for Files {
+    fn name(&self) -> &'static str {
+        "descriptors"
+    }
+
+    fn kinds(&self) -> &'static [Kind] {
+        static ALL: LazyLock<Vec<Kind>> = LazyLock::new(|| {
+            let kinds = KINDS.iter().flat_map(|kind| kind.kinds().iter().copied());
+            std::iter::once(DescriptorTable::KIND).chain(kinds).collect()
+        });
+        &ALL
+    }
+
+    fn support(&self) -> &'static [Support] {
+        static ALL: LazyLock<Vec<Support>> = LazyLock::new(|| {
+            let kinds = KINDS.iter().flat_map(|kind| kind.support().iter().copied());
+            SUPPORT.iter().copied().chain(kinds).chain(refused::SUPPORT.iter().copied()).collect()
+        });
+        &ALL
+    }
+
+    fn inspect(&self, target: &Target, refusals: &mut Refusals) {
+        match Job::running(target) {
+            Ok(job) => {
+                inspect_job(&job, refusals);
+                for description in &job.descriptions {
+                    refused::inspect_owner(description, &job, refusals);
+                }
+            }
+            Err(error) => refusals.add_for_job(
+                "descriptors",
+                format!("they cannot be read: {error}"),
+                "only the owner of a process or root may checkpoint it",
+            ),
+        }
+    }
+
+    fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
+        let job = Job::frozen(frozen)?;
+        let mut refusals = Refusals::default();
+        inspect_job(&job, &mut refusals);
+        refusals.into_result()?;
+        let mut tables: Vec<DescriptorTable> = job
+            .owners
+            .iter()
+            .map(|owner| DescriptorTable { process: owner.inner, slots: Vec::new() })
+            .collect();
+        for description in &job.descriptions {
+            for slot in &description.slots {
+                tables[slot.owner].slots.push(SlotRecord {
+                    number: slot.number,
+                    object: description.object,
+                    close_on_exec: slot.close_on_exec,
+                });
+            }
+        }
+        for table in &mut tables {
+            table.slots.sort_unstable_by_key(|slot| slot.number);
+            collection.put(table)?;
+        }
+        for kind in KINDS {
+            let claimed: Vec<&Description> =
+                job.descriptions.iter().filter(|description| kind.claims(&description.facts)).collect();
+            kind.collect(&claimed, &job, collection)?;
+        }
+        Ok(())
+    }
+
+    fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
+        let tables = records.all::<DescriptorTable>()?;
+        let highest = free_number(records)?;
+        let hard = task::limit(0, LIMIT).attempt(|| "reading the limit on descriptors".into())?.hard;
+        if (highest + ROOM) as u64 > hard {
+            plan.refusals.add_for_job(
+                format!("descriptor numbers up to {}", highest - 1),
+                format!("the limit on descriptors here is {hard}, and {ROOM} more are needed on the way"),
+                format!("raise the hard limit (ulimit -Hn) to {} or more", highest + ROOM),
+            );
+        }
+        plan.step(Stage::Objects, 0, RaiseLimit);
+        for kind in KINDS {
+            kind.plan(records, host, plan)?;
+        }
+        let replaceable = terminal::objects(records)?;
+        for table in tables {
+            let replaceable = replaceable.clone();
+            plan.step(Stage::Descriptors, table.process, GiveDescriptors { table, replaceable });
+        }
+        plan.step(Stage::Restrict, 0, DropObjects);
+        Ok(())
+    }
+}
+
+/// What stands in the way, apart from what only a copy of a descriptor tells.
+fn inspect_job(job: &Job<'_>, refusals: &mut Refusals) {
+    inspect_tables(job, refusals);
+    for description in &job.descriptions {
+        if refused::inspect_common(description, job, refusals) {
+            continue;
+        }
+        match KINDS.iter().find(|kind| kind.claims(&description.facts)) {
+            Some(kind) => kind.inspect(description, job, refusals),
+            None => refused::refuse(description, job, refusals),
+        }
+    }
+}
+
+/// Tables that several processes share, and threads that have their own, cannot be rebuilt.
+fn inspect_tables(job: &Job<'_>, refusals: &mut Refusals) {
+    for owner in &job.owners {
+        let own = |thread: &&i32| {
+            **thread != owner.pid
+                && task::compare(Compare::Descriptors, (owner.pid, 0), (**thread, 0))
+                    .is_ok_and(|order| order != std::cmp::Ordering::Equal)
+        };
+        if let Some(thread) = owner.threads.iter().find(own) {
+            refusals.add(
+                owner.label(),
+                format!("thread {thread}"),
+                "it has a descriptor table of its own (unshare or clone without CLONE_FILES)",
+                "have the program keep one table for all its threads",
+            );
+        }
+    }
+    let tables = facts::group(vec![(); job.owners.len()], |first, second| {
+        let pid = |index: usize| (job.owners[index].pid, 0);
+        // A process that has gone shares nothing.
+        Ok(task::compare(Compare::Descriptors, pid(first), pid(second)).unwrap_or(std::cmp::Ordering::Less))
+    });
+    for shared in tables.unwrap_or_default().iter().filter(|members| members.len() > 1) {
+        let (first, second) = (&job.owners[shared[0]], &job.owners[shared[1]]);
+        refusals.add(
+            second.label(),
+            "its descriptor table",
+            format!("it shares it with process {} (clone with CLONE_FILES)", first.pid),
+            "wait until one of them has ended or called exec",
+        );
+    }
+}
+
+/// A descriptor number above all that any process of the image uses; at least 64.
+///
+/// # Errors
+/// When the records are damaged.
+pub fn free_number(records: &RecordSet) -> Result<i32> {
+    /// No kernel allows more (NR_OPEN); also keeps sums from overflowing.
+    const MOST: i32 = 1 << 30;
+    let tables = records.all::<DescriptorTable>()?;
+    let highest = tables.iter().flat_map(|table| &table.slots).map(|slot| slot.number).max().unwrap_or(0);
+    if highest >= MOST || tables.iter().flat_map(|table| &table.slots).any(|slot| slot.number < 0) {
+        return Err(Error::Failed("the image is damaged: it has an impossible descriptor number".into()));
+    }
+    Ok((highest + 1).max(64))
+}
+
+/// Which process first has each description, for messages: object to (process, number).
+pub(crate) fn holders(records: &RecordSet) -> Result<BTreeMap<u64, (i32, i32)>> {
+    let mut holders = BTreeMap::new();
+    for table in records.all::<DescriptorTable>()? {
+        for slot in table.slots {
+            holders.entry(slot.object).or_insert((table.process, slot.number));
+        }
+    }
+    Ok(holders)
+}
+
+/// Options for opening a file with saved flags: what only matters when a file is made is left out.
+pub(crate) fn options(flags: u32) -> OpenOptions {
+    let mut flags = flags as i32;
+    // O_TMPFILE has O_DIRECTORY in it, and the file has a name by now.
+    if flags & libc::O_TMPFILE == libc::O_TMPFILE {
+        flags &= !libc::O_TMPFILE;
+    }
+    let access = flags & libc::O_ACCMODE;
+    let made = libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_CLOEXEC | libc::O_ACCMODE;
+    let mut options = File::options();
+    options.read(access != libc::O_WRONLY).write(access != libc::O_RDONLY);
+    options.custom_flags(flags & !made | libc::O_NOCTTY);
+    options
+}
+
+/// Another description of the file behind a descriptor of ours.
+pub(crate) fn reopen(fd: BorrowedFd<'_>, flags: u32) -> std::io::Result<OwnedFd> {
+    options(flags).open(format!("/proc/self/fd/{}", fd.as_raw_fd())).map(OwnedFd::from)
+}
+
+/// Sets the flags of a description that can be changed after it was made.
+pub(crate) fn set_flags(fd: BorrowedFd<'_>, flags: u32) -> std::io::Result<()> {
+    descriptor::control(fd, libc::F_SETFL, i64::from(flags as i32 & SETTABLE)).map(drop)
+}
+
+/// A path as the standard library takes it.
+pub(crate) fn path_of(bytes: &[u8]) -> &std::path::Path {
+    std::path::Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(bytes))
+}
+
+/// A number of things, in words.
+pub(crate) struct Count(pub usize, pub &'static str);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}{}", self.0, self.1, if self.0 == 1 { "" } else { "s" })
+    }
+}
+
+/// The object that a record calls by this number.
+pub(crate) fn object<'a>(rebuild: &'a Rebuild<'_>, number: u64) -> Result<BorrowedFd<'a>> {
+    let found = rebuild.objects.get(&number).map(AsFd::as_fd);
+    found.ok_or_else(|| Error::Failed(format!("the image is damaged: descriptor object {number} is missing")))
+}
+
+/// Lets this process hold all objects of the job.
+struct RaiseLimit;
+
+impl fmt::Display for RaiseLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "raise the limit on descriptors of cryo itself")
+    }
+}
+
+impl Action for RaiseLimit {
+    fn perform(&self, _rebuild: &mut Rebuild<'_>) -> Result<()> {
+        raise_limit(0)
+    }
+}
+
+/// Raises the soft limit on descriptors of a process (0: this one) to the hard one.
+fn raise_limit(pid: i32) -> Result<()> {
+    let limit = task::limit(pid, LIMIT).attempt(|| "reading the limit on descriptors".into())?;
+    if limit.soft == limit.hard {
+        return Ok(());
+    }
+    let raised = task::Limit { soft: limit.hard, hard: limit.hard };
+    task::set_limit(pid, LIMIT, raised).attempt(|| "raising the limit on descriptors".into())
+}
+
+/// Fills the descriptor table of a process.
+struct GiveDescriptors {
+    table: DescriptorTable,
+    /// Objects that a standard stream of the restart replaces where one is given.
+    replaceable: BTreeSet<u64>,
+}
+
+impl fmt::Display for GiveDescriptors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "give it {}", Count(self.table.slots.len(), "descriptor"))
+    }
+}
+
+impl Action for GiveDescriptors {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        raise_limit(rebuild.built(self.table.process)?.pid)?;
+        let mut slots = Vec::with_capacity(self.table.slots.len());
+        for slot in &self.table.slots {
+            let given = usize::try_from(slot.number).ok().and_then(|number| rebuild.standard.get(number)?.as_ref());
+            let from = match given {
+                Some(given) if self.replaceable.contains(&slot.object) => given.as_fd(),
+                _ => object(rebuild, slot.object)?,
+            };
+            let close = if slot.close_on_exec { CloseOnExec::Yes } else { CloseOnExec::No };
+            slots.push((from, slot.number, close));
+        }
+        rebuild.give(self.table.process, &slots)
+    }
+}
+
+/// Lets go of all objects here: from now on only the job holds them, and the end of a pipe is the end.
+struct DropObjects;
+
+impl fmt::Display for DropObjects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "let go of the job's descriptors")
+    }
+}
+
+impl Action for DropObjects {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        rebuild.objects.clear();
+        rebuild.standard = [None, None, None];
+        Ok(())
+    }
+}
+
+const SUPPORT: &[Support] = &[
+    Support {
+        what: "Descriptor tables: numbers, close-on-exec, sharing by dup, fork and SCM_RIGHTS",
+        level: Level::Restored,
+        how: "each open file description is stored once and shared again; flags and positions belong to it",
+    },
+    Support {
+        what: "Descriptor tables shared between processes, threads with a table of their own",
+        level: Level::Refused,
+        how: "made by clone with CLONE_FILES or unshare; wait until the process has called exec",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host that is as good as any for plans of descriptors.
+    pub(super) fn host() -> Host {
+        Host::look(false, crate::host::Changed::Refuse).unwrap()
+    }
+
+    fn slot(number: i32, object: u64) -> SlotRecord {
+        SlotRecord { number, object, close_on_exec: number % 2 == 1 }
+    }
+
+    #[test]
+    fn a_table_comes_back_from_its_record() {
+        let mut records = RecordSet::new();
+        let table = DescriptorTable { process: 7, slots: vec![slot(0, 1), slot(3, 2)] };
+        records.push(&table).unwrap();
+        assert_eq!(records.all::<DescriptorTable>().unwrap(), [table]);
+        assert_eq!(holders(&records).unwrap()[&2], (7, 3));
+    }
+
+    #[test]
+    fn the_free_number_is_above_all_slots() {
+        let mut records = RecordSet::new();
+        assert_eq!(free_number(&records).unwrap(), 64);
+        records.push(&DescriptorTable { process: 7, slots: vec![slot(0, 1), slot(99, 2)] }).unwrap();
+        assert_eq!(free_number(&records).unwrap(), 100);
+        records.push(&DescriptorTable { process: 8, slots: vec![slot(-1, 1)] }).unwrap();
+        assert!(free_number(&records).is_err());
+    }
+
+    #[test]
+    fn a_plan_makes_objects_then_gives_them_then_lets_go() {
+        let mut records = RecordSet::new();
+        let slots = vec![slot(0, 1), slot(1, 2), slot(2, 2), slot(3, 3), slot(4, 4), slot(5, 5)];
+        records.push(&DescriptorTable { process: 7, slots }).unwrap();
+        let null = device::OpenDevice { object: 1, flags: 2, path: b"/dev/null".to_vec(), minor: 3 };
+        records.push(&null).unwrap();
+        records.push(&standard::StandardStream { object: 2, flags: 1, stream: 1 }).unwrap();
+        records.push(&eventfd::EventCounter { object: 3, ..Default::default() }).unwrap();
+        records.push(&timerfd::Timer { object: 4, clock: 1, remaining: 5, ..Default::default() }).unwrap();
+        let entry = epoll::Entry { target: 3, number: 3, events: 1, data: 2 };
+        records.push(&epoll::Epoll { object: 5, flags: 2, process: 7, entries: vec![entry] }).unwrap();
+        let mut plan = Plan::default();
+        Files.plan(&records, &host(), &mut plan).unwrap();
+        assert!(plan.refusals.list().is_empty());
+        let steps: Vec<String> = plan.ordered().unwrap().iter().map(ToString::to_string).collect();
+        let wanted = [
+            "Objects raise the limit on descriptors of cryo itself",
+            "Objects open device /dev/null",
+            "Objects make 1 eventfd",
+            "Objects make 1 timerfd",
+            "Objects make 1 epoll instance",
+            "Objects take the standard output of the restart",
+            "Descriptors [7] give it 6 descriptors",
+            "Attach set 1 timerfd",
+            "Attach [7] watch 1 descriptor by epoll 5",
+            "Restrict let go of the job's descriptors",
+        ];
+        assert_eq!(steps, wanted);
+    }
+}

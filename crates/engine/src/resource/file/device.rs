@@ -1,0 +1,147 @@
+//! Devices without a state of their own: /dev/null, zero, full, random, urandom, by reference.
+//!
+//! /proc/PID/fd shows the path, stat(2) the device number, which is what counts.
+
+use std::fmt;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
+use cryonaut_image::{Kind, Record, RecordSet};
+
+use super::facts::{Description, FdFacts, Job, Place};
+use super::{DescriptorKind, holders, options, path_of, set_flags};
+use crate::collect::Collection;
+use crate::error::Attempt;
+use crate::host::Host;
+use crate::plan::{Action, Plan, Stage};
+use crate::rebuild::Rebuild;
+use crate::resource::memory::printable;
+use crate::resource::{Level, Support};
+use crate::{Refusals, Result};
+
+/// The memory devices (Documentation/admin-guide/devices.txt, major 1) that remember nothing.
+const STATELESS: &[u32] = &[3, 5, 7, 8, 9];
+const MEMORY: u32 = 1;
+
+/// An open device.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OpenDevice {
+    /// Its number among the open file descriptions.
+    #[prost(uint64, tag = "1")]
+    pub object: u64,
+    /// `O_*` flags.
+    #[prost(uint32, tag = "2")]
+    pub flags: u32,
+    /// Its path, as the process sees it.
+    #[prost(bytes = "vec", tag = "3")]
+    pub path: Vec<u8>,
+    /// The device's minor number; its major number is 1.
+    #[prost(uint32, tag = "4")]
+    pub minor: u32,
+}
+
+impl Record for OpenDevice {
+    const KIND: Kind = Kind { name: "file.device", version: 1 };
+}
+
+/// The kind.
+pub(super) struct Devices;
+
+impl DescriptorKind for Devices {
+    fn kinds(&self) -> &'static [Kind] {
+        const { &[OpenDevice::KIND] }
+    }
+
+    fn support(&self) -> &'static [Support] {
+        SUPPORT
+    }
+
+    fn claims(&self, facts: &FdFacts) -> bool {
+        facts.file_type() == libc::S_IFCHR
+            && facts.node.0 == MEMORY
+            && STATELESS.contains(&facts.node.1)
+            && facts.place == Place::Leads
+            && !facts.is_place()
+    }
+
+    fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
+
+    fn collect(&self, descriptions: &[&Description], _job: &Job<'_>, collection: &mut Collection) -> Result<()> {
+        for description in descriptions {
+            let facts = &description.facts;
+            collection.put(&OpenDevice {
+                object: description.object,
+                flags: facts.flags(),
+                path: facts.link.clone(),
+                minor: facts.node.1,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn plan(&self, records: &RecordSet, _host: &Host, plan: &mut Plan) -> Result<()> {
+        let holders = holders(records)?;
+        for device in records.all::<OpenDevice>()? {
+            let is_it = std::fs::metadata(path_of(&device.path)).is_ok_and(|found| {
+                found.file_type().is_char_device() && found.rdev() == libc::makedev(MEMORY, device.minor)
+            });
+            if !is_it {
+                let (process, number) = holders.get(&device.object).copied().unwrap_or_default();
+                plan.refusals.add(
+                    (process, ""),
+                    format!("descriptor {number}, device {}", printable(&device.path)),
+                    format!("there is no device {MEMORY}:{} at this path", device.minor),
+                    "restart where /dev is complete",
+                );
+            }
+            plan.step(Stage::Objects, 0, Open { device });
+        }
+        Ok(())
+    }
+}
+
+struct Open {
+    device: OpenDevice,
+}
+
+impl fmt::Display for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "open device {}", printable(&self.device.path))
+    }
+}
+
+impl Action for Open {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        let what = || format!("opening {}", printable(&self.device.path));
+        let file = options(self.device.flags).open(path_of(&self.device.path)).attempt(what)?;
+        set_flags(file.as_fd(), self.device.flags).attempt(what)?;
+        rebuild.objects.insert(self.device.object, file.into());
+        Ok(())
+    }
+}
+
+const SUPPORT: &[Support] = &[
+    Support {
+        what: "/dev/null, /dev/zero, /dev/full, /dev/random, /dev/urandom",
+        level: Level::Restored,
+        how: "by reference",
+    },
+    Support {
+        what: "Other devices",
+        level: Level::Refused,
+        how: "their state is in the device or its driver; close them before the checkpoint",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_comes_back_from_its_record() {
+        let mut records = RecordSet::new();
+        let device = OpenDevice { object: 3, flags: 2, path: b"/dev/null".to_vec(), minor: 3 };
+        records.push(&device).unwrap();
+        assert_eq!(records.all::<OpenDevice>().unwrap(), [device]);
+    }
+}

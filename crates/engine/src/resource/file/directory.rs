@@ -1,0 +1,132 @@
+//! Open directories, by reference: path, flags, position.
+//!
+//! /proc/PID/fd shows the path, fdinfo flags and position. The position is the file system's own cookie; on the same file
+//! system it means the same entry. That entries have come and gone since is no change that matters to a program.
+
+use std::fmt;
+use std::path::Path;
+
+use cryonaut_image::{Kind, Record, RecordSet};
+
+use super::facts::{Description, FdFacts, Job, Place};
+use super::regular::{damaged, named_file, open_at};
+use super::{DescriptorKind, holders, options, path_of, refused};
+use crate::collect::Collection;
+use crate::host::Host;
+use crate::plan::{Action, Plan, Stage};
+use crate::rebuild::Rebuild;
+use crate::resource::memory::{FileIdentity, identity, printable};
+use crate::resource::{Level, Support};
+use crate::{Refusals, Result};
+
+/// An open directory.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OpenDirectory {
+    /// Its number among the open file descriptions.
+    #[prost(uint64, tag = "1")]
+    pub object: u64,
+    /// `O_*` flags.
+    #[prost(uint32, tag = "2")]
+    pub flags: u32,
+    /// Position: a cookie of the file system.
+    #[prost(uint64, tag = "3")]
+    pub position: u64,
+    /// The directory.
+    #[prost(message, optional, tag = "4")]
+    pub identity: Option<FileIdentity>,
+}
+
+impl Record for OpenDirectory {
+    const KIND: Kind = Kind { name: "file.directory", version: 1 };
+}
+
+/// The kind.
+pub(super) struct Directories;
+
+impl DescriptorKind for Directories {
+    fn kinds(&self) -> &'static [Kind] {
+        const { &[OpenDirectory::KIND] }
+    }
+
+    fn support(&self) -> &'static [Support] {
+        SUPPORT
+    }
+
+    fn claims(&self, facts: &FdFacts) -> bool {
+        facts.file_type() == libc::S_IFDIR
+            && facts.place == Place::Leads
+            && !facts.is_place()
+            && !refused::is_kernel_file(&facts.link)
+    }
+
+    fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
+
+    fn collect(&self, descriptions: &[&Description], job: &Job<'_>, collection: &mut Collection) -> Result<()> {
+        for description in descriptions {
+            collection.put(&OpenDirectory {
+                object: description.object,
+                flags: description.facts.flags(),
+                position: description.facts.info.position.max(0) as u64,
+                identity: Some(named_file(description, job)?),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn plan(&self, records: &RecordSet, _host: &Host, plan: &mut Plan) -> Result<()> {
+        let holders = holders(records)?;
+        for directory in records.all::<OpenDirectory>()? {
+            let then = directory.identity.as_ref().ok_or_else(damaged)?;
+            let (process, number) = holders.get(&directory.object).copied().unwrap_or_default();
+            let what = format!("descriptor {number}, directory {}", printable(&then.path));
+            let now = identity(&then.path, Path::new("/"));
+            if now.is_none_or(|now| now.mode & libc::S_IFMT != libc::S_IFDIR) {
+                plan.refusals.add((process, ""), what, "it does not exist here", "make it again");
+            } else if let Err(error) = options(directory.flags).open(path_of(&then.path)) {
+                let reason = format!("it cannot be opened: {error}");
+                plan.refusals.add((process, ""), what, reason, "restart as a user who may read it");
+            }
+            plan.step(Stage::Objects, 0, Open { directory });
+        }
+        Ok(())
+    }
+}
+
+struct Open {
+    directory: OpenDirectory,
+}
+
+impl fmt::Display for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.directory.identity.as_ref().map(|file| printable(&file.path)).unwrap_or_default();
+        write!(f, "open directory {path}")
+    }
+}
+
+impl Action for Open {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        let directory = &self.directory;
+        let identity = directory.identity.as_ref().ok_or_else(damaged)?;
+        open_at(rebuild, directory.object, directory.flags, &identity.path, directory.position)
+    }
+}
+
+const SUPPORT: &[Support] = &[Support {
+    what: "Open directories",
+    level: Level::Restored,
+    how: "by reference, with the position that the file system gave",
+}];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_comes_back_from_its_record() {
+        let mut records = RecordSet::new();
+        let directory =
+            OpenDirectory { object: 3, flags: 0o200000, position: 9, identity: Some(FileIdentity::default()) };
+        records.push(&directory).unwrap();
+        assert_eq!(records.all::<OpenDirectory>().unwrap(), [directory]);
+    }
+}

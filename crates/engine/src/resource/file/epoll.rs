@@ -1,0 +1,362 @@
+//! epoll(7): which descriptions are watched, for which events, with which data.
+//!
+//! fdinfo lists the registrations by the number that each was made under; that number may be closed or reused since, so kcmp
+//! (KCMP_EPOLL_TFD) tells which description is meant. Registrations are made again inside a process of the job, last of all.
+//! Not preserved: an edge (EPOLLET) that was reported already is reported once more where the target is ready, and a
+//! registration that fired with EPOLLONESHOT reports errors and hang-ups.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use cryonaut_image::{Kind, Record, RecordSet};
+use cryonaut_procfs::EpollTarget;
+use cryonaut_sys::{descriptor, task};
+use cryonaut_tracee::CallList;
+
+use super::facts::{Description, FdFacts, Job};
+use super::standard::StandardStream;
+use super::{Count, DescriptorKind, DescriptorTable, SPARE, free_number, object, terminal};
+use crate::collect::Collection;
+use crate::error::Attempt;
+use crate::host::Host;
+use crate::plan::{Action, Plan, Stage};
+use crate::rebuild::{CloseOnExec, Rebuild};
+use crate::resource::{Level, Support};
+use crate::{Error, Refusals, Result};
+
+/// An epoll instance.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Epoll {
+    /// Its number among the open file descriptions.
+    #[prost(uint64, tag = "1")]
+    pub object: u64,
+    /// `O_*` flags.
+    #[prost(uint32, tag = "2")]
+    pub flags: u32,
+    /// A process that has it: where registrations are made again.
+    #[prost(int32, tag = "3")]
+    pub process: i32,
+    /// The registrations.
+    #[prost(message, repeated, tag = "4")]
+    pub entries: Vec<Entry>,
+}
+
+/// One registration of an epoll instance.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Entry {
+    /// The open file description that is watched.
+    #[prost(uint64, tag = "1")]
+    pub target: u64,
+    /// The descriptor number that it was registered under.
+    #[prost(int32, tag = "2")]
+    pub number: i32,
+    /// `EPOLL*` bits.
+    #[prost(uint32, tag = "3")]
+    pub events: u32,
+    /// The program's own data.
+    #[prost(fixed64, tag = "4")]
+    pub data: u64,
+}
+
+impl Record for Epoll {
+    const KIND: Kind = Kind { name: "file.epoll", version: 1 };
+}
+
+/// The kind.
+pub(super) struct Epolls;
+
+impl DescriptorKind for Epolls {
+    fn kinds(&self) -> &'static [Kind] {
+        const { &[Epoll::KIND] }
+    }
+
+    fn support(&self) -> &'static [Support] {
+        SUPPORT
+    }
+
+    fn claims(&self, facts: &FdFacts) -> bool {
+        facts.is_anonymous("eventpoll")
+    }
+
+    fn inspect(&self, description: &Description, job: &Job<'_>, refusals: &mut Refusals) {
+        for (entry, offset) in with_offsets(&description.facts.info.epoll_targets) {
+            if find_target(description, entry, offset, job).is_none() {
+                refusals.add(
+                    job.owner(description.first()).label(),
+                    job.name(description),
+                    format!("it watches a file, once descriptor {}, that no process of the job has open", entry.descriptor),
+                    "take the process that has it open into the job as well, or remove it from the epoll",
+                );
+            }
+        }
+    }
+
+    fn collect(&self, descriptions: &[&Description], job: &Job<'_>, collection: &mut Collection) -> Result<()> {
+        for description in descriptions {
+            let mut entries = Vec::new();
+            for (entry, offset) in with_offsets(&description.facts.info.epoll_targets) {
+                let target = find_target(description, entry, offset, job).ok_or_else(|| {
+                    Error::Failed(format!("{}: what it watches could not be found", job.name(description)))
+                })?;
+                let EpollTarget { descriptor: number, events, data, .. } = *entry;
+                entries.push(Entry { target, number, events, data });
+            }
+            collection.put(&Epoll {
+                object: description.object,
+                flags: description.facts.flags(),
+                process: job.owner(description.first()).inner,
+                entries,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn plan(&self, records: &RecordSet, _host: &Host, plan: &mut Plan) -> Result<()> {
+        let epolls = records.all::<Epoll>()?;
+        if epolls.is_empty() {
+            return Ok(());
+        }
+        let tables: BTreeMap<i32, DescriptorTable> =
+            records.all::<DescriptorTable>()?.into_iter().map(|table| (table.process, table)).collect();
+        let mut replaced = terminal::objects(records)?;
+        replaced.extend(records.all::<StandardStream>()?.iter().map(|stream| stream.object));
+        let spare = free_number(records)? + SPARE;
+        let objects = epolls.iter().map(|epoll| epoll.object).collect();
+        plan.step(Stage::Objects, 0, Make { objects });
+        for epoll in epolls.into_iter().filter(|epoll| !epoll.entries.is_empty()) {
+            let table = tables.get(&epoll.process);
+            let slot = |wanted: &dyn Fn(i32, u64) -> bool| {
+                table?.slots.iter().find(|slot| wanted(slot.number, slot.object)).copied()
+            };
+            let own = slot(&|_, object| object == epoll.object)
+                .ok_or_else(|| Error::Failed("the image is damaged: an epoll that nobody has".into()))?;
+            let registrations = epoll
+                .entries
+                .iter()
+                .map(|&entry| Registration {
+                    entry,
+                    reach: match slot(&|number, _| number == entry.number) {
+                        Some(slot) if slot.object == entry.target => Reach::Direct,
+                        Some(slot) => Reach::Reused { close_on_exec: slot.close_on_exec },
+                        None => Reach::Closed,
+                    },
+                    replaced: replaced.contains(&entry.target),
+                })
+                .collect();
+            plan.step(
+                Stage::Attach,
+                epoll.process,
+                Register { process: epoll.process, number: own.number, registrations, spare },
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Each registration with its place among those of the same number: what KCMP_EPOLL_TFD counts by.
+fn with_offsets(targets: &[EpollTarget]) -> Vec<(&EpollTarget, u32)> {
+    let mut seen: BTreeMap<i32, u32> = BTreeMap::new();
+    let mut offsets = Vec::with_capacity(targets.len());
+    for target in targets {
+        let count = seen.entry(target.descriptor).or_default();
+        offsets.push((target, *count));
+        *count += 1;
+    }
+    offsets
+}
+
+/// The description that a registration watches: mostly the one at its number, otherwise any of the job's.
+fn find_target(epoll: &Description, entry: &EpollTarget, offset: u32, job: &Job<'_>) -> Option<u64> {
+    let home = epoll.first();
+    let owner = (job.owner(home).pid, home.number);
+    let is_it = |description: &Description| {
+        let slot = description.first();
+        let tried = (job.owner(slot).pid, slot.number);
+        task::is_epoll_target(tried, owner, entry.descriptor, offset).unwrap_or(false)
+    };
+    let mut at_number = epoll.slots.iter().filter_map(|slot| job.at(slot.owner, entry.descriptor));
+    if let Some(found) = at_number.find(|description| is_it(description)) {
+        return Some(found.object);
+    }
+    let alike = |description: &&Description| description.facts.info.inode.is_none_or(|inode| inode == entry.inode);
+    job.descriptions.iter().filter(alike).find(|description| is_it(description)).map(|found| found.object)
+}
+
+struct Make {
+    objects: Vec<u64>,
+}
+
+impl fmt::Display for Make {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "make {}", Count(self.objects.len(), "epoll instance"))
+    }
+}
+
+impl Action for Make {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        for &object in &self.objects {
+            rebuild.objects.insert(object, descriptor::epoll().attempt(|| "making an epoll instance".into())?);
+        }
+        Ok(())
+    }
+}
+
+/// What is at the number of a registration in the process where it is made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// The target itself.
+    Direct,
+    /// Nothing: the number was closed.
+    Closed,
+    /// Another description.
+    Reused { close_on_exec: bool },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Registration {
+    entry: Entry,
+    reach: Reach,
+    /// Whether the target is replaced at a restart, perhaps by a file, which cannot be watched.
+    replaced: bool,
+}
+
+struct Register {
+    process: i32,
+    number: i32,
+    registrations: Vec<Registration>,
+    spare: i32,
+}
+
+impl fmt::Display for Register {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = Count(self.registrations.len(), "descriptor");
+        write!(f, "watch {count} by epoll {}", self.number)
+    }
+}
+
+impl Action for Register {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        const AT_ONCE: usize = 500;
+        let (direct, others): (Vec<Registration>, Vec<Registration>) =
+            self.registrations.iter().partition(|registration| registration.reach == Reach::Direct);
+        for chunk in direct.chunks(AT_ONCE) {
+            let mut list = CallList::new();
+            let calls: Vec<_> = chunk.iter().map(|registration| self.add(&mut list, registration.entry)).collect();
+            let outcomes = rebuild.run(self.process, &list)?;
+            for (call, registration) in calls.iter().zip(chunk) {
+                self.check(outcomes.result(*call), registration)?;
+            }
+        }
+        for registration in &others {
+            self.add_by_detour(rebuild, registration)?;
+        }
+        Ok(())
+    }
+}
+
+impl Register {
+    fn add(&self, list: &mut CallList, entry: Entry) -> cryonaut_tracee::CallId {
+        // struct epoll_event is packed on x86-64: 4 bytes of events, 8 of data.
+        let mut event = [0; 12];
+        event[..4].copy_from_slice(&entry.events.to_le_bytes());
+        event[4..].copy_from_slice(&entry.data.to_le_bytes());
+        let event = list.bytes(&event);
+        let arguments = [self.number.into(), libc::EPOLL_CTL_ADD.into(), entry.number.into(), event.into()];
+        list.call(libc::SYS_epoll_ctl, &arguments)
+    }
+
+    /// Puts the target at its old number for as long as the registration takes.
+    fn add_by_detour(&self, rebuild: &Rebuild<'_>, registration: &Registration) -> Result<()> {
+        let entry = registration.entry;
+        rebuild.give(self.process, &[(object(rebuild, entry.target)?, self.spare, CloseOnExec::Yes)])?;
+        let (aside, number) = (self.spare + 1, entry.number);
+        let mut list = CallList::new();
+        let reused = match registration.reach {
+            Reach::Reused { close_on_exec } => Some(if close_on_exec { libc::O_CLOEXEC } else { 0 }),
+            _ => None,
+        };
+        let mut steps = Vec::new();
+        if reused.is_some() {
+            steps.push(list.call(libc::SYS_dup3, &[number.into(), aside.into(), 0.into()]));
+        }
+        steps.push(list.call(libc::SYS_dup3, &[self.spare.into(), number.into(), 0.into()]));
+        let call = self.add(&mut list, entry);
+        if let Some(flags) = reused {
+            steps.push(list.call(libc::SYS_dup3, &[aside.into(), number.into(), flags.into()]));
+            steps.push(list.call(libc::SYS_close, &[aside.into()]));
+        } else {
+            steps.push(list.call(libc::SYS_close, &[number.into()]));
+        }
+        steps.push(list.call(libc::SYS_close, &[self.spare.into()]));
+        let outcomes = rebuild.run(self.process, &list)?;
+        for step in steps {
+            outcomes.result(step).attempt(|| format!("process {}: reaching what an epoll watches", self.process))?;
+        }
+        self.check(outcomes.result(call), registration)
+    }
+
+    fn check(&self, result: std::io::Result<u64>, registration: &Registration) -> Result<()> {
+        match result {
+            // A file, always ready, has taken the place of a stream: epoll takes none.
+            Err(error) if registration.replaced && error.raw_os_error() == Some(libc::EPERM) => {
+                tracing::warn!(number = registration.entry.number, "a standard stream is a file now: epoll cannot watch it");
+                Ok(())
+            }
+            result => result
+                .attempt(|| {
+                    let number = registration.entry.number;
+                    format!("process {}: watching descriptor {number} by epoll {}", self.process, self.number)
+                })
+                .map(drop),
+        }
+    }
+}
+
+const SUPPORT: &[Support] = &[
+    Support {
+        what: "epoll: also nested, also of closed and reused descriptor numbers",
+        level: Level::Restored,
+        how: "registrations are made again; a reported edge (EPOLLET) is reported once more where the target is ready",
+    },
+    Support {
+        what: "epoll of files that only processes outside the job have open",
+        level: Level::Refused,
+        how: "take these processes into the job",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::file::SlotRecord;
+    use crate::resource::file::tests::host;
+
+    #[test]
+    fn an_epoll_comes_back_from_its_record() {
+        let mut records = RecordSet::new();
+        let entry = Entry { target: 4, number: 5, events: 0x8000_0001, data: u64::MAX };
+        let epoll = Epoll { object: 3, flags: 2, process: 7, entries: vec![entry] };
+        records.push(&epoll).unwrap();
+        assert_eq!(records.all::<Epoll>().unwrap(), [epoll]);
+    }
+
+    #[test]
+    fn the_same_number_is_counted() {
+        let target = |descriptor| EpollTarget { descriptor, events: 1, data: 0, position: 0, inode: 0, device: 0 };
+        let targets = [target(5), target(6), target(5)];
+        let offsets: Vec<u32> = with_offsets(&targets).iter().map(|(_, offset)| *offset).collect();
+        assert_eq!(offsets, [0, 0, 1]);
+    }
+
+    #[test]
+    fn an_epoll_without_a_slot_is_damage() {
+        let mut records = RecordSet::new();
+        let entry = Entry { target: 4, number: 5, events: 1, data: 0 };
+        records.push(&Epoll { object: 3, flags: 2, process: 7, entries: vec![entry] }).unwrap();
+        let mut plan = Plan::default();
+        assert!(Epolls.plan(&records, &host(), &mut plan).is_err());
+        let slots = vec![SlotRecord { number: 9, object: 3, close_on_exec: false }];
+        records.push(&DescriptorTable { process: 7, slots }).unwrap();
+        Epolls.plan(&records, &host(), &mut plan).unwrap();
+    }
+}

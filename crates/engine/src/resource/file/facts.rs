@@ -1,0 +1,487 @@
+//! What /proc shows of descriptors, and which of them share one open file description.
+//!
+//! /proc/PID/fd/N names the file, /proc/PID/fdinfo/N tells flags, position and the state of many kinds. Whether two slots share
+//! a description only kcmp(2) tells; it orders them, too, so that a thousand look-alikes cost n log n comparisons.
+
+use std::cell::OnceCell;
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use cryonaut_procfs::{FdInfo, ProcessDirectory};
+use cryonaut_sys::task::{self, Compare};
+use cryonaut_sys::{descriptor, pidfd};
+
+use crate::error::Attempt;
+use crate::freeze::Frozen;
+use crate::resource::memory::printable;
+use crate::target::Target;
+use crate::{Error, Result};
+
+/// A process whose descriptors are looked at.
+pub struct Owner<'a> {
+    /// Its pid, as we see it.
+    pub pid: i32,
+    /// Its pid in its own namespace: what the image calls it.
+    pub inner: i32,
+    /// Its name, printable.
+    pub name: String,
+    /// Its session and process group, as we see them, and in its own namespace.
+    pub session: Ids,
+    /// Its process group.
+    pub group: Ids,
+    /// Device number of its controlling terminal; 0 for none.
+    pub terminal: i32,
+    /// The foreground process group of that terminal, as we see it.
+    pub foreground: i32,
+    /// Ids of its tasks, as we see them.
+    pub threads: Vec<i32>,
+    directory: &'a ProcessDirectory,
+    pidfd: OnceCell<OwnedFd>,
+}
+
+/// An id, as we see it and as the process sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ids {
+    /// As we see it.
+    pub outer: i32,
+    /// As the process sees it.
+    pub inner: i32,
+}
+
+impl Owner<'_> {
+    /// What refusals call it.
+    pub fn label(&self) -> (i32, &str) {
+        (self.pid, &self.name)
+    }
+
+    /// A copy of one of its descriptors, taken without disturbing it.
+    ///
+    /// # Errors
+    /// When it is closed or may not be taken.
+    pub fn copy(&self, number: i32) -> Result<OwnedFd> {
+        let what = || format!("process {}: taking a copy of descriptor {number}", self.pid);
+        if self.pidfd.get().is_none() {
+            let opened = pidfd::open(self.pid).attempt(what)?;
+            let _ = self.pidfd.set(opened);
+        }
+        let process = self.pidfd.get().expect("it was just opened");
+        pidfd::get_descriptor(process.as_fd(), number).attempt(what)
+    }
+}
+
+/// A slot of a process' descriptor table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Index of the process in [`Job::owners`].
+    pub owner: usize,
+    /// The descriptor's number.
+    pub number: i32,
+    /// Whether it closes at exec.
+    pub close_on_exec: bool,
+}
+
+/// How a description's path stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It has none: a pipe, a socket, an anonymous file.
+    Nameless,
+    /// The path leads to the file.
+    Leads,
+    /// The file has no name any more.
+    Deleted,
+    /// The path leads to another file, or nowhere.
+    Elsewhere,
+}
+
+/// Where the other end of a pipe is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// It is no pipe.
+    None,
+    /// In the job.
+    Inside,
+    /// Nowhere: it is closed.
+    Gone,
+    /// With somebody who is not in the job.
+    Outside,
+    /// With somebody who is not in the job, and the pipe is a standard stream of one of its processes.
+    Standard,
+}
+
+/// What is known of one open file description.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FdFacts {
+    /// What /proc/PID/fd shows: a path, or `pipe:[17]`, `anon_inode:[eventfd]`.
+    pub link: Vec<u8>,
+    /// What /proc/PID/fdinfo tells.
+    pub info: FdInfo,
+    /// `st_mode`; 0 for what has no path.
+    pub mode: u32,
+    /// `st_rdev` as (major, minor).
+    pub node: (u32, u32),
+    /// How its path stands.
+    pub place: Place,
+    /// For a pipe, where its other end is.
+    pub peer: Peer,
+}
+
+impl FdFacts {
+    /// Flags of the description, without the slot's own.
+    pub fn flags(&self) -> u32 {
+        self.info.flags & !(libc::O_CLOEXEC as u32)
+    }
+
+    /// `O_RDONLY`, `O_WRONLY` or `O_RDWR`.
+    pub fn access(&self) -> i32 {
+        self.info.flags as i32 & libc::O_ACCMODE
+    }
+
+    /// Whether it can be read from.
+    pub fn reads(&self) -> bool {
+        self.access() != libc::O_WRONLY
+    }
+
+    /// Whether it can be written to.
+    pub fn writes(&self) -> bool {
+        self.access() != libc::O_RDONLY
+    }
+
+    /// The file type bits of its mode.
+    pub fn file_type(&self) -> u32 {
+        self.mode & libc::S_IFMT
+    }
+
+    /// Whether it names a place only (`O_PATH`).
+    pub fn is_place(&self) -> bool {
+        self.info.flags as i32 & libc::O_PATH != 0
+    }
+
+    /// Whether it is an anonymous pipe.
+    pub fn is_pipe(&self) -> bool {
+        self.link.starts_with(b"pipe:[")
+    }
+
+    /// Whether it is an anonymous file of the type that the kernel calls `name`.
+    pub fn is_anonymous(&self, name: &str) -> bool {
+        self.link.strip_prefix(b"anon_inode:").is_some_and(|rest| {
+            rest == name.as_bytes() || rest.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]")) == Some(name.as_bytes())
+        })
+    }
+}
+
+/// An open file description of the job, with the slots that refer to it.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// Its number in the image.
+    pub object: u64,
+    /// What is known of it.
+    pub facts: FdFacts,
+    /// The slots, in order.
+    pub slots: Vec<Slot>,
+}
+
+impl Description {
+    /// The first slot that refers to it.
+    pub fn first(&self) -> Slot {
+        self.slots[0]
+    }
+}
+
+/// The descriptors of a whole job.
+pub struct Job<'a> {
+    /// The live processes.
+    pub owners: Vec<Owner<'a>>,
+    /// The open file descriptions, in the order of their first slots.
+    pub descriptions: Vec<Description>,
+    /// Index of the description behind each slot: (process, number).
+    by_slot: BTreeMap<(usize, i32), usize>,
+}
+
+/// Whether processes run while they are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Motion {
+    /// Descriptors may come and go.
+    Running,
+    /// Nothing moves.
+    Frozen,
+}
+
+impl<'a> Job<'a> {
+    /// Looks at a running job; what closes meanwhile is left out.
+    ///
+    /// # Errors
+    /// When a process may not be read.
+    pub fn running(target: &'a Target) -> Result<Self> {
+        let mut owners = Vec::new();
+        for process in target.processes.iter().filter(|process| !process.is_zombie()) {
+            let threads = process.directory.threads().unwrap_or_default();
+            let (stat, status) = (&process.stat, &process.status);
+            owners.push(owner(process.pid, process.name(), &process.directory, stat, status, threads));
+        }
+        Self::gather(owners, Motion::Running)
+    }
+
+    /// Looks at a frozen job.
+    ///
+    /// # Errors
+    /// When a process cannot be read.
+    pub fn frozen(frozen: &'a Frozen) -> Result<Self> {
+        let mut owners = Vec::new();
+        for process in frozen.alive() {
+            let threads = process.tasks.iter().map(|task| task.stopped.tid()).collect();
+            let (stat, status) = (&process.stat, &process.status);
+            owners.push(owner(process.pid, process.name(), &process.directory, stat, status, threads));
+        }
+        Self::gather(owners, Motion::Frozen)
+    }
+
+    fn gather(owners: Vec<Owner<'a>>, motion: Motion) -> Result<Self> {
+        let mut slots = Vec::new();
+        let mut seen = Vec::new();
+        for (index, owner) in owners.iter().enumerate() {
+            let Some(numbers) = steady(owner.directory.descriptors(), motion)? else { continue };
+            for number in numbers {
+                let Some(link) = steady(owner.directory.descriptor_link(number), motion)? else { continue };
+                let Some(info) = steady(owner.directory.fdinfo(number), motion)? else { continue };
+                let close_on_exec = info.flags & libc::O_CLOEXEC as u32 != 0;
+                slots.push(Slot { owner: index, number, close_on_exec });
+                seen.push((link, info));
+            }
+        }
+        let keys = seen.iter().map(|(link, info)| Likeness::of(link, info)).collect();
+        let groups = group(keys, |first, second| {
+            let name = |slot: usize| (owners[slots[slot].owner].pid, slots[slot].number as u64);
+            match task::compare(Compare::File, name(first), name(second)) {
+                // One of the two was closed meanwhile: whatever it was, it is no part of the job any more.
+                Err(error) if motion == Motion::Running && error.raw_os_error() != Some(libc::ENOSYS) => Ok(Ordering::Less),
+                result => result.attempt(|| "comparing descriptors (kcmp)".into()),
+            }
+        })?;
+        let mut descriptions = Vec::with_capacity(groups.len());
+        for (index, members) in groups.into_iter().enumerate() {
+            let (link, info) = std::mem::take(&mut seen[members[0]]);
+            let slots: Vec<Slot> = members.into_iter().map(|member| slots[member]).collect();
+            let owner = &owners[slots[0].owner];
+            let facts = facts_of(owner.pid, slots[0].number, link, info);
+            descriptions.push(Description { object: index as u64 + 1, facts, slots });
+        }
+        let mut by_slot = BTreeMap::new();
+        for (index, description) in descriptions.iter().enumerate() {
+            by_slot.extend(description.slots.iter().map(|slot| ((slot.owner, slot.number), index)));
+        }
+        let mut job = Self { owners, descriptions, by_slot };
+        job.find_peers(motion)?;
+        Ok(job)
+    }
+
+    /// The process of a slot.
+    pub fn owner(&self, slot: Slot) -> &Owner<'a> {
+        &self.owners[slot.owner]
+    }
+
+    /// The description at a number of a process.
+    pub fn at(&self, owner: usize, number: i32) -> Option<&Description> {
+        self.by_slot.get(&(owner, number)).map(|&index| &self.descriptions[index])
+    }
+
+    /// A copy of a description, taken without disturbing anybody.
+    ///
+    /// # Errors
+    /// When it is closed or may not be taken.
+    pub fn copy(&self, description: &Description) -> Result<OwnedFd> {
+        let slot = description.first();
+        self.owner(slot).copy(slot.number)
+    }
+
+    /// What a person calls a description: its first number and its link.
+    pub fn name(&self, description: &Description) -> String {
+        format!("descriptor {} ({})", description.first().number, printable(&description.facts.link))
+    }
+
+    /// Pipes by their inode, that is, by their link.
+    pub fn by_link<'b>(descriptions: &[&'b Description]) -> BTreeMap<&'b [u8], Vec<&'b Description>> {
+        let mut found: BTreeMap<&[u8], Vec<&Description>> = BTreeMap::new();
+        for description in descriptions {
+            found.entry(&description.facts.link).or_default().push(description);
+        }
+        found
+    }
+
+    /// Finds for every pipe where its other end is. A pipe end whose other end nobody holds shows an error or a hang-up.
+    fn find_peers(&mut self, motion: Motion) -> Result<()> {
+        let mut pipes: BTreeMap<Vec<u8>, Vec<usize>> = BTreeMap::new();
+        for (index, description) in self.descriptions.iter().enumerate() {
+            if description.facts.is_pipe() {
+                pipes.entry(description.facts.link.clone()).or_default().push(index);
+            }
+        }
+        for members in pipes.into_values() {
+            let ends = || members.iter().map(|&index| &self.descriptions[index]);
+            let (reads, writes) = (ends().any(|end| end.facts.reads()), ends().any(|end| end.facts.writes()));
+            let standard = ends().any(|end| end.slots.iter().any(|slot| (0..3).contains(&slot.number)));
+            let peer = if reads && writes {
+                Peer::Inside
+            } else {
+                let copy = match self.copy(&self.descriptions[members[0]]) {
+                    Ok(copy) => copy,
+                    Err(_) if motion == Motion::Running => continue,
+                    Err(error) => return Err(error),
+                };
+                let alone = if reads { libc::POLLHUP } else { libc::POLLERR };
+                let events = descriptor::poll_now(copy.as_fd(), 0).attempt(|| "looking at a pipe".into())?;
+                match (events & alone != 0, standard) {
+                    (true, _) => Peer::Gone,
+                    (false, true) => Peer::Standard,
+                    (false, false) => Peer::Outside,
+                }
+            };
+            for index in members {
+                self.descriptions[index].facts.peer = peer;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn owner<'a>(
+    pid: i32,
+    name: String,
+    directory: &'a ProcessDirectory,
+    stat: &cryonaut_procfs::Stat,
+    status: &cryonaut_procfs::Status,
+    threads: Vec<i32>,
+) -> Owner<'a> {
+    let ids = |outer: i32, nested: &[i32]| Ids { outer, inner: nested.last().copied().unwrap_or(outer) };
+    Owner {
+        pid,
+        inner: ids(pid, &status.namespace_pid).inner,
+        name,
+        session: ids(stat.session, &status.namespace_sid),
+        group: ids(stat.pgrp, &status.namespace_pgid),
+        terminal: stat.tty_nr,
+        foreground: stat.tpgid,
+        threads,
+        directory,
+        pidfd: OnceCell::new(),
+    }
+}
+
+/// What of a running process has gone is no error.
+fn steady<T>(result: std::result::Result<T, cryonaut_procfs::ProcError>, motion: Motion) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if motion == Motion::Running && (error.is_gone() || error.is_missing()) => Ok(None),
+        Err(error) => Err(Error::from(error)),
+    }
+}
+
+/// What two slots of one description surely have in common. The position is left out: another holder may move it meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Likeness {
+    link: Vec<u8>,
+    flags: u32,
+    mount: i32,
+    inode: Option<u64>,
+    event: Option<i32>,
+}
+
+impl Likeness {
+    pub(crate) fn of(link: &[u8], info: &FdInfo) -> Self {
+        Self {
+            link: link.to_vec(),
+            flags: info.flags & !(libc::O_CLOEXEC as u32),
+            mount: info.mount_id,
+            inode: info.inode,
+            event: info.eventfd.and_then(|event| event.id),
+        }
+    }
+}
+
+/// Groups slots that share a description: only those that look alike are compared, each with a few by bisection. Groups and
+/// their members are in the order of the slots.
+pub(crate) fn group<K: Ord>(
+    keys: Vec<K>,
+    mut compare: impl FnMut(usize, usize) -> Result<Ordering>,
+) -> Result<Vec<Vec<usize>>> {
+    let mut alike: BTreeMap<K, Vec<Vec<usize>>> = BTreeMap::new();
+    for (slot, key) in keys.into_iter().enumerate() {
+        let groups = alike.entry(key).or_default();
+        let mut failed = None;
+        let found = groups.binary_search_by(|group| match compare(group[0], slot) {
+            Ok(order) => order,
+            Err(error) => {
+                failed = Some(error);
+                Ordering::Equal
+            }
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        match found {
+            Ok(at) => groups[at].push(slot),
+            Err(at) => groups.insert(at, vec![slot]),
+        }
+    }
+    let mut groups: Vec<Vec<usize>> = alike.into_values().flatten().collect();
+    groups.sort_unstable_by_key(|group| group[0]);
+    Ok(groups)
+}
+
+fn facts_of(pid: i32, number: i32, link: Vec<u8>, info: FdInfo) -> FdFacts {
+    let mut facts = FdFacts { link, info, mode: 0, node: (0, 0), place: Place::Nameless, peer: Peer::None };
+    if !facts.link.starts_with(b"/") {
+        return facts;
+    }
+    facts.place = Place::Elsewhere;
+    let Ok(file) = std::fs::metadata(format!("/proc/{pid}/fd/{number}")) else { return facts };
+    facts.mode = file.mode();
+    facts.node = (libc::major(file.rdev()), libc::minor(file.rdev()));
+    let there = std::fs::symlink_metadata(under_root(pid, &facts.link));
+    facts.place = match there {
+        Ok(there) if there.dev() == file.dev() && there.ino() == file.ino() => Place::Leads,
+        _ if file.nlink() == 0 || facts.link.ends_with(b" (deleted)") => Place::Deleted,
+        _ => Place::Elsewhere,
+    };
+    facts
+}
+
+/// A path as a process sees it, as seen from here.
+pub(crate) fn under_root(pid: i32, path: &[u8]) -> PathBuf {
+    let path = std::path::Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(path));
+    PathBuf::from(format!("/proc/{pid}/root")).join(path.strip_prefix("/").unwrap_or(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_of_one_description_are_found_with_few_comparisons() {
+        // A thousand look-alikes on 500 descriptions, two slots each.
+        let description = |slot: usize| (slot * 7919) % 500;
+        let mut comparisons = 0;
+        let groups = group(vec![(); 1000], |first, second| {
+            comparisons += 1;
+            Ok(description(first).cmp(&description(second)))
+        })
+        .unwrap();
+        assert_eq!(groups.len(), 500);
+        assert!(groups.iter().all(|members| members.len() == 2 && description(members[0]) == description(members[1])));
+        assert!(groups.is_sorted_by_key(|members| members[0]));
+        assert!(comparisons < 11_000, "{comparisons} comparisons");
+    }
+
+    #[test]
+    fn what_looks_different_is_never_compared() {
+        let groups = group(vec![1, 2, 3], |_, _| panic!("nothing to compare")).unwrap();
+        assert_eq!(groups, [[0], [1], [2]]);
+    }
+
+    #[test]
+    fn a_failed_comparison_is_told() {
+        assert!(group(vec![(), ()], |_, _| Err(Error::Interrupted)).is_err());
+    }
+}

@@ -1,0 +1,124 @@
+//! Descriptors that only name a place in the file system (`O_PATH`), by reference.
+//!
+//! fdinfo shows `O_PATH` among the flags. They have no position, and what they name may be of any type, a symbolic link too.
+
+use std::fmt;
+use std::path::Path;
+
+use cryonaut_image::{Kind, Record, RecordSet};
+
+use super::facts::{self, Description, FdFacts, Job};
+use super::regular::{damaged, named_file};
+use super::{DescriptorKind, holders, options, path_of, refused};
+use crate::collect::Collection;
+use crate::error::Attempt;
+use crate::host::Host;
+use crate::plan::{Action, Plan, Stage};
+use crate::rebuild::Rebuild;
+use crate::resource::memory::{FileIdentity, identity, printable};
+use crate::resource::{Level, Support};
+use crate::{Refusals, Result};
+
+/// A descriptor that names a place.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct NamedPlace {
+    /// Its number among the open file descriptions.
+    #[prost(uint64, tag = "1")]
+    pub object: u64,
+    /// `O_*` flags.
+    #[prost(uint32, tag = "2")]
+    pub flags: u32,
+    /// What it names.
+    #[prost(message, optional, tag = "3")]
+    pub identity: Option<FileIdentity>,
+}
+
+impl Record for NamedPlace {
+    const KIND: Kind = Kind { name: "file.place", version: 1 };
+}
+
+/// The kind.
+pub(super) struct Places;
+
+impl DescriptorKind for Places {
+    fn kinds(&self) -> &'static [Kind] {
+        const { &[NamedPlace::KIND] }
+    }
+
+    fn support(&self) -> &'static [Support] {
+        SUPPORT
+    }
+
+    fn claims(&self, facts: &FdFacts) -> bool {
+        facts.is_place() && facts.place == facts::Place::Leads && !refused::is_kernel_file(&facts.link)
+    }
+
+    fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
+
+    fn collect(&self, descriptions: &[&Description], job: &Job<'_>, collection: &mut Collection) -> Result<()> {
+        for description in descriptions {
+            let flags = description.facts.flags();
+            let identity = Some(named_file(description, job)?);
+            collection.put(&NamedPlace { object: description.object, flags, identity })?;
+        }
+        Ok(())
+    }
+
+    fn plan(&self, records: &RecordSet, _host: &Host, plan: &mut Plan) -> Result<()> {
+        let holders = holders(records)?;
+        for place in records.all::<NamedPlace>()? {
+            let then = place.identity.as_ref().ok_or_else(damaged)?;
+            let (process, number) = holders.get(&place.object).copied().unwrap_or_default();
+            let now = identity(&then.path, Path::new("/"));
+            if now.is_none_or(|now| now.mode & libc::S_IFMT != then.mode & libc::S_IFMT) {
+                let what = format!("descriptor {number}, place {}", printable(&then.path));
+                plan.refusals.add((process, ""), what, "it does not exist here", "put it back in its place");
+            }
+            plan.step(Stage::Objects, 0, Open { place });
+        }
+        Ok(())
+    }
+}
+
+struct Open {
+    place: NamedPlace,
+}
+
+impl fmt::Display for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.place.identity.as_ref().map(|file| printable(&file.path)).unwrap_or_default();
+        write!(f, "open a descriptor that names {path}")
+    }
+}
+
+impl Action for Open {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        let identity = self.place.identity.as_ref().ok_or_else(damaged)?;
+        // The path is that of the thing itself: a link at its end is what is meant.
+        let flags = self.place.flags | (libc::O_PATH | libc::O_NOFOLLOW) as u32;
+        let file = options(flags)
+            .open(path_of(&identity.path))
+            .attempt(|| format!("opening {}", printable(&identity.path)))?;
+        rebuild.objects.insert(self.place.object, file.into());
+        Ok(())
+    }
+}
+
+const SUPPORT: &[Support] = &[Support {
+    what: "Descriptors that only name a place (O_PATH)",
+    level: Level::Restored,
+    how: "by reference",
+}];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_comes_back_from_its_record() {
+        let mut records = RecordSet::new();
+        let place = NamedPlace { object: 3, flags: 0o10000000, identity: Some(FileIdentity::default()) };
+        records.push(&place).unwrap();
+        assert_eq!(records.all::<NamedPlace>().unwrap(), [place]);
+    }
+}

@@ -1,0 +1,159 @@
+//! Descriptors that no kind claims, and state of descriptors that no kind saves: refused by name.
+
+use std::os::fd::AsFd;
+
+use cryonaut_sys::descriptor;
+
+use super::facts::{Description, Job, Place};
+use crate::Refusals;
+use crate::resource::{Level, Support};
+
+/// fcntl(2): the signal that is sent when I/O is possible (include/uapi/asm-generic/fcntl.h).
+const F_GETSIG: i32 = 11;
+
+/// What a link begins with: what it is, why it is refused, what to do.
+const BY_LINK: &[(&str, &str, &str, &str)] = &[
+    ("socket:", "a socket", "sockets are not saved yet", "close it before the checkpoint"),
+    (
+        "anon_inode:[io_uring]",
+        "an io_uring",
+        "the kernel has no way to hand one over",
+        "switch io_uring off in the program (many have a setting, such as UV_USE_IO_URING=0)",
+    ),
+    ("anon_inode:inotify", "an inotify instance", "its watches are not saved yet", "close it before the checkpoint"),
+    ("anon_inode:[fanotify]", "a fanotify group", "its marks are not saved", "close it before the checkpoint"),
+    ("anon_inode:[perf_event]", "a perf event", "the kernel has no way to hand one over", "stop measuring first"),
+    ("anon_inode:bpf", "a BPF object", "the kernel has no way to hand one over", "unload it first"),
+    ("anon_inode:[userfaultfd]", "a userfaultfd", "its registrations are not saved", "close it before the checkpoint"),
+    ("anon_inode:[pidfd]", "a process descriptor", "pidfds are not saved yet", "close it before the checkpoint"),
+    ("pidfd:", "a process descriptor", "pidfds are not saved yet", "close it before the checkpoint"),
+    ("anon_inode:seccomp", "a seccomp listener", "the kernel has no way to hand one over", "close it first"),
+    ("anon_inode:landlock", "a Landlock ruleset", "it is not saved", "close it once it is in force"),
+    ("anon_inode:kvm", "a virtual machine", "its state is in the kernel", "save it by its own program's means"),
+    ("/memfd:", "a memory file", "its content is nowhere but in memory and is not saved yet", "close it first"),
+    ("/secretmem", "secret memory", "nobody else may read it", "close it before the checkpoint"),
+    ("/dmabuf:", "a device buffer", "its content is the device's", "close the device first"),
+    ("mnt:", "a namespace", "descriptors of namespaces are not saved", "close it before the checkpoint"),
+    ("net:", "a namespace", "descriptors of namespaces are not saved", "close it before the checkpoint"),
+    ("pid:", "a namespace", "descriptors of namespaces are not saved", "close it before the checkpoint"),
+    ("user:", "a namespace", "descriptors of namespaces are not saved", "close it before the checkpoint"),
+    ("uts:", "a namespace", "descriptors of namespaces are not saved", "close it before the checkpoint"),
+    ("ipc:", "a namespace", "descriptors of namespaces are not saved", "close it before the checkpoint"),
+    ("time:", "a namespace", "descriptors of namespaces are not saved", "close it before the checkpoint"),
+    ("cgroup:", "a namespace", "descriptors of namespaces are not saved", "close it before the checkpoint"),
+    ("/proc/", "a file of /proc", "it shows the process itself, not a place", "close it before the checkpoint"),
+    ("/sys/", "a file of /sys", "it is the kernel's, not a place", "close it before the checkpoint"),
+];
+
+/// Whether a path lies where files are the kernel's own doing.
+pub(super) fn is_kernel_file(link: &[u8]) -> bool {
+    [b"/proc".as_slice(), b"/sys"].iter().any(|top| {
+        link.strip_prefix(*top).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    })
+}
+
+/// Refuses what every kind of descriptor may have and none saves. Whether that was the case.
+pub(super) fn inspect_common(description: &Description, job: &Job<'_>, refusals: &mut Refusals) -> bool {
+    let label = job.owner(description.first()).label();
+    let facts = &description.facts;
+    if let Some(lock) = facts.info.locks.first() {
+        let text = String::from_utf8_lossy(lock);
+        let kind = text.split_ascii_whitespace().nth(1).unwrap_or("a lock").to_owned();
+        refusals.add(
+            label,
+            job.name(description),
+            format!("a file lock is held through it ({kind}), and locks are not saved yet"),
+            "release the lock before the checkpoint",
+        );
+        return true;
+    }
+    if facts.info.flags as i32 & libc::O_ASYNC != 0 {
+        refuse_signals(description, job, refusals);
+        return true;
+    }
+    false
+}
+
+fn refuse_signals(description: &Description, job: &Job<'_>, refusals: &mut Refusals) {
+    refusals.add(
+        job.owner(description.first()).label(),
+        job.name(description),
+        "it sends signals when it is ready (O_ASYNC, F_SETOWN, F_SETSIG), which is not saved yet",
+        "have the program use poll or epoll",
+    );
+}
+
+/// Refuses a description with an addressee for signals: only a copy of the descriptor tells.
+pub(super) fn inspect_owner(description: &Description, job: &Job<'_>, refusals: &mut Refusals) {
+    if description.facts.is_place() {
+        return;
+    }
+    // What has been closed meanwhile needs no refusal, and what may not be copied fails later with a clear text.
+    let Ok(copy) = job.copy(description) else { return };
+    let owner = descriptor::control(copy.as_fd(), libc::F_GETOWN, 0).unwrap_or(0);
+    let signal = descriptor::control(copy.as_fd(), F_GETSIG, 0).unwrap_or(0);
+    if owner != 0 || signal != 0 {
+        refuse_signals(description, job, refusals);
+    }
+}
+
+/// Refuses a descriptor that nobody claims.
+pub(super) fn refuse(description: &Description, job: &Job<'_>, refusals: &mut Refusals) {
+    let label = job.owner(description.first()).label();
+    let facts = &description.facts;
+    let known = BY_LINK.iter().find(|(link, ..)| facts.link.starts_with(link.as_bytes()));
+    let (what, reason, remedy) = match known {
+        Some(&(_, what, reason, remedy)) => (what, reason.to_owned(), remedy),
+        None if facts.file_type() == libc::S_IFCHR && facts.node == (5, 2) => (
+            "the master of a pseudo-terminal",
+            "a job's own terminals are not saved yet".to_owned(),
+            "close it, or checkpoint what runs inside that terminal",
+        ),
+        None if facts.place == Place::Deleted => (
+            "a deleted file",
+            "it has no name by which it could be opened again".to_owned(),
+            "close it, or give the file a name again, before the checkpoint",
+        ),
+        None if matches!(facts.file_type(), libc::S_IFCHR | libc::S_IFBLK) => {
+            let (major, minor) = facts.node;
+            ("a device", format!("the state of device {major}:{minor} is not saved"), "close it before the checkpoint")
+        }
+        None if facts.place == Place::Elsewhere => (
+            "a file",
+            "its path leads to another file or nowhere: it was moved over, or lies on a mount that the process cannot reach"
+                .to_owned(),
+            "close it, or put the file back in its place, before the checkpoint",
+        ),
+        None => ("an object", "this version does not know such descriptors".to_owned(), "close it before the checkpoint"),
+    };
+    refusals.add(label, format!("{}, {what}", job.name(description)), reason, remedy);
+}
+
+/// What is refused.
+pub(super) const SUPPORT: &[Support] = &[
+    Support {
+        what: "Sockets, inotify, fanotify, pidfds, namespaces, memory files as descriptors",
+        level: Level::Refused,
+        how: "not saved yet; close them before the checkpoint",
+    },
+    Support {
+        what: "io_uring, perf events, BPF objects, userfaultfd, seccomp listeners, KVM, device buffers",
+        level: Level::Refused,
+        how: "the kernel has no way to hand them over",
+    },
+    Support {
+        what: "Deleted files, files without a name (O_TMPFILE), files of /proc and /sys, files that their path no longer reaches",
+        level: Level::Refused,
+        how: "there is no path to open them by",
+    },
+    Support {
+        what: "File locks (flock, POSIX, open file description), leases, signals on I/O (O_ASYNC, F_SETOWN, F_SETSIG)",
+        level: Level::Refused,
+        how: "not saved yet; release them before the checkpoint",
+    },
+    Support {
+        what: "Pseudo-terminals whose master is in the job (tmux, screen, script, expect)",
+        level: Level::Refused,
+        how: "not saved yet; checkpoint what runs inside",
+    },
+];

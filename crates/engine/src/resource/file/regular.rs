@@ -1,0 +1,337 @@
+//! Regular files, by reference: path, flags, position.
+//!
+//! /proc/PID/fd shows the path, fdinfo flags and position. The content stays where it is; that the file is the same is checked
+//! by size and time of last change. A file that only grew since, as logs do, is cut back to its old size once the job is
+//! committed; the last bytes before that size are stored to tell growth from change. Not preserved: what the job overwrote
+//! since (refused).
+
+use std::fmt;
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use cryonaut_image::{Kind, Record, RecordSet};
+
+use super::facts::{Description, FdFacts, Job, Place, under_root};
+use super::{DescriptorKind, holders, options, path_of, refused, set_flags};
+use crate::collect::Collection;
+use crate::error::Attempt;
+use crate::host::{Changed, Host};
+use crate::plan::{Action, Plan, Stage};
+use crate::rebuild::Rebuild;
+use crate::resource::memory::{FileIdentity, identity, is_unchanged, printable};
+use crate::resource::{Level, Support};
+use crate::{Error, Refusals, Result};
+
+/// Bytes before a file's end that are stored to recognise it when it has grown.
+const TAIL: u64 = 1024;
+
+/// An open regular file.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RegularFile {
+    /// Its number among the open file descriptions.
+    #[prost(uint64, tag = "1")]
+    pub object: u64,
+    /// `O_*` flags.
+    #[prost(uint32, tag = "2")]
+    pub flags: u32,
+    /// Position in bytes.
+    #[prost(uint64, tag = "3")]
+    pub position: u64,
+    /// The file.
+    #[prost(message, optional, tag = "4")]
+    pub identity: Option<FileIdentity>,
+    /// For a file open for writing its last bytes, at most 1024; absent where they could not be read.
+    #[prost(bytes = "vec", optional, tag = "5")]
+    pub tail: Option<Vec<u8>>,
+}
+
+impl Record for RegularFile {
+    const KIND: Kind = Kind { name: "file.regular", version: 1 };
+}
+
+impl RegularFile {
+    fn writes(&self) -> bool {
+        self.flags as i32 & libc::O_ACCMODE != libc::O_RDONLY
+    }
+}
+
+/// The kind.
+pub(super) struct RegularFiles;
+
+impl DescriptorKind for RegularFiles {
+    fn kinds(&self) -> &'static [Kind] {
+        const { &[RegularFile::KIND] }
+    }
+
+    fn support(&self) -> &'static [Support] {
+        SUPPORT
+    }
+
+    fn claims(&self, facts: &FdFacts) -> bool {
+        facts.file_type() == libc::S_IFREG
+            && facts.place == Place::Leads
+            && !facts.is_place()
+            && !refused::is_kernel_file(&facts.link)
+    }
+
+    fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
+
+    fn collect(&self, descriptions: &[&Description], job: &Job<'_>, collection: &mut Collection) -> Result<()> {
+        for description in descriptions {
+            let pid = job.owner(description.first()).pid;
+            let facts = &description.facts;
+            let found = named_file(description, job)?;
+            let tail = if facts.writes() { tail(&under_root(pid, &facts.link), found.size) } else { None };
+            collection.put(&RegularFile {
+                object: description.object,
+                flags: facts.flags(),
+                position: facts.info.position.max(0) as u64,
+                identity: Some(found),
+                tail,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
+        let holders = holders(records)?;
+        let mut cut: Vec<(Vec<u8>, u64)> = Vec::new();
+        for file in records.all::<RegularFile>()? {
+            let Some(then) = &file.identity else { return Err(damaged()) };
+            let holder = holders.get(&file.object).copied().unwrap_or_default();
+            if check(&file, then, holder, host, plan) == Growth::CutBack
+                && !cut.iter().any(|(path, _)| *path == then.path)
+            {
+                plan.remarks.push(format!(
+                    "file {} has grown since the checkpoint: it is cut back to {} bytes when the job runs again",
+                    printable(&then.path),
+                    then.size
+                ));
+                cut.push((then.path.clone(), then.size));
+            }
+            plan.step(Stage::Objects, 0, OpenFile { file });
+        }
+        for (path, size) in cut {
+            plan.step(Stage::Objects, 0, CutBack { path, size });
+        }
+        Ok(())
+    }
+}
+
+/// The file that a description's path leads to.
+///
+/// # Errors
+/// When it has gone since it was looked at.
+pub(super) fn named_file(description: &Description, job: &Job<'_>) -> Result<FileIdentity> {
+    let owner = job.owner(description.first());
+    let root = under_root(owner.pid, b"/");
+    identity(&description.facts.link, &root).ok_or_else(|| {
+        Error::Failed(format!("process {}: {} has vanished", owner.pid, job.name(description)))
+    })
+}
+
+/// What a record without its file means.
+pub(super) fn damaged() -> Error {
+    Error::Failed("the image is damaged: an open file without its path".into())
+}
+
+/// The last bytes of a file, if they can be read.
+fn tail(path: &Path, size: u64) -> Option<Vec<u8>> {
+    let length = size.min(TAIL);
+    let mut bytes = vec![0; length as usize];
+    // Not by way of the program's own descriptor: that may be open for writing only. Never blocking on a lease.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).ok()?;
+    file.read_exact_at(&mut bytes, size - length).ok()?;
+    Some(bytes)
+}
+
+/// What is to be done about a file's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Growth {
+    None,
+    CutBack,
+}
+
+/// Checks that a file is there, can be opened, and is what it was.
+fn check(file: &RegularFile, then: &FileIdentity, (process, number): (i32, i32), host: &Host, plan: &mut Plan) -> Growth {
+    let what = format!("descriptor {number}, file {}", printable(&then.path));
+    let Some(now) = identity(&then.path, Path::new("/")) else {
+        plan.refusals.add((process, ""), what, "it does not exist here", "put it back in its place");
+        return Growth::None;
+    };
+    if now.mode & libc::S_IFMT != libc::S_IFREG {
+        plan.refusals.add((process, ""), what, "it is no regular file any more", "put the old file back in its place");
+        return Growth::None;
+    }
+    if let Err(error) = options(file.flags).open(path_of(&then.path)) {
+        let access = if file.writes() { "writing" } else { "reading" };
+        plan.refusals.add(
+            (process, ""),
+            what,
+            format!("it cannot be opened for {access}: {error}"),
+            "restart as a user who may open it, or change its permissions",
+        );
+        return Growth::None;
+    }
+    if is_unchanged(then, &now) {
+        return Growth::None;
+    }
+    if now.size > then.size {
+        let recognised = file.tail.as_ref().is_some_and(|tail| same_tail(then, tail));
+        if file.writes() && recognised {
+            return Growth::CutBack;
+        }
+        let same_file = now.inode == then.inode && now.device == then.device;
+        if !file.writes() && same_file {
+            return Growth::None;
+        }
+    }
+    if host.changed == Changed::Refuse {
+        plan.refusals.add(
+            (process, ""),
+            what,
+            "it has changed since the checkpoint (size or time of last change)",
+            "put the old version back, or accept this one with --allow-changed",
+        );
+    }
+    Growth::None
+}
+
+fn same_tail(then: &FileIdentity, tail: &[u8]) -> bool {
+    let mut bytes = vec![0; tail.len()];
+    let Some(from) = then.size.checked_sub(tail.len() as u64) else { return false };
+    File::open(path_of(&then.path)).and_then(|file| file.read_exact_at(&mut bytes, from)).is_ok_and(|()| bytes == tail)
+}
+
+struct OpenFile {
+    file: RegularFile,
+}
+
+impl fmt::Display for OpenFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.file.identity.as_ref().map(|file| printable(&file.path)).unwrap_or_default();
+        let access = match self.file.flags as i32 & libc::O_ACCMODE {
+            libc::O_RDONLY => "reading",
+            libc::O_WRONLY if self.file.flags as i32 & libc::O_APPEND != 0 => "appending",
+            libc::O_WRONLY => "writing",
+            _ => "reading and writing",
+        };
+        write!(f, "open {path} for {access} at {}", self.file.position)
+    }
+}
+
+impl Action for OpenFile {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        let identity = self.file.identity.as_ref().ok_or_else(damaged)?;
+        open_at(rebuild, self.file.object, self.file.flags, &identity.path, self.file.position)
+    }
+}
+
+/// Opens a file or directory by its path and goes to a position in it.
+///
+/// # Errors
+/// When it cannot be opened, or has no such position.
+pub(super) fn open_at(rebuild: &mut Rebuild<'_>, object: u64, flags: u32, path: &[u8], position: u64) -> Result<()> {
+    let what = || format!("opening {}", printable(path));
+    let mut file = options(flags).open(path_of(path)).attempt(what)?;
+    file.seek(SeekFrom::Start(position)).attempt(what)?;
+    set_flags(file.as_fd(), flags).attempt(what)?;
+    rebuild.objects.insert(object, file.into());
+    Ok(())
+}
+
+struct CutBack {
+    path: Vec<u8>,
+    size: u64,
+}
+
+impl fmt::Display for CutBack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cut {} back to {} bytes after the commit", printable(&self.path), self.size)
+    }
+}
+
+impl Action for CutBack {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        let what = format!("cutting {} back", printable(&self.path));
+        let file = options(libc::O_WRONLY as u32).open(path_of(&self.path)).attempt(|| what.clone())?;
+        let size = self.size;
+        rebuild.after_commit.push(Box::new(move || file.set_len(size).attempt(|| what)));
+        Ok(())
+    }
+}
+
+const SUPPORT: &[Support] = &[
+    Support {
+        what: "Regular files: flags, position, O_APPEND, O_DIRECT, O_SYNC",
+        level: Level::Restored,
+        how: "by reference; a file that is gone, may not be opened or has changed is a refusal at restart (--allow-changed takes it)",
+    },
+    Support {
+        what: "Files that grew since the checkpoint",
+        level: Level::Restored,
+        how: "one that the job writes is cut back to its old size, last of all; one that it only reads is taken as it is",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Plan;
+    use crate::resource::file::tests::host;
+    use std::io::Write;
+
+    fn record(path: &Path, flags: i32) -> RegularFile {
+        let path = path.to_str().unwrap().as_bytes();
+        let found = identity(path, Path::new("/")).unwrap();
+        let tail = tail(path_of(path), found.size);
+        RegularFile { object: 7, flags: flags as u32, position: 3, identity: Some(found), tail }
+    }
+
+    fn planned(file: &RegularFile) -> (Plan, Result<()>) {
+        let mut records = RecordSet::new();
+        records.push(file).unwrap();
+        let mut plan = Plan::default();
+        let outcome = RegularFiles.plan(&records, &host(), &mut plan);
+        (plan, outcome)
+    }
+
+    #[test]
+    fn a_file_comes_back_from_its_record() {
+        let mut records = RecordSet::new();
+        let file = RegularFile { object: 1, flags: 0o2001, position: 17, identity: Some(FileIdentity::default()), tail: None };
+        records.push(&file).unwrap();
+        assert_eq!(records.all::<RegularFile>().unwrap(), [file]);
+    }
+
+    #[test]
+    fn growth_is_cut_back_and_change_is_refused() {
+        let path = std::env::temp_dir().join(format!("cryonaut-regular-{}", std::process::id()));
+        std::fs::write(&path, "one\ntwo\n").unwrap();
+        let file = record(&path, libc::O_WRONLY | libc::O_APPEND);
+        let (plan, outcome) = planned(&file);
+        outcome.unwrap();
+        assert!(plan.refusals.list().is_empty());
+        assert_eq!(plan.ordered().unwrap().len(), 1);
+
+        File::options().append(true).open(&path).unwrap().write_all(b"three\n").unwrap();
+        let (plan, _) = planned(&file);
+        assert!(plan.refusals.list().is_empty());
+        let steps: Vec<String> = plan.ordered().unwrap().iter().map(ToString::to_string).collect();
+        assert!(steps[0].contains("for appending at 3"), "{steps:?}");
+        assert!(steps[1].contains("back to 8 bytes after the commit"), "{steps:?}");
+
+        std::fs::write(&path, "uno\ndue\ntre\n").unwrap();
+        let (plan, _) = planned(&file);
+        assert!(plan.refusals.list()[0].reason.contains("has changed"));
+        let (plan, _) = planned(&RegularFile { flags: libc::O_RDONLY as u32, tail: None, ..file.clone() });
+        assert!(plan.refusals.list().is_empty(), "a file that is only read may grow");
+
+        std::fs::remove_file(&path).unwrap();
+        let (plan, _) = planned(&file);
+        assert!(plan.refusals.list()[0].reason.contains("does not exist"));
+    }
+}

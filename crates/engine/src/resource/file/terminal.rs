@@ -1,0 +1,250 @@
+//! Terminals from outside the job: their place is taken by one new pseudo-terminal.
+//!
+//! stat(2) shows the device; /proc/PID/stat the controlling terminal and its foreground process group. A terminal is never
+//! taken away from anybody: the job gets a new one, whose other side `cryo restart` carries to the user's. Not preserved: what
+//! was typed and not read, settings (they are those of the terminal of the restart), and which of several terminals it was.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::os::fd::AsFd;
+
+use cryonaut_image::{Kind, Record, RecordSet};
+use cryonaut_launch::terminal::Pty;
+use cryonaut_sys::terminal::open_slave;
+use cryonaut_tracee::CallList;
+
+use super::facts::{Description, FdFacts, Job, Place};
+use super::{DescriptorKind, SPARE, free_number, object, reopen, set_flags};
+use crate::collect::Collection;
+use crate::error::Attempt;
+use crate::host::Host;
+use crate::plan::{Action, Plan, Stage};
+use crate::rebuild::{CloseOnExec, Rebuild};
+use crate::resource::process::ProcessRecord;
+use crate::resource::{Level, Support};
+use crate::{Error, Refusals, Result};
+
+/// Where the terminal itself is kept among the objects while the job is rebuilt.
+const OWN_OBJECT: u64 = u64::MAX;
+
+/// An open terminal.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Terminal {
+    /// Its number among the open file descriptions.
+    #[prost(uint64, tag = "1")]
+    pub object: u64,
+    /// `O_*` flags.
+    #[prost(uint32, tag = "2")]
+    pub flags: u32,
+    /// What it was called.
+    #[prost(bytes = "vec", tag = "3")]
+    pub path: Vec<u8>,
+}
+
+/// The controlling terminal of a session.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct ControllingTerminal {
+    /// The session.
+    #[prost(int32, tag = "1")]
+    pub session: i32,
+    /// The foreground process group, 0 where it lies outside the job.
+    #[prost(int32, tag = "2")]
+    pub foreground: i32,
+}
+
+impl Record for Terminal {
+    const KIND: Kind = Kind { name: "file.terminal", version: 1 };
+}
+impl Record for ControllingTerminal {
+    const KIND: Kind = Kind { name: "file.controlling-terminal", version: 1 };
+}
+
+/// The objects that are terminals: a standard stream of the restart takes their place where one is given.
+///
+/// # Errors
+/// When the records are damaged.
+pub(super) fn objects(records: &RecordSet) -> Result<BTreeSet<u64>> {
+    Ok(records.all::<Terminal>()?.iter().map(|terminal| terminal.object).collect())
+}
+
+/// The kind.
+pub(super) struct Terminals;
+
+impl DescriptorKind for Terminals {
+    fn kinds(&self) -> &'static [Kind] {
+        const { &[Terminal::KIND, ControllingTerminal::KIND] }
+    }
+
+    fn support(&self) -> &'static [Support] {
+        SUPPORT
+    }
+
+    fn claims(&self, facts: &FdFacts) -> bool {
+        // Documentation/admin-guide/devices.txt: consoles and serial lines (4), /dev/tty and /dev/console (5), pseudo-terminals.
+        let device = matches!(facts.node, (4, _) | (5, 0 | 1) | (136..=143, _));
+        let reachable = matches!(facts.place, Place::Leads | Place::Elsewhere | Place::Deleted);
+        facts.file_type() == libc::S_IFCHR && device && reachable && !facts.is_place()
+    }
+
+    fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
+
+    fn collect(&self, descriptions: &[&Description], job: &Job<'_>, collection: &mut Collection) -> Result<()> {
+        for description in descriptions {
+            collection.put(&Terminal {
+                object: description.object,
+                flags: description.facts.flags(),
+                path: description.facts.link.clone(),
+            })?;
+        }
+        let mut seen = BTreeSet::new();
+        for owner in job.owners.iter().filter(|owner| owner.terminal != 0) {
+            if seen.insert(owner.session.inner) {
+                let group = job.owners.iter().find(|other| other.group.outer == owner.foreground);
+                collection.put(&ControllingTerminal {
+                    session: owner.session.inner,
+                    foreground: group.map_or(0, |other| other.group.inner),
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn plan(&self, records: &RecordSet, _host: &Host, plan: &mut Plan) -> Result<()> {
+        let terminals = records.all::<Terminal>()?;
+        let controlling = records.all::<ControllingTerminal>()?;
+        let processes = records.all::<ProcessRecord>()?;
+        let leader = |session: i32| {
+            processes.iter().any(|process| process.pid == session && process.session == session && process.zombie.is_none())
+        };
+        let session = controlling.iter().find(|terminal| leader(terminal.session)).copied();
+        if terminals.is_empty() && session.is_none() {
+            return Ok(());
+        }
+        let names: BTreeSet<&[u8]> = terminals.iter().map(|terminal| terminal.path.as_slice()).collect();
+        let devices = names.iter().filter(|name| **name != b"/dev/tty").count();
+        if devices > 1 {
+            plan.remarks.push(format!("the {devices} terminals of the job become one new terminal"));
+        }
+        for lost in controlling.iter().filter(|terminal| Some(terminal.session) != session.map(|found| found.session)) {
+            plan.remarks.push(format!(
+                "session {} comes back without a controlling terminal: its leader is not in the image, or another has it",
+                lost.session
+            ));
+        }
+        plan.step(Stage::Objects, 0, MakeTerminal { terminals });
+        if let Some(ControllingTerminal { session, foreground }) = session {
+            let spare = free_number(records)? + SPARE;
+            plan.step(Stage::Descriptors, session, Control { session, spare });
+            if processes.iter().any(|process| process.group == foreground && process.session == session) {
+                plan.step(Stage::Attach, session, Foreground { session, group: foreground, spare });
+            }
+        }
+        Ok(())
+    }
+}
+
+struct MakeTerminal {
+    terminals: Vec<Terminal>,
+}
+
+impl fmt::Display for MakeTerminal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "make a terminal")
+    }
+}
+
+impl Action for MakeTerminal {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        let what = || "making a terminal".to_owned();
+        let input = std::io::stdin();
+        let pty = Pty::open(Some(input.as_fd())).attempt(what)?;
+        for terminal in &self.terminals {
+            // Reading only or writing only needs opening again, which a missing /dev/pts may forbid: both does no harm.
+            let opened = reopen(pty.slave.as_fd(), terminal.flags)
+                .or_else(|_| open_slave(pty.master.as_fd()))
+                .attempt(what)?;
+            set_flags(opened.as_fd(), terminal.flags).attempt(what)?;
+            rebuild.objects.insert(terminal.object, opened);
+        }
+        rebuild.objects.insert(OWN_OBJECT, pty.slave);
+        rebuild.terminal = Some(pty.master);
+        Ok(())
+    }
+}
+
+/// Gives the terminal to a session's leader for the time of one call.
+fn with_terminal(rebuild: &Rebuild<'_>, session: i32, spare: i32, request: u64, group: Option<i32>) -> Result<()> {
+    let terminal = object(rebuild, OWN_OBJECT)?;
+    rebuild.give(session, &[(terminal, spare, CloseOnExec::Yes)])?;
+    let mut list = CallList::new();
+    let argument = match group {
+        Some(group) => list.bytes(&group.to_le_bytes()).into(),
+        None => 0_u64.into(),
+    };
+    let call = list.call(libc::SYS_ioctl, &[spare.into(), request.into(), argument]);
+    list.call(libc::SYS_close, &[spare.into()]);
+    let outcomes = rebuild.run(session, &list)?;
+    match outcomes.result(call) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::Failed(format!("process {session}: setting its controlling terminal: {error}"))),
+    }
+}
+
+struct Control {
+    session: i32,
+    spare: i32,
+}
+
+impl fmt::Display for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "make the terminal the controlling one of session {}", self.session)
+    }
+}
+
+impl Action for Control {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        with_terminal(rebuild, self.session, self.spare, libc::TIOCSCTTY, None)
+    }
+}
+
+struct Foreground {
+    session: i32,
+    group: i32,
+    spare: i32,
+}
+
+impl fmt::Display for Foreground {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "put process group {} into the foreground", self.group)
+    }
+}
+
+impl Action for Foreground {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        with_terminal(rebuild, self.session, self.spare, libc::TIOCSPGRP, Some(self.group))
+    }
+}
+
+const SUPPORT: &[Support] = &[
+    Support {
+        what: "The terminal that a job runs on: descriptors, controlling terminal, foreground process group",
+        level: Level::Partly,
+        how: "a new pseudo-terminal takes its place, which cryo restart carries to yours; its settings are those of the restart",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminals_come_back_from_their_records() {
+        let mut records = RecordSet::new();
+        let terminal = Terminal { object: 3, flags: 2, path: b"/dev/pts/4".to_vec() };
+        let controlling = ControllingTerminal { session: 5, foreground: 6 };
+        records.push(&terminal).unwrap();
+        records.push(&controlling).unwrap();
+        assert_eq!(records.all::<Terminal>().unwrap(), [terminal]);
+        assert_eq!(records.all::<ControllingTerminal>().unwrap(), [controlling]);
+    }
+}
