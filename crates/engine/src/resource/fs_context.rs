@@ -1,0 +1,335 @@
+//! Where a process stands in the file system: working directory, root directory, umask.
+//!
+//! Shown by the links /proc/PID/cwd and /proc/PID/root, and Umask in /proc/PID/status. Directories are kept by path, not by
+//! content: they must exist where the job is restarted. Threads share all three unless they have called unshare(CLONE_FS),
+//! which nothing can rebuild from outside without running each thread apart; that is refused.
+
+use std::cmp::Ordering;
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use cryonaut_image::{Kind, Record, RecordSet};
+use cryonaut_procfs::ProcessDirectory;
+use cryonaut_sys::task::{self, Compare};
+use cryonaut_tracee::CallList;
+
+use super::memory::printable;
+use super::process::ProcessRecord;
+use super::signal::sharing;
+use crate::collect::Collection;
+use crate::error::Attempt;
+use crate::freeze::Frozen;
+use crate::host::Host;
+use crate::plan::{Action, Plan, Stage};
+use crate::rebuild::Rebuild;
+use crate::resource::{Level, Resource, Support};
+use crate::target::Target;
+use crate::{Error, Refusals, Result};
+
+/// CAP_SYS_CHROOT (include/uapi/linux/capability.h).
+const CHANGE_ROOT: u64 = 1 << 18;
+
+/// Directories and umask of one process.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FsContextRecord {
+    /// The process.
+    #[prost(int32, tag = "1")]
+    pub process: i32,
+    /// Its working directory, an absolute path as `cryo` sees it, also for a process with another root.
+    #[prost(bytes = "vec", tag = "2")]
+    pub working_directory: Vec<u8>,
+    /// Its root directory, an absolute path as `cryo` sees it.
+    #[prost(bytes = "vec", tag = "3")]
+    pub root: Vec<u8>,
+    /// Permission bits that files which it makes do not get, 0 to 0o777.
+    #[prost(uint32, tag = "4")]
+    pub umask: u32,
+}
+
+impl Record for FsContextRecord {
+    const KIND: Kind = Kind { name: "fs-context", version: 1 };
+}
+
+/// The resource.
+pub struct FsContext;
+
+impl Resource for FsContext {
+    fn name(&self) -> &'static str {
+        "working directories"
+    }
+
+    fn kinds(&self) -> &'static [Kind] {
+        const { &[FsContextRecord::KIND] }
+    }
+
+    fn support(&self) -> &'static [Support] {
+        SUPPORT
+    }
+
+    fn inspect(&self, target: &Target, refusals: &mut Refusals) {
+        let alive: Vec<_> = target.processes.iter().filter(|process| !process.is_zombie()).collect();
+        refuse_sharing(&alive.iter().map(|process| process.label()).collect::<Vec<_>>(), refusals);
+        for process in alive {
+            let label = process.label();
+            let threads = process.directory.threads().unwrap_or_default();
+            refuse_split(&label, &threads, refusals);
+            // A process that has ended meanwhile is none of the job any more.
+            let _ = directories(&process.directory, &label, refusals);
+        }
+    }
+
+    fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
+        let mut refusals = Refusals::default();
+        refuse_sharing(&frozen.alive().map(|process| (process.pid, process.name())).collect::<Vec<_>>(), &mut refusals);
+        for process in frozen.alive() {
+            let label = (process.pid, process.name());
+            let threads: Vec<i32> = process.tasks.iter().map(|task| task.stopped.tid()).collect();
+            refuse_split(&label, &threads, &mut refusals);
+            let (working_directory, root) = directories(&process.directory, &label, &mut refusals)?;
+            let umask = process.status.umask.ok_or_else(|| {
+                Error::Failed(format!("process {}: this kernel does not show its umask (Linux 4.7 does)", process.pid))
+            })?;
+            collection.put(&FsContextRecord { process: process.inner, working_directory, root, umask })?;
+        }
+        refusals.into_result()
+    }
+
+    fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
+        let processes = records.all::<ProcessRecord>()?;
+        for record in records.all::<FsContextRecord>()? {
+            check(&record)?;
+            let process = processes.iter().find(|process| process.pid == record.process);
+            let name = process.map(|process| String::from_utf8_lossy(&process.name)).unwrap_or_default();
+            check_directories(&record, &name, host, plan);
+            plan.step(Stage::Restrict, record.process, EnterDirectories { record });
+        }
+        Ok(())
+    }
+}
+
+/// Refuses processes that share their working directory (CLONE_FS) without being threads of each other.
+fn refuse_sharing(processes: &[(i32, String)], refusals: &mut Refusals) {
+    let pids: Vec<i32> = processes.iter().map(|(pid, _)| *pid).collect();
+    for (pid, other) in sharing(Compare::FileSystem, &pids) {
+        let name = processes.iter().find(|(candidate, _)| *candidate == pid).map_or("", |(_, name)| name);
+        refusals.add(
+            (pid, name),
+            "its working directory and umask",
+            format!("it shares them with process {other} (CLONE_FS), and a restart would give each its own"),
+            "have the program start threads, or processes that share nothing",
+        );
+    }
+}
+
+/// Refuses threads that have directories of their own.
+fn refuse_split((pid, name): &(i32, String), threads: &[i32], refusals: &mut Refusals) {
+    for &tid in threads.iter().filter(|tid| *tid != pid) {
+        if let Ok(Ordering::Less | Ordering::Greater) = task::compare(Compare::FileSystem, (*pid, 0), (tid, 0)) {
+            refusals.add(
+                (*pid, name),
+                format!("its thread {tid}"),
+                "it has a working directory and umask of its own (unshare(CLONE_FS)), which a restart cannot give it",
+                "have the program use openat() and the like rather than a working directory for each thread",
+            );
+        }
+    }
+}
+
+/// Reads working and root directory of a process, and refuses one that its path does not lead to.
+fn directories(
+    directory: &ProcessDirectory,
+    (pid, name): &(i32, String),
+    refusals: &mut Refusals,
+) -> Result<(Vec<u8>, Vec<u8>)> {
+    let root = directory.link("root")?;
+    let working_directory = directory.link("cwd")?;
+    let base = base(directory, &root)?;
+    for (link, what, path) in [("root", "root directory", &root), ("cwd", "working directory", &working_directory)] {
+        let object = format!("its {what} {}", printable(path));
+        let Some(base) = &base else {
+            refusals.add(
+                (*pid, name),
+                object,
+                "it has changed its root inside a mount namespace of its own, so no path leads there",
+                "checkpoint it from inside its container",
+            );
+            continue;
+        };
+        if !leads_to(base, path, &directory.path().join(link)) {
+            refusals.add(
+                (*pid, name),
+                object,
+                "its path leads there no more: it was removed or renamed, or is hidden by a mount or by permissions",
+                "have the program change to a directory that exists",
+            );
+        }
+    }
+    Ok((working_directory, root))
+}
+
+/// What the paths of a process' links are relative to: our root, or that of its own mount namespace; none when that cannot be
+/// reached.
+fn base(directory: &ProcessDirectory, root: &[u8]) -> Result<Option<PathBuf>> {
+    let own = ProcessDirectory::open(std::process::id() as i32)?;
+    Ok(if own.namespace("mnt")? == directory.namespace("mnt")? {
+        Some(PathBuf::from("/"))
+    } else if root == b"/" {
+        Some(directory.path().join("root"))
+    } else {
+        None
+    })
+}
+
+/// Whether `path` under `base` is the directory behind `link`. Comparing the two tells more than the word `(deleted)` in the
+/// link's text, which may be part of a name.
+fn leads_to(base: &Path, path: &[u8], link: &Path) -> bool {
+    let Some(relative) = path.strip_prefix(b"/") else { return false };
+    let identity = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    let found = identity(&base.join(OsStr::from_bytes(relative)));
+    found.is_some() && found == identity(link)
+}
+
+/// Refuses records that no process can have had.
+fn check(record: &FsContextRecord) -> Result<()> {
+    let is_path = |path: &[u8]| path.starts_with(b"/") && !path.contains(&0);
+    if is_path(&record.working_directory) && is_path(&record.root) && record.umask <= 0o777 {
+        Ok(())
+    } else {
+        Err(Error::Failed(format!("the image is damaged: process {} stands nowhere", record.process)))
+    }
+}
+
+fn check_directories(record: &FsContextRecord, name: &str, host: &Host, plan: &mut Plan) {
+    let both = [("root directory", &record.root), ("working directory", &record.working_directory)];
+    for (what, path) in both {
+        // What lies in /proc comes with the processes themselves.
+        if path.starts_with(b"/proc/") {
+            continue;
+        }
+        // The dot at the end asks for the permission to enter it too.
+        let entered = Path::new(OsStr::from_bytes(path)).join(".");
+        if let Err(error) = std::fs::metadata(entered) {
+            plan.refusals.add(
+                (record.process, name),
+                format!("its {what} {}", printable(path)),
+                format!("it cannot be entered here: {error}"),
+                "make that directory",
+            );
+        }
+    }
+    // In a fresh pid namespace an ordinary user has all capabilities over a user namespace.
+    let capabilities = cryonaut_sys::spawn::effective_capabilities().unwrap_or(0);
+    if record.root != b"/" && host.shares_pids && capabilities & CHANGE_ROOT == 0 {
+        plan.refusals.add(
+            (record.process, name),
+            format!("its root directory {}", printable(&record.root)),
+            "changing the root takes CAP_SYS_CHROOT, which this user lacks here",
+            "restart as root, or with --pids namespace",
+        );
+    }
+}
+
+/// Enters the working directory while the root is still ours, then the root; both stay as they are then.
+struct EnterDirectories {
+    record: FsContextRecord,
+}
+
+impl fmt::Display for EnterDirectories {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "enter {}", printable(&self.record.working_directory))?;
+        if self.record.root != b"/" {
+            write!(f, " with root {}", printable(&self.record.root))?;
+        }
+        write!(f, ", umask {:03o}", self.record.umask)
+    }
+}
+
+impl Action for EnterDirectories {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        let FsContextRecord { process, working_directory, root, umask } = &self.record;
+        let mut list = CallList::new();
+        let path = list.path(working_directory);
+        let mut calls = vec![("entering its working directory", working_directory, {
+            list.call(libc::SYS_chdir, &[path.into()])
+        })];
+        if root != b"/" {
+            let path = list.path(root);
+            calls.push(("changing its root to", root, list.call(libc::SYS_chroot, &[path.into()])));
+        }
+        list.call(libc::SYS_umask, &[u64::from(*umask).into()]);
+        let outcomes = rebuild.run(*process, &list)?;
+        for (what, path, call) in calls {
+            outcomes.result(call).attempt(|| format!("process {process}: {what} {}", printable(path)))?;
+        }
+        Ok(())
+    }
+}
+
+const SUPPORT: &[Support] = &[
+    Support {
+        what: "Working directory, root directory (chroot), umask",
+        level: Level::Restored,
+        how: "by path; a directory that does not exist where the job is restarted is a refusal there",
+    },
+    Support {
+        what: "A working or root directory that was removed",
+        level: Level::Refused,
+        how: "have the program change to one that exists",
+    },
+    Support {
+        what: "Threads with a working directory of their own, processes that share one (CLONE_FS)",
+        level: Level::Refused,
+        how: "use openat() and the like, or processes that share nothing",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> FsContextRecord {
+        FsContextRecord { process: 7, working_directory: b"/srv/\xff".to_vec(), root: b"/".to_vec(), umask: 0o027 }
+    }
+
+    #[test]
+    fn record_round_trip() {
+        let mut set = RecordSet::new();
+        set.push(&record()).unwrap();
+        assert_eq!(set.all::<FsContextRecord>().unwrap(), [record()]);
+    }
+
+    #[test]
+    fn damaged_records_are_found() {
+        assert!(check(&record()).is_ok());
+        assert!(check(&FsContextRecord { working_directory: b"relative".to_vec(), ..record() }).is_err());
+        assert!(check(&FsContextRecord { root: b"/a\0b".to_vec(), ..record() }).is_err());
+        assert!(check(&FsContextRecord { umask: 0o1000, ..record() }).is_err());
+    }
+
+    #[test]
+    fn steps_say_where_they_go() {
+        let chrooted = FsContextRecord { root: b"/srv".to_vec(), working_directory: b"/srv/a".to_vec(), ..record() };
+        assert_eq!(EnterDirectories { record: chrooted }.to_string(), "enter /srv/a with root /srv, umask 027");
+    }
+
+    #[test]
+    fn a_removed_directory_is_refused() {
+        let place = std::env::temp_dir().join(format!("cryo-fs-context-{} (deleted)", std::process::id()));
+        std::fs::create_dir(&place).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("10").current_dir(&place).spawn().unwrap();
+        let directory = ProcessDirectory::open(child.id() as i32).unwrap();
+        let label = (child.id() as i32, "sleep".to_owned());
+        let mut refusals = Refusals::default();
+        let (working_directory, root) = directories(&directory, &label, &mut refusals).unwrap();
+        assert_eq!((working_directory.as_slice(), root.as_slice()), (place.as_os_str().as_bytes(), &b"/"[..]));
+        assert_eq!(refusals.list(), []);
+        std::fs::remove_dir(&place).unwrap();
+        directories(&directory, &label, &mut refusals).unwrap();
+        assert_eq!(refusals.list().len(), 1);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
