@@ -53,6 +53,8 @@ pub struct FrozenProcess {
     /// Its memory areas, without what `cryo` put there.
     pub areas: Vec<SmapsArea>,
     memory: File,
+    /// Its /proc/PID/pagemap; for a zombie nothing of use.
+    pub pagemap: File,
     guest: Option<Guest>,
 }
 
@@ -396,10 +398,11 @@ fn frozen_process(process: TargetProcess, tasks: BTreeMap<i32, Stopped>) -> Resu
         }
     }
     let memory = directory.open_file(if alive { "mem" } else { "stat" })?;
+    let pagemap = directory.open_file(if alive { "pagemap" } else { "stat" })?;
     for task in &mut frozen {
         abort_restartable_sequence(&memory, &mut task.stopped)?;
     }
-    Ok(FrozenProcess { pid, inner, pidfd, directory, stat, status, tasks: frozen, areas, memory, guest: None })
+    Ok(FrozenProcess { pid, inner, pidfd, directory, stat, status, tasks: frozen, areas, memory, pagemap, guest: None })
 }
 
 /// A task inside a restartable sequence goes to its abort handler, as it would at any preemption (rseq(2)): its registers and

@@ -16,6 +16,7 @@ pub mod plan;
 pub mod rebuild;
 pub mod resource;
 pub mod restart;
+pub mod show;
 pub mod target;
 
 pub use error::{Error, Refusal, Refusals, Result};

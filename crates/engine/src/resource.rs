@@ -2,10 +2,17 @@
 //!
 //! A resource is one file under `resource/`, with both sides in it. A newcomer adds the file and one line in [`REGISTRY`].
 
+pub mod credentials;
 pub mod file;
+pub mod fs_context;
+pub mod limits;
 pub mod memory;
+pub mod namespace;
 pub mod process;
+pub mod restriction;
+pub mod signal;
 pub mod thread;
+pub mod timer;
 
 use cryonaut_image::{Kind, RecordSet};
 
@@ -61,9 +68,16 @@ pub trait Resource: Sync {
 }
 
 /// Every resource, in the order in which they are collected and planned.
-// Order: Processes Namespaces Restrictions Memory Files FsContext Signals Timers Limits Credentials Threads.
 pub static REGISTRY: &[&dyn Resource] = &[
     &process::Processes,
+    &namespace::Namespaces,
+    &restriction::Restrictions,
     &memory::Memory,
+    &file::Files,
+    &fs_context::FsContext,
+    &signal::Signals,
+    &timer::Timers,
+    &limits::Limits,
+    &credentials::Credentials,
     &thread::Threads,
 ];

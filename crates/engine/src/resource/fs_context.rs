@@ -172,7 +172,7 @@ fn directories(
 
 /// What the paths of a process' links are relative to: our root, or that of its own mount namespace; none when that cannot be
 /// reached.
-fn base(directory: &ProcessDirectory, root: &[u8]) -> Result<Option<PathBuf>> {
+pub(crate) fn base(directory: &ProcessDirectory, root: &[u8]) -> Result<Option<PathBuf>> {
     let own = ProcessDirectory::open(std::process::id() as i32)?;
     Ok(if own.namespace("mnt")? == directory.namespace("mnt")? {
         Some(PathBuf::from("/"))

@@ -11,7 +11,7 @@ mod record;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_procfs::smaps::SmapsArea;
@@ -50,9 +50,9 @@ impl Resource for Memory {
     fn inspect(&self, target: &Target, refusals: &mut Refusals) {
         for process in target.processes.iter().filter(|process| !process.is_zombie()) {
             let Ok(areas) = process.directory.smaps() else { continue };
-            let root = root_of(process.pid);
+            let mut files = area::Files::of(&process.directory);
             for area in &areas {
-                if let Err(found) = area::describe(area, &root) {
+                if let Err(found) = area::describe(area, &mut files) {
                     let (pid, name) = process.label();
                     refusals.add((pid, &name), found.object, found.reason, found.remedy);
                 }
@@ -164,16 +164,11 @@ fn inherits(child: &AddressSpace, parent: &AddressSpace) -> bool {
     })
 }
 
-fn root_of(pid: i32) -> PathBuf {
-    PathBuf::from(format!("/proc/{pid}/root"))
-}
-
 fn describe_all(process: &FrozenProcess) -> Result<Vec<AreaRecord>> {
-    let root = root_of(process.pid);
+    let mut files = area::Files::of(&process.directory);
     let mut areas = Vec::with_capacity(process.areas.len());
-    // Neighbouring areas of one library share its file: look at each file once.
     for area in &process.areas {
-        match area::describe(area, &root) {
+        match area::describe(area, &mut files) {
             Ok(Some(area)) => areas.push(area),
             Ok(None) => {}
             Err(found) => {
@@ -275,14 +270,13 @@ fn layout_of(process: &mut FrozenProcess) -> Result<Vec<u64>> {
 
 fn address_space(process: &FrozenProcess, areas: Vec<AreaRecord>, layout: Vec<u64>) -> Result<AddressSpace> {
     let executable = process.directory.link("exe")?;
-    let root = root_of(process.pid);
     let auxiliary = process.directory.read("auxv")?;
     Ok(AddressSpace {
         process: process.inner,
         areas,
         layout,
         auxiliary,
-        executable: identity(&executable, &root),
+        executable: area::Files::of(&process.directory).identity(&executable),
     })
 }
 

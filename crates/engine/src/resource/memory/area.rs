@@ -1,9 +1,11 @@
 //! Telling what an area is, and whether it can be saved.
 
+use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use cryonaut_procfs::ProcessDirectory;
 use cryonaut_procfs::maps::AreaName;
 use cryonaut_procfs::smaps::{SmapsArea, VmFlag};
 
@@ -34,8 +36,8 @@ const FLAGS: [(VmFlag, u64); 12] = [
     (VmFlag::LockOnFault, attribute::LOCKED_ON_FAULT),
 ];
 
-/// Describes an area; `None` for those that every process has by itself. `root` leads to the process' root directory.
-pub fn describe(area: &SmapsArea, root: &Path) -> Result<Option<AreaRecord>, Unsupported> {
+/// Describes an area; `None` for those that every process has by itself. `files` are looked at once each.
+pub fn describe(area: &SmapsArea, files: &mut Files) -> Result<Option<AreaRecord>, Unsupported> {
     let range = || format!("memory at {:#x}-{:#x}", area.area.start, area.area.end);
     let unsupported =
         |what: String, reason, remedy| Err(Unsupported { object: format!("{} ({what})", range()), reason, remedy });
@@ -53,7 +55,7 @@ pub fn describe(area: &SmapsArea, root: &Path) -> Result<Option<AreaRecord>, Uns
         AreaName::AnonNamed { shared: true, .. } => Backing::SharedObject,
         AreaName::SharedAnonymous => Backing::Anonymous,
         AreaName::File { path, deleted: false } if path == b"/dev/zero" && !shared => Backing::Anonymous,
-        AreaName::File { path, deleted: false } => match identity(path, root) {
+        AreaName::File { path, deleted: false } => match files.identity(path) {
             Some(found) if found.inode == area.area.inode && found.mode & libc::S_IFMT == libc::S_IFREG => {
                 file = Some(found);
                 if shared { Backing::FileShared } else { Backing::FilePrivate }
@@ -188,6 +190,31 @@ fn refuse_flags(area: &SmapsArea, range: &dyn Fn() -> String) -> Result<(), Unsu
         });
     }
     Ok(())
+}
+
+/// Files of a process, looked at once each.
+pub struct Files {
+    root: PathBuf,
+    known: HashMap<Vec<u8>, Option<FileIdentity>>,
+}
+
+impl Files {
+    /// Files as a process' maps name them: relative to our root, or to that of its own mount namespace.
+    pub fn of(directory: &ProcessDirectory) -> Self {
+        let root = directory.link("root").unwrap_or_default();
+        let base = crate::resource::fs_context::base(directory, &root).ok().flatten();
+        Self { root: base.unwrap_or_else(|| directory.path().join("root")), known: HashMap::new() }
+    }
+
+    /// What the file is like now.
+    pub fn identity(&mut self, path: &[u8]) -> Option<FileIdentity> {
+        if let Some(known) = self.known.get(path) {
+            return known.clone();
+        }
+        let found = identity(path, &self.root);
+        self.known.insert(path.to_vec(), found.clone());
+        found
+    }
 }
 
 /// What the file at `path` under `root` is like now.

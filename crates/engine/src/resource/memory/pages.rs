@@ -1,7 +1,7 @@
 //! Which pages of an area hold something of the process' own.
 
-use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 
 use cryonaut_image::ZeroPages;
 use cryonaut_procfs::pagemap::PagemapEntry;
@@ -20,8 +20,6 @@ use crate::{Error, Result};
 /// # Errors
 /// When the page tables cannot be read.
 pub fn private_pages(process: &FrozenProcess, areas: &mut [AreaRecord]) -> Result<Vec<PageRange>> {
-    let path = format!("/proc/{}/pagemap", process.pid);
-    let pagemap = File::open(&path).attempt(|| format!("opening {path}"))?;
     let mut ranges = Vec::new();
     // One walk over all neighbours is much cheaper than one walk for each area.
     let mut index = 0;
@@ -37,7 +35,7 @@ pub fn private_pages(process: &FrozenProcess, areas: &mut [AreaRecord]) -> Resul
         index += 1;
         let mut current = first;
         let span = (areas[first].start, areas[index - 1].end);
-        runs(process, &pagemap, span, |mut start, end, is_file| {
+        runs(process, span, |mut start, end, is_file| {
             while start < end {
                 while current < index && areas[current].end <= start {
                     current += 1;
@@ -66,9 +64,39 @@ pub fn private_pages(process: &FrozenProcess, areas: &mut [AreaRecord]) -> Resul
     protect_sharing(process, ranges)
 }
 
+/// Words of a process' pagemap, read in pieces.
+struct Window<'a> {
+    process: &'a FrozenProcess,
+    start: u64,
+    words: Vec<PagemapEntry>,
+}
+
+impl<'a> Window<'a> {
+    const WORDS: u64 = 512;
+
+    fn new(process: &'a FrozenProcess) -> Self {
+        Self { process, start: 0, words: Vec::new() }
+    }
+
+    fn get(&mut self, address: u64) -> Result<PagemapEntry> {
+        let length = Self::WORDS * PAGE_SIZE;
+        if self.words.is_empty() || address.wrapping_sub(self.start) >= length {
+            let mut bytes = [0_u8; Self::WORDS as usize * 8];
+            self.start = address & !(length - 1);
+            let what = || format!("process {}: reading its page table", self.process.pid);
+            let count = self.process.pagemap.read_at(&mut bytes, self.start / PAGE_SIZE * 8).attempt(what)?;
+            self.words = cryonaut_procfs::pagemap::decode(&bytes[..count]).collect();
+        }
+        let index = ((address - self.start) / PAGE_SIZE) as usize;
+        // The address space ends before the piece does.
+        Ok(self.words.get(index).copied().unwrap_or_default())
+    }
+}
+
 /// Has pages that other processes map too read in the way that leaves them shared.
 fn protect_sharing(process: &FrozenProcess, ranges: Vec<PageRange>) -> Result<Vec<PageRange>> {
     let mut checked = Vec::with_capacity(ranges.len());
+    let mut words = Window::new(process);
     for range in ranges {
         let index = process.areas.partition_point(|area| area.area.end <= range.start);
         let shared = process.areas.get(index).is_none_or(|area| area.shared > 0);
@@ -76,8 +104,8 @@ fn protect_sharing(process: &FrozenProcess, ranges: Vec<PageRange>) -> Result<Ve
             checked.push(range);
             continue;
         }
-        for (index, entry) in process.directory.pagemap(range.start, range.end)?.into_iter().enumerate() {
-            let start = range.start + index as u64 * PAGE_SIZE;
+        for start in (range.start..range.end).step_by(PAGE_SIZE as usize) {
+            let entry = words.get(start)?;
             let access = if entry.present() && entry.exclusive() { Access::Pinned } else { Access::File };
             push_range(&mut checked, &PageRange { access, ..range }, start, start + PAGE_SIZE);
         }
@@ -88,12 +116,11 @@ fn protect_sharing(process: &FrozenProcess, ranges: Vec<PageRange>) -> Result<Ve
 /// Calls `found(start, end, is file page)` for runs of pages that are present or in swap, the zero page left out.
 fn runs(
     process: &FrozenProcess,
-    pagemap: &File,
     span: (u64, u64),
     mut found: impl FnMut(u64, u64, bool),
 ) -> Result<()> {
     let any = page::PRESENT | page::SWAPPED;
-    let scanned = memory::scan(pagemap.as_fd(), span, any, any | page::FILE | page::ZERO, |region| {
+    let scanned = memory::scan(process.pagemap.as_fd(), span, any, any | page::FILE | page::ZERO, |region| {
         if region.categories & page::ZERO == 0 {
             found(region.start, region.end, region.categories & page::FILE != 0);
         }
@@ -175,6 +202,7 @@ pub fn same_pages(
     ranges: &mut Vec<PageRange>,
 ) -> Result<Vec<(u64, u64)>> {
     let mut same = Vec::new();
+    let mut windows = (Window::new(child), Window::new(parent));
     let mut rest = Vec::with_capacity(ranges.len());
     for range in ranges.drain(..) {
         let Some(area) = area_at(child_areas, range.start) else { continue };
@@ -190,7 +218,7 @@ pub fn same_pages(
                 continue;
             };
             let end = range.end.min(ancestor.end);
-            compare((child, parent), (address, end), |start, end, equal| {
+            compare((child, parent), &mut windows, (address, end), |start, end, equal| {
                 if equal {
                     match same.last_mut() {
                         Some((first, pages)) if *first + *pages * PAGE_SIZE == start => *pages += (end - start) / PAGE_SIZE,
@@ -221,15 +249,14 @@ fn area_at(areas: &[AreaRecord], address: u64) -> Option<&AreaRecord> {
 
 fn compare(
     (child, parent): (&FrozenProcess, &FrozenProcess),
+    windows: &mut (Window<'_>, Window<'_>),
     (start, end): (u64, u64),
     mut found: impl FnMut(u64, u64, bool),
 ) -> Result<()> {
-    let ours = child.directory.pagemap(start, end)?;
-    let theirs = parent.directory.pagemap(start, end)?;
     let (mut left, mut right) = ([0_u8; PAGE_SIZE as usize], [0_u8; PAGE_SIZE as usize]);
-    for (index, (a, b)) in ours.iter().zip(&theirs).enumerate() {
-        let address = start + index as u64 * PAGE_SIZE;
-        let shared = |entry: &PagemapEntry| entry.swapped() || (entry.present() && !entry.exclusive());
+    for address in (start..end).step_by(PAGE_SIZE as usize) {
+        let (a, b) = (windows.0.get(address)?, windows.1.get(address)?);
+        let shared = |entry: PagemapEntry| entry.swapped() || (entry.present() && !entry.exclusive());
         let equal = if !shared(a) || !shared(b) {
             false
         } else if a.present() && b.present() && a.pfn() != 0 && b.pfn() != 0 {
