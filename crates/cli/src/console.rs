@@ -27,7 +27,7 @@ impl Console {
     /// Prints the result of a command to standard output. A reader that has had enough (`| head`) is no failure.
     pub fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
         let text = match self.form {
-            Form::Text => text(),
+            Form::Text => harmless(&text()),
             Form::Json => json_line(value)?,
         };
         write_whole(io::stdout().lock(), &text)
@@ -38,7 +38,7 @@ impl Console {
     pub fn result_beside(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
         match self.form {
             Form::Json => write_whole(io::stderr().lock(), &json_line(value)?),
-            Form::Text if io::stderr().is_terminal() => write_whole(io::stderr().lock(), &text()),
+            Form::Text if io::stderr().is_terminal() => write_whole(io::stderr().lock(), &harmless(&text())),
             Form::Text => Ok(()),
         }
     }
@@ -113,7 +113,14 @@ fn write_whole(mut stream: impl Write, text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Names in images and of processes may hold anything; a terminal is not to obey them.
+fn harmless(text: &str) -> String {
+    let clean = |letter: char| if letter.is_control() && !matches!(letter, '\n' | '\t') { '?' } else { letter };
+    text.chars().map(clean).collect()
+}
+
 fn to_standard_error(line: &str) {
+    let line = harmless(line);
     // A job's terminal may be in raw mode, where a line feed alone stays in its column.
     let line = match io::stderr().is_terminal() {
         true => line.replace('\n', "\r\n") + "\r\n",

@@ -1,7 +1,17 @@
 //! The command line: every subcommand, and what all of them share.
 
+mod check;
 mod checkpoint;
+mod completions;
+mod demo;
+mod doctor;
+mod hold_terminal;
+mod list;
 mod restart;
+mod run;
+mod show;
+mod support;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -30,16 +40,45 @@ pub struct CommandLine {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Run(run::Arguments),
     Checkpoint(checkpoint::Arguments),
     Restart(restart::Arguments),
+    Check(check::Arguments),
+    Show(show::Arguments),
+    Verify(verify::Arguments),
+    List(list::Arguments),
+    Doctor(doctor::Arguments),
+    Demo(demo::Arguments),
+    Completions(completions::Arguments),
+    Man(completions::ManArguments),
+    /// Prints SUPPORT.md
+    #[command(name = "__support", hide = true)]
+    Support,
+    /// Keeps a terminal open
+    #[command(name = "__hold-terminal", hide = true)]
+    HoldTerminal,
+    #[command(name = "__demo-worker", hide = true)]
+    DemoWorker(demo::WorkerArguments),
 }
 
 impl Command {
     /// Runs it; gives the exit status.
     fn run(self, console: Console) -> Result<u8, Failure> {
         match self {
+            Command::Run(arguments) => arguments.run(console),
             Command::Checkpoint(arguments) => arguments.run(console),
             Command::Restart(arguments) => arguments.run(console),
+            Command::Check(arguments) => arguments.run(console),
+            Command::Show(arguments) => arguments.run(console),
+            Command::Verify(arguments) => arguments.run(console),
+            Command::List(arguments) => arguments.run(console),
+            Command::Doctor(arguments) => arguments.run(console),
+            Command::Demo(arguments) => arguments.run(console),
+            Command::Completions(arguments) => arguments.run(console),
+            Command::Man(arguments) => arguments.run(console),
+            Command::Support => support::run(console),
+            Command::HoldTerminal => hold_terminal::run(),
+            Command::DemoWorker(arguments) => arguments.run(),
         }
     }
 }

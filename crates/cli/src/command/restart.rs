@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::{Args, ValueEnum, ValueHint};
-use cryonaut_engine::host::Changed;
+use cryonaut_engine::host::{Changed, ClampLimits};
 use cryonaut_engine::restart::{self, Input, Pids, RestartRequest, Restarted};
 use cryonaut_launch::registry::{Job, Registry, RegistryError, check_name};
 use cryonaut_launch::{Nursery, WatchedSignals};
@@ -63,6 +63,9 @@ pub struct Conditions {
     /// Take files that have changed since the checkpoint as they are now
     #[arg(long)]
     allow_changed: bool,
+    /// Lower hard limits that are above what you may set
+    #[arg(long)]
+    clamp_limits: bool,
 }
 
 /// The value of --pids.
@@ -92,6 +95,14 @@ impl Conditions {
         match self.allow_changed {
             true => Changed::Allow,
             false => Changed::Refuse,
+        }
+    }
+
+    /// As the engine wants it.
+    pub fn clamp_limits(self) -> ClampLimits {
+        match self.clamp_limits {
+            true => ClampLimits::Yes,
+            false => ClampLimits::No,
         }
     }
 }
@@ -147,7 +158,12 @@ impl Arguments {
         if !self.detach {
             spawn::set_child_subreaper(Subreaper::On).map_err(Failure::system("adopt orphans"))?;
         }
-        let request = RestartRequest { pids: self.conditions.pids(), standard, changed: self.conditions.changed() };
+        let request = RestartRequest {
+            pids: self.conditions.pids(),
+            standard,
+            changed: self.conditions.changed(),
+            clamp_limits: self.conditions.clamp_limits(),
+        };
         let restarted = {
             let progress = Progress::new(console, Count::Read, "restarting");
             stoppable(&signals, |stop| -> Result<Restarted, Failure> {

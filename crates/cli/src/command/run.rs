@@ -1,0 +1,304 @@
+//! `cryo run`: starts a job that can be checkpointed and restarted with its own pids.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Read, Seek, stderr, stdin};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueHint};
+use cryonaut_engine::checkpoint::temporary_file;
+use cryonaut_engine::restart::may_choose_pids;
+use cryonaut_launch::registry::{NewJob, ProcessIdentity, Registry, RegistryError, check_name};
+use cryonaut_launch::terminal::Pty;
+use cryonaut_launch::{
+    Child, ChildSpec, Direct, NamespaceRequest, Namespaces, Nursery, TimeOffsets, WatchedSignals,
+    inherited_descriptors,
+};
+use cryonaut_sys::spawn::{self, WaitFor, WaitStatus};
+
+use crate::console::Console;
+use crate::exit::{self, Failure};
+use crate::job::{self, Foreground, User};
+use crate::when;
+
+/// Starts a command as a job that can be checkpointed and restarted
+///
+/// cryo stays in the foreground for it: it passes signals, the terminal and the exit status on. Without root the job lives in
+/// namespaces of its own, where a restart can give it its own pids again: there, its processes keep your uid and files, but
+/// setuid programs (sudo) have no power, and other users' files show as nobody's.
+#[derive(Args, Debug)]
+#[command(after_long_help = exit::DOCUMENTED_FOR_JOB)]
+pub struct Arguments {
+    /// The job's name [default: made from the command]
+    #[arg(long)]
+    name: Option<String>,
+    /// Start it in namespaces of its own, also as root
+    #[arg(long)]
+    namespaces: bool,
+    /// Checkpoint it at this interval (30m, 2h, 90s); failures are told and do not end the job
+    #[arg(long, value_name = "TIME", value_parser = interval, requires = "dir")]
+    every: Option<Duration>,
+    /// Where the checkpoints of --every go, as NAME-TIME.cryo
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "every")]
+    dir: Option<PathBuf>,
+    /// How many checkpoints of --every are kept: the newest
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), requires = "every")]
+    keep: u32,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
+    command: Vec<OsString>,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time >= Duration::from_secs(1) => Ok(time),
+        Ok(_) => Err("at least 1s".into()),
+        Err(error) => Err(format!("{error}; write it as 30m, 2h or 90s")),
+    }
+}
+
+impl Arguments {
+    /// Starts the job and stands in for it.
+    pub fn run(self, console: Console) -> Result<u8, Failure> {
+        self.stand_in(console).map_err(Failure::instead_of_job)
+    }
+
+    fn stand_in(self, console: Console) -> Result<u8, Failure> {
+        let inherited = inherited_descriptors().map_err(Failure::system("look at the open descriptors"))?;
+        let signals = WatchedSignals::block()?;
+        if let Some(name) = &self.name {
+            check_name(name)?;
+            if Registry::open()?.find(name).is_ok() {
+                return Err(RegistryError::NameTaken(name.clone()).into());
+            }
+        }
+        let directory = self.dir.as_deref().map(checkpoint_directory).transpose()?;
+        let nursery = self.nursery()?;
+        job::adopt_orphans(&nursery)?;
+        let mut spec = ChildSpec::command(self.command.clone());
+        spec.keep_descriptors = inherited;
+        let (spec, master) = give_terminal(spec)?;
+        let root = nursery.spawn(&spec)?;
+        // Our copies of the job's terminal, which would hide its end.
+        drop(spec);
+        let words = self.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let new = describe(&nursery, &root, self.name.clone(), words, directory.clone());
+        let job = new.and_then(|new| job::register(new, console));
+        let mut foreground = Foreground::new(signals, &nursery, &root)?;
+        if let Some(master) = master {
+            if let Nursery::Namespace(namespaces) = &nursery {
+                // So that the job's terminal outlives this process. A job that has ended already needs none.
+                let _ = namespaces.hold_terminal(master.as_fd());
+            }
+            foreground.attach(job::carrier(master, User::Standard)?);
+        }
+        let name = job.as_ref().map(|job| job.name.as_str());
+        let mut periodic = match (self.every, directory, name) {
+            (Some(every), Some(directory), Some(name)) => {
+                Some(Periodic::new((every, self.keep as usize), directory, name, console))
+            }
+            _ => None,
+        };
+        let direct = matches!(nursery, Nursery::Direct(_));
+        let wanted = direct || periodic.is_some();
+        let mut each_second = || {
+            let saver = periodic.as_mut().and_then(Periodic::look);
+            if direct {
+                job::reap_orphans(&[root.pid, saver.unwrap_or(0)]);
+            }
+        };
+        let status = foreground.run(name, if wanted { Some(&mut each_second) } else { None })?;
+        if let Some(periodic) = periodic {
+            periodic.finish();
+        }
+        Ok(status)
+    }
+
+    fn nursery(&self) -> Result<Nursery, Failure> {
+        if may_choose_pids() && !self.namespaces {
+            return Ok(Nursery::Direct(Direct));
+        }
+        // A time namespace from the beginning: a restart then changes nothing for the job but its clocks' offsets.
+        let request =
+            NamespaceRequest { time_offsets: Some(TimeOffsets::default()), ..NamespaceRequest::default() };
+        Ok(Nursery::Namespace(Namespaces::create(&request)?))
+    }
+}
+
+/// With standard input and output on a terminal the job gets one of its own, otherwise it has the caller's descriptors.
+fn give_terminal(spec: ChildSpec) -> Result<(ChildSpec, Option<OwnedFd>), Failure> {
+    if !job::on_terminal() {
+        return Ok((spec, None));
+    }
+    let failed = "give the job a terminal";
+    let Pty { master, slave } = Pty::open(Some(stdin().as_fd())).map_err(Failure::system(failed))?;
+    let mut spec = spec.on_terminal(slave).map_err(Failure::system(failed))?;
+    if !stderr().is_terminal() {
+        // `2>errors.log` is meant.
+        spec.stdio[2] = None;
+    }
+    Ok((spec, Some(master)))
+}
+
+/// The job as the list of jobs wants it; `None` if it has ended already.
+fn describe(
+    nursery: &Nursery,
+    root: &Child,
+    name: Option<String>,
+    command: Vec<String>,
+    checkpoint_directory: Option<PathBuf>,
+) -> Option<NewJob> {
+    let supervisor = ProcessIdentity::of(std::process::id() as i32).ok();
+    let new = job::describe(nursery, root, name, command).ok()?;
+    Some(NewJob { supervisor, checkpoint_directory, ..new })
+}
+
+/// The directory, absolute and there, before the job starts.
+fn checkpoint_directory(directory: &Path) -> Result<PathBuf, Failure> {
+    std::fs::create_dir_all(directory)
+        .and_then(|()| directory.canonicalize())
+        .map_err(Failure::system(format!("use {} for checkpoints", directory.display())))
+}
+
+/// Checkpoints at an interval. Each is made by a process of its own, so that the job's terminal never waits for it.
+struct Periodic {
+    every: Duration,
+    keep: usize,
+    directory: PathBuf,
+    name: String,
+    console: Console,
+    last: Instant,
+    saving: Option<Saving>,
+}
+
+/// A checkpoint under way.
+struct Saving {
+    process: Child,
+    /// What it says about a failure.
+    said: std::fs::File,
+}
+
+impl Periodic {
+    fn new((every, keep): (Duration, usize), directory: PathBuf, name: &str, console: Console) -> Periodic {
+        let (last, saving) = (Instant::now(), None);
+        Periodic { every, keep, directory, name: name.to_owned(), console, last, saving }
+    }
+
+    /// Begins a checkpoint that is due, or sees to one that has ended; gives the pid of one under way.
+    fn look(&mut self) -> Option<i32> {
+        if let Some(saving) = self.saving.take() {
+            match spawn::wait_now(WaitFor::Descriptor(saving.process.as_fd()), libc::WEXITED) {
+                Ok(None) => self.saving = Some(saving),
+                Ok(Some((_, status))) => self.ended(saving, status),
+                Err(_) => {}
+            }
+        } else if self.last.elapsed() >= self.every {
+            // An interval counts from one beginning to the next; what a slow disk missed is not made up for.
+            self.last = Instant::now();
+            match self.begin() {
+                Ok(saving) => self.saving = Some(saving),
+                Err(failure) => self.warn(&failure.message),
+            }
+        }
+        self.saving.as_ref().map(|saving| saving.process.pid)
+    }
+
+    fn begin(&self) -> Result<Saving, Failure> {
+        let program = std::env::current_exe().map_err(Failure::system("find cryo itself"))?;
+        let image = self.directory.join(format!("{}-{}.cryo", self.name, when::stamp()));
+        let mut spec = ChildSpec::command([
+            program.into_os_string(),
+            "checkpoint".into(),
+            self.name.clone().into(),
+            "--output".into(),
+            image.into(),
+        ]);
+        let said = temporary_file()?;
+        let copy = || said.try_clone().map(OwnedFd::from).map_err(Failure::system("use a temporary file"));
+        let nothing = std::fs::File::open("/dev/null").map_err(Failure::system("open /dev/null"))?;
+        spec.stdio = [Some(nothing.into()), Some(copy()?), Some(copy()?)];
+        let process = Direct.spawn(&spec)?;
+        Ok(Saving { process, said })
+    }
+
+    fn ended(&self, mut saving: Saving, status: WaitStatus) {
+        if status == WaitStatus::Exited(0) {
+            self.prune();
+            return;
+        }
+        let mut text = String::new();
+        let read = saving.said.rewind().and_then(|()| saving.said.read_to_string(&mut text));
+        let why = match read {
+            Ok(_) if !text.trim().is_empty() => text.trim().trim_start_matches("cryo: ").to_owned(),
+            _ => format!("{status:?}"),
+        };
+        self.warn(&why);
+    }
+
+    fn warn(&self, why: &str) {
+        self.console.warning(&format!("no checkpoint of {} was made; the job runs on: {why}", self.name));
+    }
+
+    /// Removes all but the newest images of this job's name.
+    fn prune(&self) {
+        let Ok(entries) = std::fs::read_dir(&self.directory) else { return };
+        let mut images: Vec<PathBuf> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| {
+                let file = path.file_name().and_then(|name| name.to_str());
+                file.is_some_and(|file| is_image_of(file, &self.name))
+            })
+            .collect();
+        images.sort();
+        let surplus = images.len().saturating_sub(self.keep);
+        for image in &images[..surplus] {
+            if let Err(error) = std::fs::remove_file(image) {
+                self.console.warning(&format!("the old checkpoint {} stays: {error}", image.display()));
+            }
+        }
+    }
+
+    /// Waits for a checkpoint under way, which fails by itself now that the job has ended, or has all it needs already.
+    fn finish(mut self) {
+        if let Some(saving) = self.saving.take()
+            && let Ok((_, WaitStatus::Exited(0))) =
+                spawn::wait_for(WaitFor::Descriptor(saving.process.as_fd()), libc::WEXITED)
+        {
+            self.prune();
+        }
+    }
+}
+
+/// Whether a file has the name of a periodic image of this job: NAME, a dash, a time stamp.
+fn is_image_of(file: &str, job: &str) -> bool {
+    let stamp = file
+        .strip_prefix(job)
+        .and_then(|rest| rest.strip_prefix('-'))
+        .and_then(|rest| rest.strip_suffix(".cryo"));
+    stamp.is_some_and(|stamp| {
+        stamp.len() == "20310506T070809.123Z".len()
+            && stamp.ends_with('Z')
+            && stamp.chars().all(|letter| letter.is_ascii_digit() || matches!(letter, 'T' | '.' | 'Z'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_own_images_are_pruned() {
+        assert!(is_image_of(&format!("job-{}.cryo", when::stamp()), "job"));
+        assert!(!is_image_of("job-mine.cryo", "job"));
+        assert!(!is_image_of(&format!("job-2-{}.cryo", when::stamp()), "job"));
+        assert!(!is_image_of(&format!("job-{}.cryo.bak", when::stamp()), "job"));
+    }
+
+    #[test]
+    fn intervals_are_read() {
+        assert_eq!(interval("30m"), Ok(Duration::from_secs(1800)));
+        assert!(interval("10ms").is_err());
+        assert!(interval("soon").unwrap_err().contains("30m"));
+    }
+}
