@@ -29,6 +29,9 @@ const SPARE: u64 = 64 * 1024;
 /// Where the search for room begins: above what executables use, below where libraries and stacks are.
 const SEARCH_FROM: u64 = 0x1000_0000_0000;
 const SEARCH_TO: u64 = 0x7000_0000_0000;
+/// The signals that stubs block: all but SIGTRAP, which the breakpoint at the end of a list must not find blocked, or the kernel
+/// resets its action.
+const STUB_MASK: u64 = !(1 << (libc::SIGTRAP - 1));
 const OPTIONS: ptrace::Options = ptrace::KILL_WITH_TRACER
     | ptrace::STOP_AT_EXEC
     | ptrace::MARK_SYSTEM_CALLS
@@ -115,6 +118,7 @@ pub struct Rebuild<'a> {
     progenitor: Option<(Child, i32)>,
     processes: BTreeMap<i32, Built>,
     shared: BTreeMap<u64, u64>,
+    shared_content: BTreeMap<u64, Vec<(u64, u64)>>,
     helpers: Vec<i32>,
     roots: Vec<i32>,
     committed: bool,
@@ -159,6 +163,7 @@ impl<'a> Rebuild<'a> {
             progenitor: None,
             processes: BTreeMap::new(),
             shared: BTreeMap::new(),
+            shared_content: BTreeMap::new(),
             helpers: Vec::new(),
             roots: Vec::new(),
             committed: false,
@@ -201,7 +206,7 @@ impl<'a> Rebuild<'a> {
             }
         }
         child.exec_outcome().map_err(|error| Error::Failed(error.to_string()))?;
-        ptrace::set_signal_mask(outer, !0).attempt(|| "blocking signals".into())?;
+        ptrace::set_signal_mask(outer, STUB_MASK).attempt(|| "blocking signals".into())?;
         let areas = self.clear_stub(outer)?;
         let inner = child.inner_pid;
         self.processes.insert(0, Built { pid: outer, tasks: vec![(inner, outer)], areas });
@@ -370,7 +375,10 @@ impl<'a> Rebuild<'a> {
         match signal {
             Some(libc::SIGKILL) => task::kill(pid, libc::SIGKILL).attempt(|| format!("ending process {process}"))?,
             Some(signal) => {
+                const PR_SET_DUMPABLE: i32 = 4;
                 let mut list = CallList::new();
+                // Its memory was dumped, if at all, at its first end.
+                list.call(libc::SYS_prctl, &[PR_SET_DUMPABLE.into(), 0.into()]);
                 // The default action of every signal is in force in a stub; only its mask keeps it from acting.
                 list.call(libc::SYS_kill, &[process.into(), signal.into()]);
                 self.stub.run(pid, pid, &list)?;
@@ -397,6 +405,38 @@ impl<'a> Rebuild<'a> {
                 Err(error) => return Err(Error::Failed(format!("ending process {process}: {error}"))),
             }
         }
+    }
+
+    /// Stops a process as job control does, by `signal` if that has any effect where it is, else by SIGSTOP. It still runs lists.
+    ///
+    /// # Errors
+    /// When it does not stop.
+    pub fn stop_by_job_control(&self, process: i32, signal: i32) -> Result<()> {
+        let pid = self.built(process)?.pid;
+        let what = || format!("process {process}: stopping it again");
+        // A blocked signal would be queued rather than delivered.
+        ptrace::set_signal_mask(pid, STUB_MASK & !(1 << (signal - 1))).attempt(what)?;
+        let stopped = self.deliver_stop(pid, signal);
+        ptrace::set_signal_mask(pid, STUB_MASK).attempt(what)?;
+        stopped.attempt(what)
+    }
+
+    fn deliver_stop(&self, pid: i32, signal: i32) -> std::io::Result<()> {
+        for signal in [signal, libc::SIGSTOP] {
+            task::kill(pid, libc::SIGSTOP)?;
+            let mut deliver = 0;
+            loop {
+                ptrace::resume(pid, deliver)?;
+                match wait::wait_for(pid)? {
+                    wait::Status::Stopped { event: 0, signal: libc::SIGSTOP } => deliver = signal,
+                    wait::Status::Stopped { event: ptrace::EVENT_STOP, .. } => return Ok(()),
+                    // Back at its breakpoint: a stop by the terminal has no effect in an orphaned group.
+                    wait::Status::Stopped { .. } => break,
+                    _ => return Err(std::io::Error::from_raw_os_error(libc::ESRCH)),
+                }
+            }
+        }
+        Err(std::io::Error::from_raw_os_error(libc::EBUSY))
     }
 
     /// Takes the SIGCHLD that the end of a child has left pending.
@@ -493,7 +533,27 @@ impl<'a> Rebuild<'a> {
         }
         self.shared.insert(object, at);
         let pid = self.built(0)?.pid;
-        crate::copy_in::fill(self.image, object, pid, at, &BTreeMap::new(), self.stop).map(drop)
+        let filled = crate::copy_in::fill(self.image, object, pid, at, &BTreeMap::new(), self.stop)?;
+        self.shared_content.insert(object, filled);
+        Ok(())
+    }
+
+    /// Has the pages of a shared object that exist mapped in a process, which mlock on fault would otherwise leave out.
+    ///
+    /// # Errors
+    /// When the process stumbles.
+    pub fn fault_in_shared(&self, process: i32, area: &AreaRecord) -> Result<()> {
+        let pid = self.built(process)?.pid;
+        let mut byte = [0];
+        for &(start, end) in self.shared_content.get(&area.object).into_iter().flatten() {
+            let from = start.max(area.offset);
+            let to = end.min(area.offset + area.length());
+            for offset in (from..to).step_by(cryonaut_sys::PAGE_SIZE as usize) {
+                // An area without read permission keeps its pages unmapped, as it does for its process.
+                let _ = cryonaut_sys::memory::read(pid, RemotePtr::new(area.start + offset - area.offset), &mut byte);
+            }
+        }
+        Ok(())
     }
 
     fn shared_length(&self, at: u64) -> u64 {
@@ -641,14 +701,12 @@ impl<'a> Rebuild<'a> {
     /// When the process stumbles.
     pub fn unmap_stub(&mut self, process: i32) -> Result<()> {
         let pid = self.built(process)?.pid;
-        if self.places.arena_length > 0 {
-            let arguments = [self.places.arena.into(), self.places.arena_length.into()];
-            self.call(process, "unmapping the arena", libc::SYS_munmap, &arguments)?;
-        }
+        // No list may run any more (see `signal`): one call takes away the stub and all that lies after it, the arena last.
+        let length = self.places.arena + self.places.arena_length - self.stub.base();
         let start = self.stub.call_instruction();
         let what = || format!("process {process}: unmapping the stub");
         let registers = ptrace::registers(pid).attempt(what)?;
-        let arguments = [self.stub.base(), self.stub.length(), 0, 0, 0, 0];
+        let arguments = [self.stub.base(), length, 0, 0, 0, 0];
         let registers = registers.about_to_call(start, libc::SYS_munmap as u64, arguments);
         ptrace::set_registers(pid, &registers).attempt(what)?;
         for _ in 0..16 {
@@ -706,11 +764,11 @@ impl<'a> Rebuild<'a> {
         Ok(())
     }
 
-    /// Commits and lets the job run: from here on nothing kills it. `stopped` lists processes that were stopped by job control.
+    /// Commits and lets the job run: from here on nothing kills it.
     ///
     /// # Errors
     /// When a process has ended meanwhile, or something planned for after the commit fails.
-    pub fn release(mut self, stopped: &[i32]) -> Result<()> {
+    pub fn release(mut self) -> Result<()> {
         for built in self.processes.values() {
             for &(_, tid) in &built.tasks {
                 ptrace::set_options(tid, 0).attempt(|| format!("letting task {tid} go"))?;
@@ -723,11 +781,6 @@ impl<'a> Rebuild<'a> {
         let mut outcome = Ok(());
         for action in std::mem::take(&mut self.after_commit) {
             outcome = outcome.and(action());
-        }
-        for (process, built) in &self.processes {
-            if stopped.contains(process) {
-                let _ = task::kill(built.pid, libc::SIGSTOP);
-            }
         }
         for built in self.processes.values() {
             for &(_, tid) in &built.tasks {

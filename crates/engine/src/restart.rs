@@ -221,15 +221,13 @@ fn build(
         step.action.perform(&mut rebuild)?;
         tracing::debug!(step = %step, elapsed = ?start.elapsed(), "built");
     }
-    let stopped: Vec<i32> =
-        processes.iter().filter(|process| process.stopped.is_some()).map(|process| process.pid).collect();
     let named = processes.iter().find(|process| process.named && process.parent == 0);
     let first = named.or_else(|| processes.iter().find(|process| process.parent == 0 && process.zombie.is_none()));
     let first = first.map(|process| process.pid).ok_or_else(|| Error::Failed("the image has no process".into()))?;
     let outer = rebuild.built(first)?.pid;
     let terminal = rebuild.terminal.take();
     let root = nursery.adopt(outer, first).map_err(|error| Error::Failed(error.to_string()))?;
-    rebuild.release(&stopped)?;
+    rebuild.release()?;
     let job_name = image.preamble().job_name.clone();
     Ok(Restarted { root, nursery, terminal, job_name, remarks })
 }

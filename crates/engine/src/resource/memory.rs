@@ -22,6 +22,7 @@ pub use layout::{Change, changes};
 pub use record::{AddressSpace, AreaRecord, Backing, FIRST_OBJECT, FileIdentity, SharedObject, Vdso, attribute};
 
 use crate::collect::{Collection, Space};
+use crate::copy_in::gaps;
 use crate::error::Attempt;
 use crate::freeze::{Frozen, FrozenProcess};
 use crate::host::Host;
@@ -61,7 +62,7 @@ impl Resource for Memory {
     }
 
     fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
-        let mut objects: BTreeMap<(u32, u32, u64), SharedObject> = BTreeMap::new();
+        let mut objects = Objects::new();
         let mut spaces: Vec<AddressSpace> = Vec::new();
         let mut vdso = None;
         for index in 0..frozen.processes.len() {
@@ -72,6 +73,7 @@ impl Resource for Memory {
             shared_objects(&mut frozen.processes[index], &mut areas, &mut objects, collection)?;
             let process = &frozen.processes[index];
             let mut ranges = pages::private_pages(process, &mut areas)?;
+            pages::guard_pages(process, &mut areas, &mut ranges)?;
             let mut space =
                 Space { id: process.inner as u64, pid: process.pid, ranges: Vec::new(), same: Vec::new() };
             let parent = frozen.processes.iter().find(|other| other.pid == process.stat.ppid && !other.is_zombie());
@@ -90,7 +92,7 @@ impl Resource for Memory {
             let layout = layout_of(&mut frozen.processes[index])?;
             spaces.push(address_space(&frozen.processes[index], areas, layout)?);
         }
-        for object in objects.values() {
+        for (object, _) in objects.values() {
             collection.put(object)?;
         }
         for space in &spaces {
@@ -185,11 +187,14 @@ fn describe_all(process: &FrozenProcess) -> Result<Vec<AreaRecord>> {
     Ok(areas)
 }
 
+/// The shared objects found so far, by device and inode, each with the parts whose pages are saved already.
+type Objects = BTreeMap<(u32, u32, u64), (SharedObject, Vec<(u64, u64)>)>;
+
 /// Gives each shared object its number, and has its pages saved once.
 fn shared_objects(
     process: &mut FrozenProcess,
     areas: &mut [AreaRecord],
-    objects: &mut BTreeMap<(u32, u32, u64), SharedObject>,
+    objects: &mut Objects,
     collection: &mut Collection,
 ) -> Result<()> {
     for area in areas.iter_mut().filter(|area| area.backing() == Backing::SharedObject) {
@@ -201,20 +206,19 @@ fn shared_objects(
             .ok_or_else(|| Error::Failed(format!("process {}: an area vanished", process.pid)))?;
         let key = (source.area.device.major, source.area.device.minor, source.area.inode);
         let next = FIRST_OBJECT + objects.len() as u64;
-        let object = objects.entry(key).or_insert(SharedObject { id: next, size: 0 });
+        let (object, saved) = objects.entry(key).or_insert((SharedObject { id: next, size: 0 }, Vec::new()));
         area.object = object.id;
-        let end = area.offset + area.length();
-        let from = object.size;
-        object.size = object.size.max(end);
-        // Only what no earlier area has covered: objects are nearly always mapped whole.
-        if end > from && area.offset <= from {
-            let ranges = pages::shared_pages(process, area, source.swap > 0)?;
-            let ranges: Vec<_> = ranges.into_iter().filter(|range| range.recorded >= from).collect();
-            collection.spaces.push(Space { id: area.object, pid: process.pid, ranges, same: Vec::new() });
-        } else if end > from {
-            let ranges = pages::shared_pages(process, area, source.swap > 0)?;
-            collection.spaces.push(Space { id: area.object, pid: process.pid, ranges, same: Vec::new() });
+        let mapped = (area.offset, area.offset + area.length());
+        object.size = object.size.max(mapped.1);
+        let unsaved = gaps(&[mapped], saved);
+        if unsaved.is_empty() {
+            continue;
         }
+        let found = pages::shared_pages(process, area, source.swap > 0)?;
+        let ranges = found.iter().flat_map(|range| unsaved.iter().filter_map(|part| range.part(*part))).collect();
+        saved.push(mapped);
+        saved.sort_unstable();
+        collection.spaces.push(Space { id: area.object, pid: process.pid, ranges, same: Vec::new() });
     }
     Ok(())
 }
@@ -320,7 +324,7 @@ pub fn printable(path: &[u8]) -> String {
 
 const SUPPORT: &[Support] = &[
     Support {
-        what: "Private memory, heap, stacks, brk, PROT_NONE, madvise and mlock flags",
+        what: "Private memory, heap, stacks, brk, PROT_NONE, guard pages, madvise and mlock flags",
         level: Level::Restored,
         how: "by content; untouched memory is neither stored nor allocated",
     },
@@ -350,7 +354,7 @@ const SUPPORT: &[Support] = &[
         how: "their content is nowhere but in the kernel; unmap them before the checkpoint",
     },
     Support {
-        what: "userfaultfd, protection keys, sealed and shadow-stack memory, guard pages, AIO contexts",
+        what: "userfaultfd, protection keys, sealed and shadow-stack memory, AIO contexts",
         level: Level::Refused,
         how: "the kernel has no way to hand them over; see the text of the refusal",
     },

@@ -10,6 +10,7 @@ use std::fmt;
 
 use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_launch::Session;
+use cryonaut_tracee::{BufferId, CallId, CallList};
 
 use crate::collect::Collection;
 use crate::freeze::{Frozen, job_stop};
@@ -53,6 +54,9 @@ pub struct ProcessRecord {
     /// Its arguments, for messages: /proc/PID/cmdline.
     #[prost(bytes = "vec", tag = "10")]
     pub command_line: Vec<u8>,
+    /// Whether its parent has not taken notice yet of the job-control stop that it is in.
+    #[prost(bool, tag = "11")]
+    pub stop_untold: bool,
 }
 
 impl Record for ProcessRecord {
@@ -102,6 +106,7 @@ impl Resource for Processes {
     }
 
     fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
+        let untold = untold_stops(frozen)?;
         let inner: BTreeMap<i32, i32> = frozen.processes.iter().map(|process| (process.pid, process.inner)).collect();
         for process in &frozen.processes {
             let last = |ids: &[i32], outer: i32| ids.last().copied().unwrap_or(outer);
@@ -116,6 +121,7 @@ impl Resource for Processes {
                 name: process.stat.comm.clone(),
                 named: frozen.named == process.pid,
                 command_line: process.directory.read("cmdline").unwrap_or_default(),
+                stop_untold: untold.contains(&process.inner),
             })?;
         }
         Ok(())
@@ -150,7 +156,11 @@ impl Resource for Processes {
                     process.pid,
                     EndZombie { process: process.pid, parent: process.parent, status },
                 );
-            } else if process.tasks.len() > 1 {
+            } else if let Some(signal) = process.stopped {
+                let told = if process.stop_untold { None } else { Some(process.parent).filter(|&parent| parent != 0) };
+                plan.step(Stage::Process, process.pid, StopAgain { process: process.pid, signal, told });
+            }
+            if process.tasks.len() > 1 {
                 let threads = process.tasks[1..].to_vec();
                 plan.step(Stage::Threads, process.pid, StartThreads { process: process.pid, threads });
             }
@@ -158,6 +168,35 @@ impl Resource for Processes {
         plan.step(Stage::Descriptors, 0, EndProgenitor);
         Ok(())
     }
+}
+
+/// The stopped processes whose parents have not taken notice yet: asked of the parents, without taking notice for them.
+fn untold_stops(frozen: &mut Frozen) -> Result<BTreeSet<i32>> {
+    let mut untold = BTreeSet::new();
+    let stopped: Vec<(i32, i32)> =
+        frozen.alive().filter(|p| job_stop(p).is_some()).map(|p| (p.inner, p.stat.ppid)).collect();
+    for (child, parent) in stopped {
+        let Some(parent) = frozen.alive_mut().find(|process| process.pid == parent) else { continue };
+        let mut list = CallList::new();
+        let siginfo = list.space(128);
+        let call = wait_call(&mut list, child, siginfo, libc::WNOWAIT);
+        let outcomes = parent.run(0, &list)?;
+        // si_pid, after three ints and a gap; it stays 0 when there is nothing to tell.
+        let told = outcomes.buffer(siginfo)[16..20] == [0; 4];
+        if outcomes.result(call).is_ok() && !told {
+            untold.insert(child);
+        }
+    }
+    Ok(untold)
+}
+
+/// waitid(2) for a stop of `child`, not waiting.
+fn wait_call(list: &mut CallList, child: i32, siginfo: BufferId, flags: i32) -> CallId {
+    let options = libc::WSTOPPED | libc::WNOHANG | flags;
+    list.call(
+        libc::SYS_waitid,
+        &[(libc::P_PID as i32).into(), child.into(), siginfo.into(), options.into(), 0.into()],
+    )
 }
 
 fn outside_relatives(pids: &BTreeSet<i32>, refusals: &mut Refusals) {
@@ -503,6 +542,33 @@ impl Action for StartThreads {
     }
 }
 
+struct StopAgain {
+    process: i32,
+    signal: i32,
+    /// The parent that has taken notice of the stop.
+    told: Option<i32>,
+}
+
+impl fmt::Display for StopAgain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "stop by signal {}", self.signal)
+    }
+}
+
+impl Action for StopAgain {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        rebuild.stop_by_job_control(self.process, self.signal)?;
+        if let Some(parent) = self.told {
+            let mut list = CallList::new();
+            let siginfo = list.space(128);
+            wait_call(&mut list, self.process, siginfo, 0);
+            rebuild.run(parent, &list)?;
+            rebuild.drain_child_signal(parent)?;
+        }
+        Ok(())
+    }
+}
+
 struct EndZombie {
     process: i32,
     parent: i32,
@@ -530,11 +596,15 @@ const SUPPORT: &[Support] = &[
         level: Level::Restored,
         how: "with their numbers: as root where these are free, otherwise in a fresh pid namespace",
     },
-    Support { what: "Zombies", level: Level::Restored, how: "with their exit status or signal" },
+    Support {
+        what: "Zombies",
+        level: Level::Restored,
+        how: "with their exit status or signal; that memory was dumped is not told again",
+    },
     Support {
         what: "Stopped processes (Ctrl-Z, SIGSTOP)",
-        level: Level::Partly,
-        how: "stopped again; the parent learns of SIGSTOP, whatever signal it was",
+        level: Level::Restored,
+        how: "stopped again; the parent learns of it only if it had not before",
     },
     Support {
         what: "Threads",

@@ -141,6 +141,7 @@ impl Resource for Threads {
         }
         let processes = records.all::<super::process::ProcessRecord>()?;
         for process in processes.iter().filter(|process| process.zombie.is_none()) {
+            plan.step(Stage::Finish, process.pid, CloseChannel { process: process.pid });
             plan.step(Stage::Release, process.pid, RemoveStub { process: process.pid });
         }
         for task in records.all::<TaskRecord>()? {
@@ -367,19 +368,35 @@ impl Action for FinishTask {
     }
 }
 
+/// The last list that a process runs.
+struct CloseChannel {
+    process: i32,
+}
+
+impl fmt::Display for CloseChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "close the channel")
+    }
+}
+
+impl Action for CloseChannel {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        rebuild.close_channel(self.process)
+    }
+}
+
 struct RemoveStub {
     process: i32,
 }
 
 impl fmt::Display for RemoveStub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "close the channel and take the stub away")
+        write!(f, "resume sleeps and take the stub away")
     }
 }
 
 impl Action for RemoveStub {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        rebuild.close_channel(self.process)?;
         // Sleeps go on from here: nothing but the last instructions follows.
         for record in rebuild.records.all::<TaskRecord>()?.iter().filter(|record| record.process == self.process) {
             if let Some(remaining) = record.remaining {

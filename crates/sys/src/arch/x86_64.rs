@@ -175,6 +175,27 @@ impl Registers {
 // `stub` code is the whole program of a process that is being rebuilt; that one dies with its tracer.
 global_asm!(
     ".pushsection .rodata.cryonaut,\"a\"",
+    // Global, because code that uses them may be inlined into other objects.
+    ".globl cryonaut_guest_start",
+    ".hidden cryonaut_guest_start",
+    ".globl cryonaut_guest_boot",
+    ".hidden cryonaut_guest_boot",
+    ".globl cryonaut_guest_run",
+    ".hidden cryonaut_guest_run",
+    ".globl cryonaut_guest_stopped",
+    ".hidden cryonaut_guest_stopped",
+    ".globl cryonaut_guest_unmapped",
+    ".hidden cryonaut_guest_unmapped",
+    ".globl cryonaut_guest_frame",
+    ".hidden cryonaut_guest_frame",
+    ".globl cryonaut_guest_end",
+    ".hidden cryonaut_guest_end",
+    ".globl cryonaut_stub_start",
+    ".hidden cryonaut_stub_start",
+    ".globl cryonaut_stub_run",
+    ".hidden cryonaut_stub_run",
+    ".globl cryonaut_stub_end",
+    ".hidden cryonaut_stub_end",
     ".balign 16",
     "cryonaut_guest_start:",
     "    .ascii \"CRYONAUT guest 1\"",
@@ -262,7 +283,9 @@ global_asm!(
     "    mov [r15 + 56], rax",
     "    lea r15, [r15 + 64]",
     "    jmp 6b",
+    // Should it run on, it comes back here.
     "7:  int3",
+    "    jmp 7b",
     "cryonaut_stub_end:",
     ".popsection",
 );

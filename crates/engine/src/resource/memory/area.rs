@@ -21,7 +21,7 @@ pub struct Unsupported {
     pub remedy: &'static str,
 }
 
-const FLAGS: [(VmFlag, u64); 12] = [
+const FLAGS: [(VmFlag, u64); 13] = [
     (VmFlag::GrowsDown, attribute::GROWS_DOWN),
     (VmFlag::NoReserve, attribute::NO_RESERVE),
     (VmFlag::DontFork, attribute::DONT_FORK),
@@ -34,6 +34,7 @@ const FLAGS: [(VmFlag, u64); 12] = [
     (VmFlag::RandomRead, attribute::RANDOM),
     (VmFlag::Locked, attribute::LOCKED),
     (VmFlag::LockOnFault, attribute::LOCKED_ON_FAULT),
+    (VmFlag::Guard, attribute::GUARDED),
 ];
 
 /// Describes an area; `None` for those that every process has by itself. `files` are looked at once each.
@@ -139,11 +140,12 @@ pub fn describe(area: &SmapsArea, files: &mut Files) -> Result<Option<AreaRecord
         object: 0,
         attributes,
         pages: 0,
+        guards: Vec::new(),
     }))
 }
 
 fn refuse_flags(area: &SmapsArea, range: &dyn Fn() -> String) -> Result<(), Unsupported> {
-    const REFUSED: [(VmFlag, &str, &str); 8] = [
+    const REFUSED: [(VmFlag, &str, &str); 7] = [
         (
             VmFlag::UserfaultMissing,
             "userfaultfd serves its page faults, which cannot be handed over",
@@ -170,11 +172,6 @@ fn refuse_flags(area: &SmapsArea, range: &dyn Fn() -> String) -> Result<(), Unsu
             VmFlag::ShadowStack,
             "it is a shadow stack, which the kernel lets nobody rebuild",
             "start the program with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off",
-        ),
-        (
-            VmFlag::Guard,
-            "it may hold guard pages (MADV_GUARD_INSTALL), which are not saved",
-            "start the program with stack guards by mprotect (glibc: GLIBC_TUNABLES=glibc.pthread.stack_guard_madvise=0)",
         ),
     ];
     for (flag, reason, remedy) in REFUSED {

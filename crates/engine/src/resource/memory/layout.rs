@@ -241,6 +241,8 @@ impl fmt::Display for FinishMemory {
     }
 }
 
+/// From include/uapi/asm-generic/mman-common.h.
+const MADV_GUARD_INSTALL: i32 = 102;
 const ADVICE: [(u64, i32); 8] = [
     (attribute::DONT_FORK, libc::MADV_DONTFORK),
     (attribute::WIPE_ON_FORK, libc::MADV_WIPEONFORK),
@@ -267,6 +269,13 @@ impl Action for FinishMemory {
                     let arguments = [range[0], range[1], advice.into()];
                     queue.expect(rebuild, "advising about memory", libc::SYS_madvise, &arguments, 0)?;
                 }
+            }
+            for guard in area.guards.chunks_exact(2) {
+                let arguments = [guard[0].into(), guard[1].saturating_sub(guard[0]).into(), MADV_GUARD_INSTALL.into()];
+                queue.expect(rebuild, "installing guard pages (Linux 6.13)", libc::SYS_madvise, &arguments, 0)?;
+            }
+            if area.has(attribute::LOCKED) && area.backing() == Backing::SharedObject {
+                rebuild.fault_in_shared(process, area)?;
             }
             if area.has(attribute::LOCKED) {
                 let flags = u64::from(area.has(attribute::LOCKED_ON_FAULT));

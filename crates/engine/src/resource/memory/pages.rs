@@ -9,8 +9,9 @@ use cryonaut_sys::memory::{self, page};
 use cryonaut_sys::{PAGE_SIZE, arch};
 use cryonaut_tracee::CallList;
 
-use super::record::{AreaRecord, Backing};
+use super::record::{AreaRecord, Backing, attribute};
 use crate::collect::{Access, PageRange};
+use crate::copy_in::gaps;
 use crate::error::Attempt;
 use crate::freeze::FrozenProcess;
 use crate::{Error, Result};
@@ -53,7 +54,7 @@ pub fn private_pages(process: &FrozenProcess, areas: &mut [AreaRecord]) -> Resul
                         start: from,
                         end: to,
                         recorded: from,
-                        zero: if private_file { ZeroPages::Record } else { ZeroPages::Omit },
+                        zero: zero_pages(area),
                         access: if area.protection & libc::PROT_READ as u32 == 0 || private_file { Access::File } else { Access::Pinned },
                     });
                 }
@@ -62,6 +63,49 @@ pub fn private_pages(process: &FrozenProcess, areas: &mut [AreaRecord]) -> Resul
         })?;
     }
     protect_sharing(process, ranges)
+}
+
+/// What becomes of an area's zero pages: untouched anonymous memory is zero anyway, but locked memory stays allocated.
+fn zero_pages(area: &AreaRecord) -> ZeroPages {
+    if area.has(attribute::LOCKED) {
+        ZeroPages::Keep
+    } else if area.backing() == Backing::FilePrivate {
+        ZeroPages::Record
+    } else {
+        ZeroPages::Omit
+    }
+}
+
+/// Finds the guard pages (MADV_GUARD_INSTALL) of areas that may have some, and takes them out of `ranges`: their page table
+/// entries look like swapped pages.
+///
+/// # Errors
+/// When the page tables cannot be read.
+pub fn guard_pages(process: &FrozenProcess, areas: &mut [AreaRecord], ranges: &mut Vec<PageRange>) -> Result<()> {
+    let mut words = Window::new(process);
+    for area in areas.iter_mut().filter(|area| area.has(attribute::GUARDED)) {
+        for address in (area.start..area.end).step_by(PAGE_SIZE as usize) {
+            if !words.get(address)?.guard() {
+                continue;
+            }
+            match area.guards.last_mut() {
+                Some(end) if *end == address => *end += PAGE_SIZE,
+                _ => area.guards.extend([address, address + PAGE_SIZE]),
+            }
+        }
+    }
+    let guards: Vec<(u64, u64)> =
+        areas.iter().flat_map(|area| area.guards.chunks_exact(2)).map(|pair| (pair[0], pair[1])).collect();
+    if !guards.is_empty() {
+        *ranges = ranges
+            .iter()
+            .flat_map(|range| {
+                let left = gaps(&[(range.start, range.end)], &guards);
+                left.into_iter().map(|(start, end)| PageRange { start, end, recorded: start, ..*range })
+            })
+            .collect();
+    }
+    Ok(())
 }
 
 /// Words of a process' pagemap, read in pieces.

@@ -52,6 +52,9 @@ pub struct AreaRecord {
     /// Pages saved at most (before zero pages are left out).
     #[prost(uint64, tag = "9")]
     pub pages: u64,
+    /// Ranges of guard pages: first address, first address after, and so on.
+    #[prost(fixed64, repeated, tag = "10")]
+    pub guards: Vec<u64>,
 }
 
 /// What backs an area.
@@ -102,6 +105,8 @@ pub mod attribute {
     pub const LOCKED: u64 = 1 << 10;
     /// mlock2(2) with MLOCK_ONFAULT.
     pub const LOCKED_ON_FAULT: u64 = 1 << 11;
+    /// Has guard pages (MADV_GUARD_INSTALL), or once had.
+    pub const GUARDED: u64 = 1 << 12;
 }
 
 /// What a file was like when it was saved by reference.
