@@ -1,4 +1,7 @@
-/* A fast timer whose signal is blocked: the pending signal is there, its overruns are counted, and it goes on. */
+/*
+ * A fast timer whose signal is blocked: the pending signal is there, and the timer goes on and counts its overruns. How
+ * many the signals had that were pending before cannot be read from outside, so only what all of them tell is checked.
+ */
 #include "victim.h"
 
 int main(void)
@@ -19,11 +22,16 @@ int main(void)
 	victim_ready();
 	victim_wait();
 
-	victim_nap(10000);
-	expect_equal("signal", SIGRTMIN + 4, sigtimedwait(&one, &info, &limit));
-	expect_equal("value", 9, info.si_value.sival_int);
-	expect_within("overruns", 5, 600000, info.si_overrun);
-	expect_equal("next signal", SIGRTMIN + 4, sigtimedwait(&one, &info, &limit));
+	int told = 0;
+	for (int signals = 0; told < 40; signals++) {
+		expect_true(signals < 40);
+		expect_equal("signal", SIGRTMIN + 4, sigtimedwait(&one, &info, &limit));
+		expect_equal("its code", SI_TIMER, info.si_code);
+		expect_equal("its value", 9, info.si_value.sival_int);
+		expect_within("its overruns", 0, 600000, info.si_overrun);
+		told += 1 + info.si_overrun;
+		victim_nap(10000);
+	}
 	expect_success(timer_delete(timer));
 	victim_ok();
 }

@@ -57,7 +57,11 @@ pub fn test(name: &str, user: User, body: impl FnOnce(&Scene) -> Outcome) {
 fn report(name: &str, stop: Stop, account: Option<String>) {
     match stop {
         Stop::Skipped(reason) => note_skip(name, &reason),
-        Stop::Failed(text) => panic!("{name}: {text}\n{}", account.unwrap_or_default()),
+        Stop::Failed(text) => {
+            eprintln!("{name}: {text}\n{}", account.unwrap_or_default());
+            // As a panic, but without a backtrace of this crate, which would only hide the account.
+            std::panic::resume_unwind(Box::new(text));
+        }
     }
 }
 

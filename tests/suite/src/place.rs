@@ -71,9 +71,20 @@ pub fn cryo() -> Outcome<PathBuf> {
         let fresh = copy.with_extension(std::process::id().to_string());
         fs::copy(&path, &fresh)?;
         fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
-        fs::rename(&fresh, &copy)?;
+        put_in_place(&fresh, &copy)?;
     }
     Ok(copy)
+}
+
+/// Gives a complete file its name. Several tests may make the same file at the same time: the first wins, for a program
+/// that already runs must not be replaced.
+fn put_in_place(fresh: &Path, place: &Path) -> Outcome {
+    let linked = fs::hard_link(fresh, place);
+    fs::remove_file(fresh)?;
+    match linked {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// A copy of a file in the cache, where every user can read it.
@@ -88,7 +99,7 @@ pub fn publish(path: &Path) -> Outcome<PathBuf> {
         let fresh = directory.join(format!("fresh.{}", std::process::id()));
         fs::write(&fresh, content)?;
         fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
-        fs::rename(&fresh, &copy)?;
+        put_in_place(&fresh, &copy)?;
     }
     Ok(copy)
 }
@@ -129,7 +140,6 @@ pub fn compile(name: &str, compiler: &[&str], sources: &[PathBuf]) -> Outcome<Pa
         return Ok(program);
     }
     fs::create_dir_all(&directory)?;
-    // Renamed when complete: several tests may compile the same program at the same time.
     let fresh = directory.join(format!("{name}.{}", std::process::id()));
     let output = Command::new(compiler[0])
         .args(&compiler[1..])
@@ -146,7 +156,7 @@ pub fn compile(name: &str, compiler: &[&str], sources: &[PathBuf]) -> Outcome<Pa
         )),
         Ok(_) => {
             fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
-            fs::rename(&fresh, &program)?;
+            put_in_place(&fresh, &program)?;
             Ok(program)
         }
     }

@@ -39,6 +39,7 @@ pub struct Scene {
     user: User,
     directory: PathBuf,
     cryo: PathBuf,
+    launcher: PathBuf,
     history: RefCell<String>,
     outputs: RefCell<Vec<PathBuf>>,
     handles: RefCell<HashSet<i32>>,
@@ -63,6 +64,8 @@ impl Scene {
         }
         processes::adopt_orphans();
         let cryo = place::cryo()?;
+        let source = place::programs().join("launch.c");
+        let launcher = place::compile("launch", &["gcc", "-O1", "-Wall", "-Werror"], &[source])?;
         let directory = std::env::temp_dir().join(format!(
             "cryonaut-test-{}-{}-{}",
             std::process::id(),
@@ -73,6 +76,7 @@ impl Scene {
             user,
             directory,
             cryo,
+            launcher,
             history: RefCell::default(),
             outputs: RefCell::default(),
             handles: RefCell::default(),
@@ -183,11 +187,24 @@ impl Scene {
         }
     }
 
-    /// A command as the acting user, in the working directory, with a small environment.
+    /// A command as the acting user, in the working directory, with a small environment and no descriptors but the
+    /// standard ones.
     #[must_use]
     pub fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new(program);
+        self.launch("here", program)
+    }
+
+    /// As [`Scene::command`], in a session of its own.
+    #[must_use]
+    pub fn session_command(&self, program: &Path) -> Command {
+        self.launch("session", program)
+    }
+
+    fn launch(&self, place: &str, program: &Path) -> Command {
+        let mut command = Command::new(&self.launcher);
         command
+            .arg(place)
+            .arg(program)
             .current_dir(self.directory.join("work"))
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
@@ -229,9 +246,8 @@ impl Scene {
 
     /// Starts a program in a session of its own, its output appended to LABEL.out and LABEL.err.
     pub fn start(&self, label: &str, program: &Program) -> Outcome<Running> {
-        // It executes the program itself, under its own pid: a fresh child never leads a group.
-        let mut command = self.command(Path::new("/usr/bin/setsid"));
-        command.arg(&program.path).args(&program.arguments);
+        let mut command = self.session_command(&program.path);
+        command.args(&program.arguments);
         command.envs(
             program
                 .environment
@@ -510,14 +526,14 @@ impl CryoResult {
     }
 }
 
-/// A command line as a person would type it.
+/// A command line as a person would type it, without the launcher.
 fn describe(command: &Command) -> String {
-    let mut text = command.get_program().to_string_lossy().into_owned();
-    for argument in command.get_args() {
-        text += " ";
-        text += &argument.to_string_lossy();
-    }
-    text
+    let words: Vec<_> = command
+        .get_args()
+        .skip(1)
+        .map(OsStr::to_string_lossy)
+        .collect();
+    words.join(" ")
 }
 
 /// An end in words.

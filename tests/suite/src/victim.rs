@@ -15,6 +15,9 @@ const SETTLE: Duration = Duration::from_millis(15);
 /// The status with which a victim says that it cannot show its behaviour here.
 const SKIPPED: i32 = 77;
 
+/// The status of `cryo` for a refusal.
+const REFUSED: i32 = 3;
+
 /// What happens to a victim between READY and its being let go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -37,6 +40,7 @@ pub struct Victim {
     arguments: &'static [&'static str],
     options: &'static [&'static str],
     only: Option<User>,
+    refusal: Option<&'static str>,
 }
 
 impl Victim {
@@ -48,6 +52,7 @@ impl Victim {
             arguments: &[],
             options: &[],
             only: None,
+            refusal: None,
         }
     }
 
@@ -72,6 +77,14 @@ impl Victim {
         self
     }
 
+    /// It may be refused with a text that contains this; the test is then skipped, once the victim has shown that the
+    /// refusal did not hurt it.
+    #[must_use]
+    pub const fn unless_refused(mut self, text: &'static str) -> Self {
+        self.refusal = Some(text);
+        self
+    }
+
     /// The name of its source.
     #[must_use]
     pub fn source(&self) -> &'static str {
@@ -90,6 +103,11 @@ impl Victim {
             scene.start("victim", &program)?
         };
         await_ready(scene, &job)?;
+        if mode != Mode::Plain
+            && let Some(text) = self.refusal
+        {
+            skip_if_refused(scene, &job, text)?;
+        }
         match mode {
             Mode::Plain => finish(scene, &job, &job),
             Mode::Continued => {
@@ -131,6 +149,25 @@ fn start_named(scene: &Scene, program: &Program) -> Outcome<Running> {
         call = call.variable(&name.to_string_lossy(), value);
     }
     call.start("victim")
+}
+
+/// Tries a checkpoint: if it is refused for the known reason the victim goes on unharmed and the test is skipped.
+fn skip_if_refused(scene: &Scene, job: &Running, text: &str) -> Outcome {
+    let target = job.pid().to_string();
+    let image = scene.file("tried");
+    let tried = scene
+        .cryo(["checkpoint", &target, "-o"])
+        .arguments([&image])
+        .run()?;
+    if tried.status.success() {
+        return Ok(());
+    }
+    let tried = tried.refusal_with(&[REFUSED], &[text])?;
+    if image.exists() {
+        return failed("a refused checkpoint left an image");
+    }
+    finish(scene, job, job)?;
+    skip(tried.stderr.trim())
 }
 
 /// Waits until a victim is ready; a victim that cannot show its behaviour skips the test.

@@ -237,7 +237,7 @@ fn damaged_image(scene: &Scene) -> Outcome {
 
 /// Restarting with the old pids while the job still runs.
 fn pids_taken(scene: &Scene) -> Outcome {
-    let job = start(scene, "task_tree")?;
+    let job = start(scene, "mem_stack")?;
     let image = scene.file("image");
     checkpoint(scene, &job.pid().to_string(), &image, "--leave-running")?;
     let words: &[&str] = match scene.user() {

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::Stdio;
 
 use cryonaut_suite::scene::LIMIT;
@@ -186,8 +185,7 @@ fn side_by_side(scene: &Scene) -> Outcome {
 /// A program whose output is a pipe of somebody outside writes to a file afterwards, or to where `cryo restart` does.
 fn outside_output(scene: &Scene) -> Outcome {
     let program = Program::victim("mem_private", &[])?;
-    let mut command = scene.command(Path::new("/usr/bin/setsid"));
-    command.arg(&program.path);
+    let mut command = scene.session_command(&program.path);
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -88,9 +88,9 @@ fn run(scene: &Scene, page: &Path, wanted: &Way) -> Outcome {
         .into_iter()
         .filter(|block| block.way == *wanted)
     {
-        let mut command = scene.command(Path::new("/usr/bin/setsid"));
+        let mut command = scene.session_command(Path::new("/bin/bash"));
         command
-            .args(["bash", "-eu", "-c", &block.script])
+            .args(["-eu", "-c", &block.script])
             .env_remove("VICTIM_GO")
             .env(
                 "PATH",

@@ -108,7 +108,12 @@ fn lammps() -> Outcome<Program> {
         .argument("-in")
         .argument(readable("melt.lammps")?)
         .arguments(variables)
-        .variable("OMP_NUM_THREADS", "1"))
+        .variable("OMP_NUM_THREADS", "1")
+        // Debian's is linked with Open MPI: without launcher, sockets and memory files, of which one process needs none.
+        .variable("OMPI_MCA_ess_singleton_isolated", "1")
+        .variable("OMPI_MCA_pml", "ob1")
+        .variable("OMPI_MCA_btl", "self")
+        .variable("OMPI_MCA_shmem", "mmap"))
 }
 
 fn r() -> Outcome<Program> {

@@ -55,7 +55,7 @@ victims! {
     mem_dontneed => Victim::new("mem_dontneed");
     mem_huge_pages => Victim::new("mem_huge_pages");
     mem_vdso => Victim::new("mem_vdso");
-    mem_guard => Victim::new("mem_guard");
+    mem_guard => Victim::new("mem_guard").unless_refused("guard pages");
     mem_large => Victim::new("mem_large");
     mem_moved => Victim::new("mem_moved");
 
@@ -72,8 +72,8 @@ victims! {
     thread_segments => Victim::new("thread_segments");
     thread_rseq => Victim::new("thread_rseq");
     thread_join => Victim::new("thread_join");
-    thread_leader_ended => Victim::new("thread_leader_ended");
-    thread_private_state => Victim::new("thread_private_state");
+    thread_leader_ended => Victim::new("thread_leader_ended").unless_refused("first thread");
+    thread_private_state => Victim::new("thread_private_state").unless_refused("of its own");
 
     signal_actions => Victim::new("signal_actions");
     signal_pending => Victim::new("signal_pending");
