@@ -121,6 +121,7 @@ pub struct Rebuild<'a> {
     shared_content: BTreeMap<u64, Vec<(u64, u64)>>,
     helpers: Vec<i32>,
     roots: Vec<i32>,
+    processor: Option<OneProcessor>,
     committed: bool,
 }
 
@@ -166,6 +167,7 @@ impl<'a> Rebuild<'a> {
             shared_content: BTreeMap::new(),
             helpers: Vec::new(),
             roots: Vec::new(),
+            processor: OneProcessor::stay(),
             committed: false,
         })
     }
@@ -206,6 +208,10 @@ impl<'a> Rebuild<'a> {
             }
         }
         child.exec_outcome().map_err(|error| Error::Failed(error.to_string()))?;
+        if let Some(processor) = &self.processor {
+            // What follows has its own affinity restored; where this fails the rebuild is only slower.
+            let _ = task::set_affinity(outer, &processor.only);
+        }
         ptrace::set_signal_mask(outer, STUB_MASK).attempt(|| "blocking signals".into())?;
         let areas = self.clear_stub(outer)?;
         let inner = child.inner_pid;
@@ -533,7 +539,7 @@ impl<'a> Rebuild<'a> {
         }
         self.shared.insert(object, at);
         let pid = self.built(0)?.pid;
-        let filled = crate::copy_in::fill(self.image, object, pid, at, &BTreeMap::new(), self.stop)?;
+        let filled = crate::copy_in::fill(self.image, object, (pid, at), self.processors(), self.stop)?;
         self.shared_content.insert(object, filled);
         Ok(())
     }
@@ -554,6 +560,11 @@ impl<'a> Rebuild<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The processors that threads of ours may use.
+    fn processors(&self) -> &[u64] {
+        self.processor.as_ref().map_or(&[], |processor| &processor.all)
     }
 
     fn shared_length(&self, at: u64) -> u64 {
@@ -579,7 +590,7 @@ impl<'a> Rebuild<'a> {
         let others: BTreeMap<u64, i32> =
             self.processes.iter().map(|(process, built)| (*process as u64, built.pid)).collect();
         let pid = self.built(process)?.pid;
-        let filled = crate::copy_in::fill_process(self.image, process as u64, pid, kept, &others, self.stop)?;
+        let filled = crate::copy_in::fill_process(self.image, (process as u64, pid), kept, &others, self.processors(), self.stop)?;
         let mut queue = Queue::new(process);
         for (start, end) in crate::copy_in::gaps(kept, &filled) {
             let arguments = [start.into(), (end - start).into(), libc::MADV_DONTNEED.into()];
@@ -748,6 +759,44 @@ impl<'a> Rebuild<'a> {
         wait::wait_for(tid).attempt(what).map(drop)
     }
 
+    /// Makes one call in a task, which must succeed, without a list and its breakpoint; `data` lies at the address that
+    /// `arguments` is given. The task then stands at the call's exit.
+    ///
+    /// # Errors
+    /// The call's error, or that of a task that stumbles.
+    pub fn call_directly(
+        &self,
+        (process, task): (i32, i32),
+        what: &str,
+        number: i64,
+        data: &[u8],
+        arguments: impl FnOnce(u64) -> [u64; 6],
+    ) -> Result<u64> {
+        let (pid, tid) = (self.built(process)?.pid, self.task(process, task)?);
+        let what = || format!("process {process}: {what}");
+        cryonaut_tracee::write_all(pid, RemotePtr::new(self.stub.data()), data)?;
+        let registers = ptrace::registers(tid).attempt(what)?;
+        let arguments = arguments(self.stub.data());
+        let registers = registers.about_to_call(self.stub.call_instruction(), number as u64, arguments);
+        ptrace::set_registers(tid, &registers).attempt(what)?;
+        // Two stops that count: the call's entry and its exit.
+        for expected in [1, 2] {
+            loop {
+                ptrace::resume_to_system_call(tid, 0).attempt(what)?;
+                match wait::wait_for(tid).attempt(what)? {
+                    wait::Status::Stopped { event: 0, signal } if signal == libc::SIGTRAP | 0x80 => break,
+                    wait::Status::Stopped { .. } | wait::Status::Continued => {}
+                    _ => return Err(Error::Failed(format!("{}: it ended (stop {expected})", what()))),
+                }
+            }
+        }
+        let result = ptrace::registers(tid).attempt(what)?.rax;
+        match -(result as i64) {
+            error @ 1..=4095 => Err(std::io::Error::from_raw_os_error(error as i32)).attempt(what),
+            _ => Ok(result),
+        }
+    }
+
     /// The processes that are children of the nursery, as the image calls them.
     pub fn roots(&self) -> &[i32] {
         &self.roots
@@ -806,6 +855,30 @@ impl Drop for Rebuild<'_> {
                 }
             }
         }
+    }
+}
+
+/// While it lives, the calling thread keeps to one processor. Stubs are put there too: each list is a switch to the stub and back,
+/// which on one processor takes a fraction of the time that waking another one takes.
+pub(crate) struct OneProcessor {
+    all: Vec<u64>,
+    only: Vec<u64>,
+}
+
+impl OneProcessor {
+    fn stay() -> Option<Self> {
+        let all = task::affinity(0).ok()?;
+        let processor = ProcessDirectory::open(std::process::id() as i32).ok()?.stat().ok()?.processor as usize;
+        let mut only = vec![0; all.len()];
+        *only.get_mut(processor / 64)? |= 1 << (processor % 64);
+        task::set_affinity(0, &only).ok()?;
+        Some(Self { all, only })
+    }
+}
+
+impl Drop for OneProcessor {
+    fn drop(&mut self) {
+        let _ = task::set_affinity(0, &self.all);
     }
 }
 

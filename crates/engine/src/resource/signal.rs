@@ -2,9 +2,10 @@
 //!
 //! Actions are asked of the process itself (rt_sigaction(2)); pending signals are read by PTRACE_PEEKSIGINFO without taking
 //! them, those that the kernel holds without a `siginfo_t` from SigPnd and ShdPnd of /proc/PID/status. Masks of blocked
-//! signals and alternate stacks belong to a task and are saved there. Not preserved: the `siginfo_t` of a pending SIGSTOP,
-//! which nothing can keep pending (the process stops again); process and user numbers inside a `siginfo_t` stay what they
-//! were.
+//! signals and alternate stacks belong to a task and are saved there. The pending signal of an expired timer is the timer's:
+//! the new timer sends it again (see `timer`). SIGTRAP comes last, as stubs need it. Not preserved: the `siginfo_t` of a pending
+//! SIGSTOP, which nothing can keep pending (the process stops again); the place that a timer's signal had among pending ones of
+//! its number; process and user numbers inside a `siginfo_t` stay what they were.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -16,6 +17,7 @@ use cryonaut_tracee::{Argument, CallList};
 
 use super::limits::{PENDING_SIGNALS, name_of};
 use super::process::ProcessRecord;
+use super::timer;
 use crate::collect::Collection;
 use crate::error::Attempt;
 use crate::freeze::{Frozen, FrozenProcess};
@@ -148,6 +150,9 @@ impl Resource for Signals {
                 // After zombies too: the signal of their end is drained, a saved one must stay.
                 plan.step(Stage::Restrict, process, QueueSignals { record: record.clone() });
             }
+            if let Some(last) = record.and_then(FinishTrap::of) {
+                plan.step(Stage::Release, process, last);
+            }
         }
         Ok(())
     }
@@ -253,18 +258,30 @@ fn pending_of(process: &FrozenProcess) -> Result<(Vec<Vec<u8>>, Vec<TaskSignals>
 fn queue(process: &FrozenProcess, tid: i32, which: Queue, mask: u64) -> Result<Vec<Vec<u8>>> {
     let entries =
         ptrace::pending_signals(tid, which).attempt(|| format!("task {tid}: reading its pending signals"))?;
-    let pending = complete(&entries, mask);
+    let known = entries.iter().fold(0_u64, |known, information| known | bit(signal_of(information)));
+    let pending = complete(&without_expiries(process, entries)?, mask & !known);
     if pending.iter().any(|information| signal_of(information) == libc::SIGKILL) {
         return Err(Error::Failed(format!("process {} ({}) is just being killed", process.pid, process.name())));
     }
     Ok(pending)
 }
 
-/// The entries as they are stored, and for each signal of `mask` without one what the kernel would deliver.
-fn complete(entries: &[RawSiginfo], mask: u64) -> Vec<Vec<u8>> {
+/// Without the signals of timers that still exist: those belong to the timers.
+fn without_expiries(process: &FrozenProcess, mut entries: Vec<RawSiginfo>) -> Result<Vec<RawSiginfo>> {
+    if entries.iter().any(timer::is_from_timer) {
+        let timers = process.directory.timers()?;
+        let sent = |information: &RawSiginfo| {
+            timers.iter().any(|timer| timer::is_expiry(information, timer.id, timer.signal, timer.value))
+        };
+        entries.retain(|information| !sent(information));
+    }
+    Ok(entries)
+}
+
+/// The entries as they are stored, and for each signal of `bare`, which have none, what the kernel would deliver.
+fn complete(entries: &[RawSiginfo], bare: u64) -> Vec<Vec<u8>> {
     let mut pending: Vec<Vec<u8>> = entries.iter().map(|information| trimmed(information)).collect();
-    let known = entries.iter().fold(0_u64, |known, information| known | bit(signal_of(information)));
-    for signal in (1..=SIGNAL_COUNT).filter(|signal| mask & !known & bit(*signal) != 0) {
+    for signal in (1..=SIGNAL_COUNT).filter(|signal| bare & bit(*signal) != 0) {
         // The kernel sends such a one as from nobody: SI_USER (0), process 0, user 0 (collect_signal in kernel/signal.c).
         pending.push(trimmed(&signal.to_le_bytes()));
     }
@@ -378,8 +395,11 @@ impl QueueSignals {
         number: i64,
         whom: &[Argument],
     ) -> Result<()> {
-        // SIGSTOP cannot be blocked, so it cannot wait: it is sent when the job is released.
-        let lasting: Vec<_> = pending.iter().filter(|information| signal_of(information) != libc::SIGSTOP).collect();
+        // SIGSTOP cannot be blocked, so it cannot wait: it is sent when the job is released. SIGTRAP would end the list.
+        let lasting: Vec<_> = pending
+            .iter()
+            .filter(|information| !matches!(signal_of(information), libc::SIGSTOP | libc::SIGTRAP))
+            .collect();
         for chunk in lasting.chunks(AT_ONCE) {
             let mut list = CallList::new();
             let mut calls = Vec::new();
@@ -406,6 +426,81 @@ impl QueueSignals {
     }
 }
 
+/// What a stub cannot have of SIGTRAP as long as it runs lists, each of which ends with a breakpoint: the kernel ends the ignoring
+/// of a breakpoint's signal (force_sig_info_to_task in kernel/signal.c), and a pending one would be taken for the breakpoint's.
+struct FinishTrap {
+    process: i32,
+    ignored: Option<SignalAction>,
+    /// `siginfo_t` of the one that is pending for the process.
+    pending: Option<Vec<u8>>,
+    /// Tasks with one of their own.
+    tasks: Vec<(i32, Vec<u8>)>,
+}
+
+impl FinishTrap {
+    /// What is left to be done for a process, if anything is.
+    fn of(record: &SignalsRecord) -> Option<Self> {
+        let is_trap = |information: &&Vec<u8>| signal_of(information) == libc::SIGTRAP;
+        let ignored = |action: &&SignalAction| {
+            action.signal == libc::SIGTRAP && action.handler == libc::SIG_IGN as u64
+        };
+        let of_task = |task: &TaskSignals| Some((task.task, task.pending.iter().find(is_trap)?.clone()));
+        let last = Self {
+            process: record.process,
+            ignored: record.actions.iter().find(ignored).cloned(),
+            pending: record.pending.iter().find(is_trap).cloned(),
+            tasks: record.tasks.iter().filter_map(of_task).collect(),
+        };
+        (last.ignored.is_some() || last.pending.is_some() || !last.tasks.is_empty()).then_some(last)
+    }
+}
+
+impl fmt::Display for FinishTrap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pending = self.tasks.len() + usize::from(self.pending.is_some());
+        write!(f, "{} SIGTRAP, queue {pending}", if self.ignored.is_some() { "ignore" } else { "do not ignore" })
+    }
+}
+
+impl Action for FinishTrap {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        let process = self.process;
+        let signal = libc::SIGTRAP as u64;
+        if let Some(action) = &self.ignored {
+            rebuild.call_directly(
+                (process, process),
+                "ignoring SIGTRAP",
+                libc::SYS_rt_sigaction,
+                &encode_action(action),
+                |data| [signal, data, 0, MASK_SIZE as u64, 0, 0],
+            )?;
+        }
+        if self.pending.is_some() || !self.tasks.is_empty() {
+            block_trap(rebuild, process)?;
+        }
+        let what = "queueing its pending SIGTRAP";
+        if let Some(information) = &self.pending {
+            let arguments = |data| [process as u64, signal, data, 0, 0, 0];
+            let information = padded(information);
+            rebuild.call_directly((process, process), what, libc::SYS_rt_sigqueueinfo, &information, arguments)?;
+        }
+        for (task, information) in &self.tasks {
+            let arguments = |data| [process as u64, *task as u64, signal, data, 0, 0];
+            let information = padded(information);
+            rebuild.call_directly((process, *task), what, libc::SYS_rt_tgsigqueueinfo, &information, arguments)?;
+        }
+        Ok(())
+    }
+}
+
+/// Blocks SIGTRAP too in all tasks of a process, which runs no list any more.
+pub(super) fn block_trap(rebuild: &Rebuild<'_>, process: i32) -> Result<()> {
+    for &(task, tid) in &rebuild.built(process)?.tasks {
+        ptrace::set_signal_mask(tid, !0).attempt(|| format!("task {task}: blocking SIGTRAP"))?;
+    }
+    Ok(())
+}
+
 /// A whole `siginfo_t` again.
 fn padded(information: &[u8]) -> RawSiginfo {
     let mut whole = [0; 128];
@@ -423,7 +518,8 @@ const SUPPORT: &[Support] = &[
     Support {
         what: "Pending signals of processes and threads, also real-time signals in a queue",
         level: Level::Restored,
-        how: "in order and with their siginfo; process ids in it stay those of the time when they were sent",
+        how: "in order and with their siginfo; process ids in it stay those of the time when they were sent; signals of \
+              timers come after others of their number",
     },
     Support {
         what: "A pending SIGSTOP",
@@ -486,11 +582,24 @@ mod tests {
         let mut queued: RawSiginfo = [0; 128];
         queued[0] = 34;
         queued[24] = 9;
-        let mask = bit(34) | bit(10) | bit(64);
-        let pending = complete(&[queued, queued], mask);
+        let pending = complete(&[queued, queued], bit(10) | bit(64));
         let signals: Vec<i32> = pending.iter().map(|information| signal_of(information)).collect();
         assert_eq!(signals, [34, 34, 10, 64]);
         assert_eq!(pending[2], [10]);
+    }
+
+    #[test]
+    fn traps_are_left_for_the_end() {
+        let ignored = SignalAction { signal: libc::SIGTRAP, handler: 1, ..SignalAction::default() };
+        let handled = SignalAction { handler: 0x4000, ..ignored.clone() };
+        let record = SignalsRecord { process: 7, actions: vec![ignored], ..SignalsRecord::default() };
+        assert_eq!(FinishTrap::of(&record).unwrap().to_string(), "ignore SIGTRAP, queue 0");
+        let record = SignalsRecord { actions: vec![handled], pending: vec![vec![10]], ..record };
+        assert!(FinishTrap::of(&record).is_none());
+        let tasks = vec![TaskSignals { task: 8, pending: vec![vec![10], vec![5, 0, 0, 0, 0, 0, 0, 0, 1]] }];
+        let last = FinishTrap::of(&SignalsRecord { pending: vec![vec![5]], tasks, ..record }).unwrap();
+        assert_eq!(last.to_string(), "do not ignore SIGTRAP, queue 2");
+        assert_eq!(last.tasks, [(8, vec![5, 0, 0, 0, 0, 0, 0, 0, 1])]);
     }
 
     #[test]

@@ -4,17 +4,23 @@
 //! each has left is asked of the process (timer_gettime(2)). A timer comes back with its id and the time that it had left at
 //! the checkpoint; clocks of processor time start at 0 again, the time left on them is kept. Not preserved: the absolute
 //! time that a timer was set for (after a jump of the wall clock, as between checkpoint and restart, it expires later than
-//! that), the overrun count (timer_getoverrun(2) starts at 0), and that a signal which is pending came from the timer (it
-//! stays pending; the timer's next expiry is one more signal, not an overrun).
+//! that), and the overrun count (timer_getoverrun(2) starts at 0).
+//!
+//! A timer that has expired with its signal still pending comes back so that it expires at once: the new pending signal is its
+//! own again, the kernel sets it anew when the signal is taken, and counts overruns from the restart on (so periods, too, are
+//! counted from there).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 
 use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_procfs::{NotifyKind, NotifyTarget, Timer};
+use cryonaut_sys::ptrace::{self, Queue, RawSiginfo};
 use cryonaut_tracee::{BufferId, CallId, CallList};
 
 use super::process::ProcessRecord;
+use super::signal;
 use crate::collect::Collection;
 use crate::error::Attempt;
 use crate::freeze::{Frozen, FrozenProcess};
@@ -54,7 +60,8 @@ pub struct IntervalTimer {
     /// Time between expiries in microseconds, 0 for a single one.
     #[prost(uint64, tag = "2")]
     pub interval: u64,
-    /// Time left to the next expiry in microseconds.
+    /// Time left to the next expiry in microseconds; 0 when it has expired and its signal was pending: the kernel sets it anew
+    /// only when that is taken (posixtimer_rearm_itimer in kernel/time/itimer.c).
     #[prost(uint64, tag = "3")]
     pub left: u64,
 }
@@ -89,6 +96,9 @@ pub struct PosixTimer {
     /// Time left to the next expiry in nanoseconds, 0 when it is not set.
     #[prost(uint64, tag = "9")]
     pub left: u64,
+    /// Whether it has expired with its signal still pending, and so is to expire at once.
+    #[prost(bool, tag = "10")]
+    pub expired: bool,
 }
 
 /// The timers of one process.
@@ -151,7 +161,8 @@ impl Resource for Timers {
             let tasks: Vec<_> = process.tasks.iter().map(|task| (task.stopped.tid(), task.inner)).collect();
             let label = (process.pid, process.name());
             let mut timers = describe_all(&listed, (&label, process.inner), &tasks, &mut refusals);
-            let interval_timers = read_times(process, &mut timers)?;
+            let mut interval_timers = read_times(process, &mut timers)?;
+            note_expired(process, &mut timers, &mut interval_timers)?;
             if !interval_timers.is_empty() || !timers.is_empty() {
                 collection.put(&TimersRecord { process: process.inner, interval_timers, timers })?;
             }
@@ -190,7 +201,16 @@ impl Resource for Timers {
                 plan.step(Stage::Attach, record.process, CreateTimers { record: record.clone() });
             }
             // As late as can be, so that nothing expires while the job is built.
-            plan.step(Stage::Restrict, record.process, ArmTimers { record });
+            let (trapping, timers): (Vec<_>, Vec<_>) =
+                record.timers.into_iter().filter(PosixTimer::is_set).partition(|timer| timer.signal == libc::SIGTRAP);
+            let process = record.process;
+            if !timers.is_empty() || !record.interval_timers.is_empty() {
+                let record = TimersRecord { timers, ..record };
+                plan.step(Stage::Restrict, process, ArmTimers { record });
+            }
+            if !trapping.is_empty() {
+                plan.step(Stage::Release, process, ArmTrapping { process, timers: trapping });
+            }
         }
         Ok(())
     }
@@ -265,6 +285,7 @@ fn describe(
         creator: measured,
         interval: 0,
         left: 0,
+        expired: false,
     })
 }
 
@@ -341,7 +362,7 @@ fn read_times(process: &mut FrozenProcess, timers: &mut [PosixTimer]) -> Result<
         for (which, spec, call) in first.take().into_iter().flatten() {
             outcomes.result(call).map_err(what)?;
             let (interval, left) = decode_spec(outcomes.buffer(spec), MICROSECONDS);
-            if left != 0 {
+            if left != 0 || (which == libc::ITIMER_REAL && interval != 0) {
                 interval_timers.push(IntervalTimer { which, interval, left });
             }
         }
@@ -350,6 +371,56 @@ fn read_times(process: &mut FrozenProcess, timers: &mut [PosixTimer]) -> Result<
             (timer.interval, timer.left) = decode_spec(outcomes.buffer(spec), NANOSECONDS);
         }
     }
+}
+
+/// Notes which timers have expired with their signal still pending, after the times: what expires in between shows here. (Other
+/// pending signals are read earlier, so SIGALRM may be missing there: an alarm that has expired is set too.)
+fn note_expired(
+    process: &FrozenProcess,
+    timers: &mut [PosixTimer],
+    interval_timers: &mut Vec<IntervalTimer>,
+) -> Result<()> {
+    let leader = process.tasks[0].stopped.tid();
+    let shared = pending(leader, Queue::Process)?;
+    if shared.iter().any(|information| information[..4] == libc::SIGALRM.to_le_bytes()) {
+        if interval_timers.iter().all(|timer| timer.which != libc::ITIMER_REAL) {
+            interval_timers.push(IntervalTimer { which: libc::ITIMER_REAL, interval: 0, left: 0 });
+        }
+    } else {
+        // Expired while its signal was ignored: nothing sets it anew.
+        interval_timers.retain(|timer| timer.left != 0);
+    }
+    let mut own: BTreeMap<i32, Vec<RawSiginfo>> = BTreeMap::new();
+    for timer in timers {
+        let queue = match process.tasks.iter().find(|task| timer.target != 0 && task.inner == timer.target) {
+            Some(task) => match own.entry(timer.target) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => unknown.insert(pending(task.stopped.tid(), Queue::Task)?),
+            },
+            None => &shared,
+        };
+        let sent = queue.iter().any(|information| is_expiry(information, timer.id, timer.signal, timer.value));
+        // A single expiry that is still to come: the signal is of an earlier setting, and the kernel will drop it.
+        timer.expired = sent && (timer.interval != 0 || timer.left == 0);
+    }
+    Ok(())
+}
+
+fn pending(tid: i32, queue: Queue) -> Result<Vec<RawSiginfo>> {
+    ptrace::pending_signals(tid, queue).attempt(|| format!("task {tid}: reading its pending signals"))
+}
+
+/// Whether a signal was sent by a timer of timer_create(2): its code is SI_TIMER.
+pub(super) fn is_from_timer(information: &RawSiginfo) -> bool {
+    information[8..12] == libc::SI_TIMER.to_le_bytes()
+}
+
+/// Whether a signal was sent by the timer with this id, signal and value.
+pub(super) fn is_expiry(information: &RawSiginfo, id: i32, signal: i32, value: u64) -> bool {
+    is_from_timer(information)
+        && information[..4] == signal.to_le_bytes()
+        && information[16..20] == id.to_le_bytes()
+        && information[24..32] == value.to_le_bytes()
 }
 
 /// Interval and value of a `struct itimerspec` or `itimerval`, whose seconds have `parts` parts.
@@ -501,6 +572,20 @@ impl<'a, 'b> Batch<'a, 'b> {
     }
 }
 
+impl PosixTimer {
+    fn is_set(&self) -> bool {
+        self.left != 0 || self.expired
+    }
+
+    /// Arguments of timer_settime(2): flags and `struct itimerspec`.
+    fn setting(&self) -> (i32, [u8; SPEC_SIZE]) {
+        // A clock of processor time stands still while its process waits: only a time in its past comes at once.
+        let flags = if self.expired && self.clock < 0 { libc::TIMER_ABSTIME } else { 0 };
+        let left = if self.expired { 1 } else { self.left };
+        (flags, encode_spec(self.interval, left, NANOSECONDS))
+    }
+}
+
 /// Sets the timers to the time that they had left.
 struct ArmTimers {
     record: TimersRecord,
@@ -508,8 +593,7 @@ struct ArmTimers {
 
 impl fmt::Display for ArmTimers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let set = self.record.timers.iter().filter(|timer| timer.left != 0).count();
-        write!(f, "set {} timers", set + self.record.interval_timers.len())
+        write!(f, "set {} timers", self.record.timers.len() + self.record.interval_timers.len())
     }
 }
 
@@ -518,13 +602,14 @@ impl Action for ArmTimers {
         let mut list = CallList::new();
         let mut calls: Vec<(String, CallId)> = Vec::new();
         for timer in &self.record.interval_timers {
-            let spec = list.bytes(&encode_spec(timer.interval, timer.left, MICROSECONDS));
+            let spec = list.bytes(&encode_spec(timer.interval, timer.left.max(1), MICROSECONDS));
             let call = list.call(libc::SYS_setitimer, &[timer.which.into(), spec.into(), 0.into()]);
             calls.push((format!("interval timer {}", timer.which), call));
         }
-        for timer in self.record.timers.iter().filter(|timer| timer.left != 0) {
-            let spec = list.bytes(&encode_spec(timer.interval, timer.left, NANOSECONDS));
-            let call = list.call(libc::SYS_timer_settime, &[timer.id.into(), 0.into(), spec.into(), 0.into()]);
+        for timer in &self.record.timers {
+            let (flags, spec) = timer.setting();
+            let spec = list.bytes(&spec);
+            let call = list.call(libc::SYS_timer_settime, &[timer.id.into(), flags.into(), spec.into(), 0.into()]);
             calls.push((format!("timer {}", timer.id), call));
             if calls.len() >= AT_ONCE {
                 self.run(rebuild, &std::mem::take(&mut list), &mut calls)?;
@@ -547,6 +632,31 @@ impl ArmTimers {
     }
 }
 
+/// Sets timers that send SIGTRAP, which a stub must not get while it runs lists.
+struct ArmTrapping {
+    process: i32,
+    timers: Vec<PosixTimer>,
+}
+
+impl fmt::Display for ArmTrapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "set {} timers that send SIGTRAP", self.timers.len())
+    }
+}
+
+impl Action for ArmTrapping {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        signal::block_trap(rebuild, self.process)?;
+        for timer in &self.timers {
+            let (flags, spec) = timer.setting();
+            let arguments = |data| [timer.id as u64, flags as u64, data, 0, 0, 0];
+            let whom = (self.process, self.process);
+            rebuild.call_directly(whom, "setting a timer", libc::SYS_timer_settime, &spec, arguments)?;
+        }
+        Ok(())
+    }
+}
+
 const SUPPORT: &[Support] = &[
     Support {
         what: "Timers of setitimer and alarm",
@@ -556,7 +666,8 @@ const SUPPORT: &[Support] = &[
     Support {
         what: "Timers of timer_create, also on clocks of processor time and with a thread to notify",
         level: Level::Partly,
-        how: "with their ids and the time that they had left; timer_getoverrun starts at 0",
+        how: "with their ids and the time that they had left; one whose signal is pending keeps that and counts its period and \
+              overruns from the restart; timer_getoverrun starts at 0",
     },
     Support {
         what: "Timers set for a time of day (TIMER_ABSTIME on CLOCK_REALTIME)",
@@ -596,6 +707,7 @@ mod tests {
             creator: 9,
             interval: 1,
             left: u64::MAX,
+            expired: true,
         };
         let record = TimersRecord {
             process: 9,
@@ -621,6 +733,33 @@ mod tests {
         assert_eq!((event[0], event[8], event[12], event[16], event.len()), (1, 2, 4, 3, 64));
         assert_eq!(size_of::<libc::sigevent>(), EVENT_SIZE);
         assert_eq!(size_of::<libc::itimerspec>(), SPEC_SIZE);
+    }
+
+    #[test]
+    fn expiries_are_told_by_sender() {
+        let mut information: RawSiginfo = [0; 128];
+        information[0] = 34;
+        information[8..12].copy_from_slice(&(-2_i32).to_le_bytes());
+        information[16] = 3;
+        information[24..32].copy_from_slice(&0xabc_u64.to_le_bytes());
+        assert!(is_expiry(&information, 3, 34, 0xabc));
+        assert!(!is_expiry(&information, 4, 34, 0xabc));
+        assert!(!is_expiry(&information, 3, 35, 0xabc));
+        assert!(!is_expiry(&information, 3, 34, 0));
+        information[8..12].copy_from_slice(&libc::SI_QUEUE.to_le_bytes());
+        assert!(!is_from_timer(&information));
+    }
+
+    #[test]
+    fn expired_timers_expire_at_once() {
+        let timer = PosixTimer { clock: 1, interval: 5, left: 4, ..PosixTimer::default() };
+        assert_eq!(timer.setting(), (0, encode_spec(5, 4, NANOSECONDS)));
+        let expired = PosixTimer { expired: true, ..timer };
+        assert_eq!(expired.setting(), (0, encode_spec(5, 1, NANOSECONDS)));
+        let of_processor = PosixTimer { clock: -6, ..expired };
+        assert_eq!(of_processor.setting(), (libc::TIMER_ABSTIME, encode_spec(5, 1, NANOSECONDS)));
+        assert!(!PosixTimer { left: 0, ..timer }.is_set());
+        assert!(PosixTimer { left: 0, ..expired }.is_set());
     }
 
     #[test]
