@@ -121,7 +121,6 @@ pub struct Rebuild<'a> {
     shared_content: BTreeMap<u64, Vec<(u64, u64)>>,
     helpers: Vec<i32>,
     roots: Vec<i32>,
-    processor: Option<OneProcessor>,
     committed: bool,
 }
 
@@ -167,7 +166,6 @@ impl<'a> Rebuild<'a> {
             shared_content: BTreeMap::new(),
             helpers: Vec::new(),
             roots: Vec::new(),
-            processor: OneProcessor::stay(),
             committed: false,
         })
     }
@@ -208,10 +206,6 @@ impl<'a> Rebuild<'a> {
             }
         }
         child.exec_outcome().map_err(|error| Error::Failed(error.to_string()))?;
-        if let Some(processor) = &self.processor {
-            // What follows has its own affinity restored; where this fails the rebuild is only slower.
-            let _ = task::set_affinity(outer, &processor.only);
-        }
         ptrace::set_signal_mask(outer, STUB_MASK).attempt(|| "blocking signals".into())?;
         let areas = self.clear_stub(outer)?;
         let inner = child.inner_pid;
@@ -539,7 +533,7 @@ impl<'a> Rebuild<'a> {
         }
         self.shared.insert(object, at);
         let pid = self.built(0)?.pid;
-        let filled = crate::copy_in::fill(self.image, object, (pid, at), self.processors(), self.stop)?;
+        let filled = crate::copy_in::fill(self.image, object, pid, at, &BTreeMap::new(), self.stop)?;
         self.shared_content.insert(object, filled);
         Ok(())
     }
@@ -560,11 +554,6 @@ impl<'a> Rebuild<'a> {
             }
         }
         Ok(())
-    }
-
-    /// The processors that threads of ours may use.
-    fn processors(&self) -> &[u64] {
-        self.processor.as_ref().map_or(&[], |processor| &processor.all)
     }
 
     fn shared_length(&self, at: u64) -> u64 {
@@ -590,7 +579,7 @@ impl<'a> Rebuild<'a> {
         let others: BTreeMap<u64, i32> =
             self.processes.iter().map(|(process, built)| (*process as u64, built.pid)).collect();
         let pid = self.built(process)?.pid;
-        let filled = crate::copy_in::fill_process(self.image, (process as u64, pid), kept, &others, self.processors(), self.stop)?;
+        let filled = crate::copy_in::fill_process(self.image, process as u64, pid, kept, &others, self.stop)?;
         let mut queue = Queue::new(process);
         for (start, end) in crate::copy_in::gaps(kept, &filled) {
             let arguments = [start.into(), (end - start).into(), libc::MADV_DONTNEED.into()];
@@ -855,30 +844,6 @@ impl Drop for Rebuild<'_> {
                 }
             }
         }
-    }
-}
-
-/// While it lives, the calling thread keeps to one processor. Stubs are put there too: each list is a switch to the stub and back,
-/// which on one processor takes a fraction of the time that waking another one takes.
-pub(crate) struct OneProcessor {
-    all: Vec<u64>,
-    only: Vec<u64>,
-}
-
-impl OneProcessor {
-    fn stay() -> Option<Self> {
-        let all = task::affinity(0).ok()?;
-        let processor = ProcessDirectory::open(std::process::id() as i32).ok()?.stat().ok()?.processor as usize;
-        let mut only = vec![0; all.len()];
-        *only.get_mut(processor / 64)? |= 1 << (processor % 64);
-        task::set_affinity(0, &only).ok()?;
-        Some(Self { all, only })
-    }
-}
-
-impl Drop for OneProcessor {
-    fn drop(&mut self) {
-        let _ = task::set_affinity(0, &self.all);
     }
 }
 
