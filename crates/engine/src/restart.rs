@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use cryonaut_image::{RecordSet, SeekableImage};
+use cryonaut_image::{ImageReader, RecordSet, SeekableImage};
 use cryonaut_launch::{
     Child, Direct, Lifetime, NamespaceRequest, Namespaces, Nursery, TimeOffset, TimeOffsets, UserNamespace,
 };
@@ -67,7 +67,8 @@ pub struct Restarted {
     pub remarks: Vec<String>,
 }
 
-/// Opens an image; a stream is put into a temporary file first, so that all of it is verified before anything starts.
+/// Opens an image; a stream is put into a temporary file first, so that all of it is verified before anything starts. One that
+/// does not begin as an image does is given up at once: it may have no end.
 ///
 /// # Errors
 /// When it is no image, or damaged.
@@ -88,6 +89,7 @@ pub fn open(input: Input) -> Result<SeekableImage> {
 
 fn spool(mut stream: File) -> Result<File> {
     let mut file = temporary_file()?;
+    ImageReader::open(Tee { from: &mut stream, to: &mut file })?;
     let mut buffer = vec![0_u8; 1 << 20];
     loop {
         let count = stream.read(&mut buffer).attempt(|| "reading the image".into())?;
@@ -98,13 +100,28 @@ fn spool(mut stream: File) -> Result<File> {
     }
 }
 
+/// A stream whose bytes are kept as they are read.
+struct Tee<'a> {
+    from: &'a mut File,
+    to: &'a mut File,
+}
+
+impl Read for Tee<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.from.read(buffer)?;
+        self.to.write_all(&buffer[..count])?;
+        Ok(count)
+    }
+}
+
 /// Plans a restart without creating anything.
 ///
 /// # Errors
 /// When the image is damaged.
-pub fn plan(records: &RecordSet, host: &Host) -> Result<Plan> {
+pub fn plan(image: &SeekableImage, records: &RecordSet, host: &Host) -> Result<Plan> {
     let known: Vec<_> = crate::resource::REGISTRY.iter().flat_map(|resource| resource.kinds().iter().copied()).collect();
     let mut plan = Plan::default();
+    host.check_needs(&image.preamble().needs, &mut plan);
     for unknown in records.unknown(&known) {
         plan.refusals.add_for_job(
             format!("records of kind {} version {}", unknown.name, unknown.version),
@@ -124,7 +141,7 @@ pub fn plan(records: &RecordSet, host: &Host) -> Result<Plan> {
 /// [`Error::Refused`] before anything is created; otherwise everything built is gone again.
 pub fn restart(image: &SeekableImage, request: RestartRequest, stop: &AtomicBool) -> Result<Restarted> {
     let records = image.records()?;
-    let (host, plan) = choose_host(&records, &request)?;
+    let (host, plan) = choose_host(image, &records, &request)?;
     let Plan { .. } = plan;
     let nursery = if host.shares_pids {
         Nursery::Direct(Direct)
@@ -145,7 +162,7 @@ pub fn restart(image: &SeekableImage, request: RestartRequest, stop: &AtomicBool
     build(image, &records, plan, nursery, request, stop)
 }
 
-fn choose_host(records: &RecordSet, request: &RestartRequest) -> Result<(Host, Plan)> {
+fn choose_host(image: &SeekableImage, records: &RecordSet, request: &RestartRequest) -> Result<(Host, Plan)> {
     let privileged = may_choose_pids();
     let keep = match request.pids {
         Pids::Keep => true,
@@ -160,7 +177,7 @@ fn choose_host(records: &RecordSet, request: &RestartRequest) -> Result<(Host, P
             ));
         }
         let host = Host { clamp_limits: request.clamp_limits, ..Host::look(true, request.changed)? };
-        let planned = plan(records, &host)?;
+        let planned = plan(image, records, &host)?;
         if planned.refusals.list().is_empty() || request.pids == Pids::Keep {
             let refusals = planned.refusals.clone();
             refusals.into_result()?;
@@ -168,7 +185,7 @@ fn choose_host(records: &RecordSet, request: &RestartRequest) -> Result<(Host, P
         }
     }
     let host = Host { clamp_limits: request.clamp_limits, ..Host::look(false, request.changed)? };
-    let planned = plan(records, &host)?;
+    let planned = plan(image, records, &host)?;
     let refusals = planned.refusals.clone();
     refusals.into_result()?;
     Ok((host, planned))

@@ -1,6 +1,7 @@
 //! What is to be checkpointed: the processes in scope, read from /proc while they run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_procfs::stat::Stat;
@@ -55,6 +56,11 @@ impl TargetProcess {
     /// Whether it has ended and waits for its parent to take notice.
     pub fn is_zombie(&self) -> bool {
         matches!(self.stat.state, 'Z' | 'X')
+    }
+
+    /// Whether all of its threads have ended.
+    fn has_only_its_end(&self) -> bool {
+        self.is_zombie() && self.stat.num_threads <= 1
     }
 
     /// Its pid in its own namespace.
@@ -131,6 +137,9 @@ impl Target {
             let what = if contained_self { "only this cryo itself" } else { "no process" };
             return Err(Error::Usage(format!("there is {what} in scope: nothing to checkpoint")));
         }
+        if found.values().all(TargetProcess::has_only_its_end) {
+            return Err(Error::Usage(format!("process {pid} has ended and waits for its parent to notice: nothing to checkpoint")));
+        }
         Ok(Self { processes: parents_first(found), scope, named: pid })
     }
 
@@ -150,7 +159,42 @@ impl Target {
         for resource in crate::resource::REGISTRY {
             resource.inspect(self, &mut refusals);
         }
-        refusals
+        self.without_ended(&refusals)
+    }
+
+    /// What was found of a process that has ended meanwhile is void: some of what /proc shows goes before the process does.
+    fn without_ended(&self, found: &Refusals) -> Refusals {
+        let mut kept = Refusals::default();
+        for refusal in found.list() {
+            let process = self.processes.iter().find(|process| process.pid == refusal.pid);
+            if !process.is_some_and(|process| has_ended(&process.directory)) {
+                kept.add((refusal.pid, &refusal.process), &refusal.object, &refusal.reason, &refusal.remedy);
+            }
+        }
+        kept
+    }
+}
+
+/// Whether a process is gone, waits for its parent to take notice of its end, or is just ending.
+pub(crate) fn has_ended(directory: &ProcessDirectory) -> bool {
+    /// include/linux/sched.h
+    const EXITING: u32 = 0x4;
+    /// In which all threads of a process that is ending are surely seen to go.
+    const PATIENCE: Duration = Duration::from_millis(50);
+    let start = Instant::now();
+    loop {
+        let Ok(stat) = directory.stat() else { return !directory.exists() };
+        if stat.flags & EXITING == 0 && !matches!(stat.state, 'Z' | 'X') {
+            return false;
+        }
+        // Its first thread has ended: the others follow, or run on without it.
+        if stat.num_threads <= 1 {
+            return true;
+        }
+        if start.elapsed() > PATIENCE {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

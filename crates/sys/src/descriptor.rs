@@ -122,6 +122,18 @@ pub fn set_timerfd(fd: BorrowedFd<'_>, flags: i32, value: u64, interval: u64) ->
     Ok(())
 }
 
+/// Asks a timerfd for its time (timerfd_gettime(2)), which makes the kernel count the expirations of a periodic one up to now:
+/// until then it has counted the first only. The owner sees no difference.
+///
+/// # Errors
+/// EINVAL for a descriptor of another kind.
+pub fn count_timerfd(fd: BorrowedFd<'_>) -> Result<()> {
+    const ZERO: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut setting = libc::itimerspec { it_interval: ZERO, it_value: ZERO };
+    // SAFETY: `setting` outlives the call, which fills it.
+    check(i64::from(unsafe { libc::timerfd_gettime(fd.as_raw_fd(), &raw mut setting) })).map(drop)
+}
+
 /// Sets the number of expirations that a timerfd has not reported yet (TFD_IOC_SET_TICKS).
 ///
 /// # Errors

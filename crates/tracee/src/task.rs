@@ -95,19 +95,26 @@ fn until_event_stop(tid: i32, limit: Duration) -> Result<(Stop, Vec<i32>)> {
         match status {
             wait::Status::Stopped { event: EVENT_STOP, signal: libc::SIGTRAP } => return Ok((Stop::Trap, births)),
             wait::Status::Stopped { event: EVENT_STOP, signal } => return Ok((Stop::Group(signal), births)),
-            wait::Status::Stopped { event: 0, signal } => at(tid, "passing a signal", ptrace::resume(tid, signal))?,
+            wait::Status::Stopped { event: 0, signal } => pass(tid, "passing a signal", signal)?,
             wait::Status::Stopped {
                 event: libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE,
                 ..
             } => {
                 births.push(at(tid, "learning of a new task", ptrace::event_message(tid))? as i32);
-                at(tid, "passing an event", ptrace::resume(tid, 0))?;
+                pass(tid, "passing an event", 0)?;
             }
-            wait::Status::Stopped { .. } => at(tid, "passing an event", ptrace::resume(tid, 0))?,
+            wait::Status::Stopped { .. } => pass(tid, "passing an event", 0)?,
             wait::Status::Exited(_) | wait::Status::Killed(..) => return Err(Error::Gone(tid)),
             wait::Status::Continued => {}
         }
     }
+}
+
+/// Lets a task go on from another stop than the one that is waited for. Any stop makes the kernel forget an interrupt that was
+/// asked for before (`ptrace_stop` in kernel/signal.c), so that it must be asked for again.
+fn pass(tid: i32, what: &'static str, signal: i32) -> Result<()> {
+    at(tid, what, ptrace::interrupt(tid))?;
+    at(tid, what, ptrace::resume(tid, signal))
 }
 
 impl Drop for Running {

@@ -51,7 +51,7 @@ const ROOM: i32 = 512;
 /// From its channel's number on, where a descriptor that only rebuilding needs is put.
 const SPARE: i32 = 400;
 /// Flags that fcntl(F_SETFL) sets.
-const SETTABLE: i32 = libc::O_APPEND | libc::O_NONBLOCK | libc::O_DIRECT;
+const SETTABLE: i32 = libc::O_APPEND | libc::O_NONBLOCK | libc::O_DIRECT | libc::O_NOATIME;
 
 /// A kind of descriptor, with everything `cryo` knows about it: of the shape of [`Resource`].
 pub trait DescriptorKind: Sync {
@@ -145,18 +145,18 @@ impl Resource for Files {
     }
 
     fn inspect(&self, target: &Target, refusals: &mut Refusals) {
-        match Job::running(target) {
-            Ok(job) => {
-                inspect_job(&job, refusals);
-                for description in &job.descriptions {
-                    refused::inspect_owner(description, &job, refusals);
-                }
-            }
-            Err(error) => refusals.add_for_job(
-                "descriptors",
-                format!("they cannot be read: {error}"),
-                "only the owner of a process or root may checkpoint it",
-            ),
+        let found = inspect_running(target);
+        if found.list().is_empty() {
+            return;
+        }
+        // Programs go on opening and closing meanwhile: what a second look does not find again is past, or a look at a moving
+        // thing. What is true of the frozen job is found then.
+        // New processes belong to the second look: pipes may lead to them.
+        let Ok(now) = Target::find(target.named, target.scope) else { return };
+        let again = inspect_running(&now);
+        for refusal in found.list().iter().filter(|refusal| again.list().contains(refusal)) {
+            let process = (refusal.pid, refusal.process.as_str());
+            refusals.add(process, &refusal.object, &refusal.reason, &refusal.remedy);
         }
     }
 
@@ -214,6 +214,25 @@ impl Resource for Files {
         plan.step(Stage::Restrict, 0, DropObjects);
         Ok(())
     }
+}
+
+/// What stands in the way of a job that runs.
+fn inspect_running(target: &Target) -> Refusals {
+    let mut refusals = Refusals::default();
+    match Job::running(target) {
+        Ok(job) => {
+            inspect_job(&job, &mut refusals);
+            for description in &job.descriptions {
+                refused::inspect_owner(description, &job, &mut refusals);
+            }
+        }
+        Err(error) => refusals.add_for_job(
+            "descriptors",
+            format!("they cannot be read: {error}"),
+            "only the owner of a process or root may checkpoint it",
+        ),
+    }
+    refusals
 }
 
 /// What stands in the way, apart from what only a copy of a descriptor tells.

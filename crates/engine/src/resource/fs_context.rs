@@ -171,16 +171,35 @@ fn directories(
 }
 
 /// What the paths of a process' links are relative to: our root, or that of its own mount namespace; none when that cannot be
-/// reached.
+/// reached. The kernel words these paths for the reader (d_path in fs/d_path.c): a root that the process itself has changed to
+/// does not matter.
 pub(crate) fn base(directory: &ProcessDirectory, root: &[u8]) -> Result<Option<PathBuf>> {
     let own = ProcessDirectory::open(std::process::id() as i32)?;
-    Ok(if own.namespace("mnt")? == directory.namespace("mnt")? {
+    let namespace = directory.namespace("mnt")?;
+    Ok(if own.namespace("mnt")? == namespace {
         Some(PathBuf::from("/"))
     } else if root == b"/" {
         Some(directory.path().join("root"))
     } else {
-        None
+        // An ancestor that started it there and has not changed its root, such as the init of its namespace, shows the way.
+        ancestor_at_root(directory, namespace)?.map(|ancestor| ancestor.path().join("root"))
     })
+}
+
+/// The nearest ancestor in the mount namespace that has its root.
+fn ancestor_at_root(directory: &ProcessDirectory, namespace: u64) -> Result<Option<ProcessDirectory>> {
+    let mut parent = directory.stat()?.ppid;
+    while parent > 0 {
+        let Ok(ancestor) = ProcessDirectory::open(parent) else { return Ok(None) };
+        if ancestor.namespace("mnt").is_ok_and(|other| other == namespace)
+            && ancestor.link("root").is_ok_and(|root| root == b"/")
+        {
+            return Ok(Some(ancestor));
+        }
+        let Ok(stat) = ancestor.stat() else { return Ok(None) };
+        parent = stat.ppid;
+    }
+    Ok(None)
 }
 
 /// Whether `path` under `base` is the directory behind `link`. Comparing the two tells more than the word `(deleted)` in the

@@ -219,10 +219,14 @@ impl Survey {
         (depth, inner): (usize, i32),
         refusals: &mut Refusals,
     ) {
-        // One that may not be looked at may not be attached to either, which is said there; one that has ended is none.
+        // One that may not be looked at may not be attached to either, which is said there; one that has ended is none, and has
+        // lost its namespaces while it was looked at or before.
         let Ok(there) = membership(directory) else {
             return;
         };
+        if directory.namespace("mnt").is_err() {
+            return;
+        }
         match &self.first {
             Some(first) => not_with_the_rest(process, first, &there, refusals),
             None => {

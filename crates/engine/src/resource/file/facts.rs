@@ -18,8 +18,9 @@ use cryonaut_sys::{descriptor, pidfd};
 
 use crate::error::Attempt;
 use crate::freeze::Frozen;
-use crate::resource::memory::printable;
-use crate::target::Target;
+use crate::resource::fs_context;
+use crate::resource::memory::{printable, under};
+use crate::target::{Target, has_ended};
 use crate::{Error, Result};
 
 /// A process whose descriptors are looked at.
@@ -41,6 +42,9 @@ pub struct Owner<'a> {
     /// Ids of its tasks, as we see them.
     pub threads: Vec<i32>,
     directory: &'a ProcessDirectory,
+    /// What the paths that /proc shows of it are relative to: our root or that of its mount namespace, but never its own root
+    /// (chroot), since the kernel words paths for the reader.
+    base: PathBuf,
     pidfd: OnceCell<OwnedFd>,
 }
 
@@ -57,6 +61,19 @@ impl Owner<'_> {
     /// What refusals call it.
     pub fn label(&self) -> (i32, &str) {
         (self.pid, &self.name)
+    }
+
+    /// The path of a file as seen from here that the process' descriptors, mappings and directories show as `path`.
+    pub fn reach(&self, path: &[u8]) -> PathBuf {
+        under(&self.base, path)
+    }
+
+    /// What /proc/PID/fdinfo tells of one of its descriptors now.
+    ///
+    /// # Errors
+    /// When it is closed or may not be read.
+    pub fn shown(&self, number: i32) -> Result<FdInfo> {
+        Ok(self.directory.fdinfo(number)?)
     }
 
     /// A copy of one of its descriptors, taken without disturbing it.
@@ -244,8 +261,16 @@ impl<'a> Job<'a> {
         let mut slots = Vec::new();
         let mut seen = Vec::new();
         for (index, owner) in owners.iter().enumerate() {
-            let Some(numbers) = steady(owner.directory.descriptors(), motion)? else { continue };
-            for (number, link, info) in read_slots(owner.pid, &numbers, motion)? {
+            let shown = match owner.directory.descriptors().map_err(Error::from) {
+                Ok(numbers) => read_slots(owner.pid, &numbers, motion),
+                Err(error) => Err(error),
+            };
+            let shown = match shown {
+                // The files of one that has ended belong to root, and are gone in the end.
+                Err(_) if motion == Motion::Running && has_ended(owner.directory) => continue,
+                shown => shown?,
+            };
+            for (number, link, info) in shown {
                 let close_on_exec = info.flags & libc::O_CLOEXEC as u32 != 0;
                 slots.push(Slot { owner: index, number, close_on_exec });
                 seen.push((link, info));
@@ -265,8 +290,14 @@ impl<'a> Job<'a> {
             let (link, info) = std::mem::take(&mut seen[members[0]]);
             let slots: Vec<Slot> = members.into_iter().map(|member| slots[member]).collect();
             let owner = &owners[slots[0].owner];
-            let facts = facts_of(owner.pid, slots[0].number, link, info);
-            descriptions.push(Description { object: index as u64 + 1, facts, slots });
+            match facts_of(owner, slots[0].number, link, info) {
+                Some(facts) => descriptions.push(Description { object: index as u64 + 1, facts, slots }),
+                None if motion == Motion::Running => {}
+                None => {
+                    let number = slots[0].number;
+                    return Err(Error::Failed(format!("process {}: descriptor {number} cannot be read", owner.pid)));
+                }
+            }
         }
         let mut by_slot = BTreeMap::new();
         for (index, description) in descriptions.iter().enumerate() {
@@ -355,8 +386,12 @@ fn owner<'a>(
     threads: Vec<i32>,
 ) -> Owner<'a> {
     let ids = |outer: i32, nested: &[i32]| Ids { outer, inner: nested.last().copied().unwrap_or(outer) };
+    // What cannot be read of a process that has ended is not missed.
+    let root = directory.link("root").unwrap_or_default();
+    let base = fs_context::base(directory, &root).ok().flatten().unwrap_or_else(|| directory.path().join("root"));
     Owner {
         pid,
+        base,
         inner: ids(pid, &status.namespace_pid).inner,
         name,
         session: ids(stat.session, &status.namespace_sid),
@@ -366,15 +401,6 @@ fn owner<'a>(
         threads,
         directory,
         pidfd: OnceCell::new(),
-    }
-}
-
-/// What of a running process has gone is no error.
-fn steady<T>(result: std::result::Result<T, cryonaut_procfs::ProcError>, motion: Motion) -> Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if motion == Motion::Running && (error.is_gone() || error.is_missing()) => Ok(None),
-        Err(error) => Err(Error::from(error)),
     }
 }
 
@@ -495,28 +521,22 @@ pub(crate) fn group<K: Ord>(
     Ok(groups)
 }
 
-fn facts_of(pid: i32, number: i32, link: Vec<u8>, info: FdInfo) -> FdFacts {
+/// What is known of a description; none when it has been closed.
+fn facts_of(owner: &Owner<'_>, number: i32, link: Vec<u8>, info: FdInfo) -> Option<FdFacts> {
     let mut facts = FdFacts { link, info, mode: 0, node: (0, 0), place: Place::Nameless, peer: Peer::None };
     if !facts.link.starts_with(b"/") {
-        return facts;
+        return Some(facts);
     }
-    facts.place = Place::Elsewhere;
-    let Ok(file) = std::fs::metadata(format!("/proc/{pid}/fd/{number}")) else { return facts };
+    let file = std::fs::metadata(format!("/proc/{}/fd/{number}", owner.pid)).ok()?;
     facts.mode = file.mode();
     facts.node = (libc::major(file.rdev()), libc::minor(file.rdev()));
-    let there = std::fs::symlink_metadata(under_root(pid, &facts.link));
+    let there = std::fs::symlink_metadata(owner.reach(&facts.link));
     facts.place = match there {
         Ok(there) if there.dev() == file.dev() && there.ino() == file.ino() => Place::Leads,
         _ if file.nlink() == 0 || facts.link.ends_with(b" (deleted)") => Place::Deleted,
         _ => Place::Elsewhere,
     };
-    facts
-}
-
-/// A path as a process sees it, as seen from here.
-pub(crate) fn under_root(pid: i32, path: &[u8]) -> PathBuf {
-    let path = std::path::Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(path));
-    PathBuf::from(format!("/proc/{pid}/root")).join(path.strip_prefix("/").unwrap_or(path))
+    Some(facts)
 }
 
 #[cfg(test)]

@@ -11,10 +11,11 @@ use std::io::{Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 use cryonaut_image::{Kind, Record, RecordSet};
 
-use super::facts::{Description, FdFacts, Job, Place, under_root};
+use super::facts::{Description, FdFacts, Job, Place};
 use super::{DescriptorKind, holders, options, path_of, refused, set_flags};
 use crate::collect::Collection;
 use crate::error::Attempt;
@@ -81,10 +82,10 @@ impl DescriptorKind for RegularFiles {
 
     fn collect(&self, descriptions: &[&Description], job: &Job<'_>, collection: &mut Collection) -> Result<()> {
         for description in descriptions {
-            let pid = job.owner(description.first()).pid;
+            let owner = job.owner(description.first());
             let facts = &description.facts;
             let found = named_file(description, job)?;
-            let tail = if facts.writes() { tail(&under_root(pid, &facts.link), found.size) } else { None };
+            let tail = if facts.writes() { tail(&owner.reach(&facts.link), found.size) } else { None };
             collection.put(&RegularFile {
                 object: description.object,
                 flags: facts.flags(),
@@ -98,24 +99,24 @@ impl DescriptorKind for RegularFiles {
 
     fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
         let holders = holders(records)?;
-        let mut cut: Vec<(Vec<u8>, u64)> = Vec::new();
+        let mut cut: Vec<FileIdentity> = Vec::new();
         for file in records.all::<RegularFile>()? {
             let Some(then) = &file.identity else { return Err(damaged()) };
             let holder = holders.get(&file.object).copied().unwrap_or_default();
             if check(&file, then, holder, host, plan) == Growth::CutBack
-                && !cut.iter().any(|(path, _)| *path == then.path)
+                && !cut.iter().any(|other| other.path == then.path)
             {
                 plan.remarks.push(format!(
                     "file {} has grown since the checkpoint: it is cut back to {} bytes when the job runs again",
                     printable(&then.path),
                     then.size
                 ));
-                cut.push((then.path.clone(), then.size));
+                cut.push(then.clone());
             }
             plan.step(Stage::Objects, 0, OpenFile { file });
         }
-        for (path, size) in cut {
-            plan.step(Stage::Objects, 0, CutBack { path, size });
+        for then in cut {
+            plan.step(Stage::Objects, 0, CutBack { then });
         }
         Ok(())
     }
@@ -127,8 +128,7 @@ impl DescriptorKind for RegularFiles {
 /// When it has gone since it was looked at.
 pub(super) fn named_file(description: &Description, job: &Job<'_>) -> Result<FileIdentity> {
     let owner = job.owner(description.first());
-    let root = under_root(owner.pid, b"/");
-    identity(&description.facts.link, &root).ok_or_else(|| {
+    identity(&description.facts.link, &owner.reach(b"/")).ok_or_else(|| {
         Error::Failed(format!("process {}: {} has vanished", owner.pid, job.name(description)))
     })
 }
@@ -179,9 +179,15 @@ fn check(file: &RegularFile, then: &FileIdentity, (process, number): (i32, i32),
     if is_unchanged(then, &now) {
         return Growth::None;
     }
+    let recognised = || file.tail.as_ref().is_some_and(|tail| same_tail(then, tail));
+    // Touched, not changed: all of it is known, or it is as much of it as tells growth from change.
+    let whole = file.tail.as_ref().is_some_and(|tail| tail.len() as u64 == then.size);
+    let appends = file.flags as i32 & libc::O_APPEND != 0;
+    if now.size == then.size && (whole || appends) && recognised() {
+        return Growth::None;
+    }
     if now.size > then.size {
-        let recognised = file.tail.as_ref().is_some_and(|tail| same_tail(then, tail));
-        if file.writes() && recognised {
+        if file.writes() && recognised() {
             return Growth::CutBack;
         }
         let same_file = now.inode == then.inode && now.device == then.device;
@@ -243,25 +249,38 @@ pub(super) fn open_at(rebuild: &mut Rebuild<'_>, object: u64, flags: u32, path: 
     Ok(())
 }
 
+/// Cuts a file that grew back to what it was, its time of last change included: the next restart is to know it again.
 struct CutBack {
-    path: Vec<u8>,
-    size: u64,
+    then: FileIdentity,
 }
 
 impl fmt::Display for CutBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cut {} back to {} bytes after the commit", printable(&self.path), self.size)
+        write!(f, "cut {} back to {} bytes after the commit", printable(&self.then.path), self.then.size)
     }
 }
 
 impl Action for CutBack {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        let what = format!("cutting {} back", printable(&self.path));
-        let file = options(libc::O_WRONLY as u32).open(path_of(&self.path)).attempt(|| what.clone())?;
-        let size = self.size;
-        rebuild.after_commit.push(Box::new(move || file.set_len(size).attempt(|| what)));
+        let what = format!("cutting {} back", printable(&self.then.path));
+        let file = options(libc::O_WRONLY as u32).open(path_of(&self.then.path)).attempt(|| what.clone())?;
+        let then = self.then.clone();
+        rebuild.after_commit.push(Box::new(move || cut_back(&file, &then).attempt(|| what)));
         Ok(())
     }
+}
+
+fn cut_back(file: &File, then: &FileIdentity) -> std::io::Result<()> {
+    file.set_len(then.size)?;
+    // Only its owner may set the time of a file. Without that a file that the job appends to is still known by its end.
+    let modified = match u64::try_from(then.modified) {
+        Ok(after) => UNIX_EPOCH.checked_add(Duration::from_nanos(after)),
+        Err(_) => UNIX_EPOCH.checked_sub(Duration::from_nanos(then.modified.unsigned_abs())),
+    };
+    if let Some(modified) = modified {
+        let _ = file.set_modified(modified);
+    }
+    Ok(())
 }
 
 const SUPPORT: &[Support] = &[
@@ -323,6 +342,17 @@ mod tests {
         let steps: Vec<String> = plan.ordered().unwrap().iter().map(ToString::to_string).collect();
         assert!(steps[0].contains("for appending at 3"), "{steps:?}");
         assert!(steps[1].contains("back to 8 bytes after the commit"), "{steps:?}");
+
+        let then = file.identity.clone().unwrap();
+        cut_back(&File::options().write(true).open(&path).unwrap(), &then).unwrap();
+        assert!(is_unchanged(&then, &identity(&then.path, Path::new("/")).unwrap()), "known again after it was cut back");
+
+        std::fs::write(&path, "one\ntwo\n").unwrap();
+        let (plan, _) = planned(&file);
+        assert!(plan.refusals.list().is_empty(), "a small file that was only touched is the same");
+        std::fs::write(&path, "one\nTWO\n").unwrap();
+        let (plan, _) = planned(&file);
+        assert!(plan.refusals.list()[0].reason.contains("has changed"));
 
         std::fs::write(&path, "uno\ndue\ntre\n").unwrap();
         let (plan, _) = planned(&file);

@@ -2,12 +2,15 @@
 //!
 //! fdinfo shows all of it, the remaining time relative to now in any case. So a timer goes on with what remained; only one set
 //! to a wall-clock time (CLOCK_REALTIME, TFD_TIMER_ABSTIME) keeps that time, and fires at once where it has passed. Expirations
-//! that a periodic timer missed while there was no job are not made up for.
+//! that a periodic timer missed while there was no job are not made up for. Of a periodic timer that nobody has read or asked
+//! since it ran out the kernel has counted one expiration only (fs/timerfd.c); it is asked for its time first, which makes it
+//! count and is no change that the program could see.
 
 use std::fmt;
 use std::os::fd::AsFd;
 
 use cryonaut_image::{Kind, Record, RecordSet};
+use cryonaut_procfs::TimerFd;
 use cryonaut_sys::{descriptor, task};
 
 use super::facts::{Description, FdFacts, Job};
@@ -88,9 +91,9 @@ impl DescriptorKind for Timers {
 
     fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
 
-    fn collect(&self, descriptions: &[&Description], _job: &Job<'_>, collection: &mut Collection) -> Result<()> {
+    fn collect(&self, descriptions: &[&Description], job: &Job<'_>, collection: &mut Collection) -> Result<()> {
         for description in descriptions {
-            let state = description.facts.info.timerfd.unwrap_or_default();
+            let state = counted(description, job)?;
             let time = |(seconds, rest): (u64, u32)| seconds.saturating_mul(NANOSECONDS).saturating_add(rest.into());
             let (remaining, interval) = (time(state.value), time(state.interval));
             let wall = matches!(state.clock, libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM)
@@ -137,6 +140,19 @@ impl DescriptorKind for Timers {
         plan.step(Stage::Attach, 0, Arm { timers });
         Ok(())
     }
+}
+
+/// The state of a timer, with all its expirations counted.
+fn counted(description: &Description, job: &Job<'_>) -> Result<TimerFd> {
+    let state = description.facts.info.timerfd.unwrap_or_default();
+    if state.ticks == 0 || state.interval == (0, 0) {
+        return Ok(state);
+    }
+    let copy = job.copy(description)?;
+    descriptor::count_timerfd(copy.as_fd()).attempt(|| "asking a timerfd for its time".into())?;
+    let slot = description.first();
+    let info = job.owner(slot).shown(slot.number)?;
+    Ok(info.timerfd.unwrap_or(state))
 }
 
 struct Make {
