@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use cryonaut_image::{AtomicFile, ImageWriter, Need, Preamble, SeekableImage, Summary};
+use cryonaut_image::{AtomicFile, ImageWriter, Need, PageBuffer, Preamble, SeekableImage, Summary};
 
 use crate::collect::{Collection, collect};
 use crate::copy_out::copy_out;
@@ -167,7 +167,7 @@ impl Save<'_> {
             let (sink, summary) = copying.finish(self.stop)?;
             let (sink, file) = durable(sink)?;
             let read_back = SeekableImage::open(file)?;
-            read_back.verify()?;
+            verify(&read_back)?;
             let report = self.report(processes, threads, &summary, frozen.since.elapsed());
             return Ok((sink, Some(frozen), report));
         }
@@ -202,6 +202,28 @@ impl Save<'_> {
     }
 }
 
+/// Reads all of an image back and checks it, with several threads: the job stands still meanwhile.
+fn verify(image: &SeekableImage) -> Result<()> {
+    image.records()?;
+    let next = AtomicUsize::new(0);
+    let sections = image.pages_sections();
+    let work = || -> Result<()> {
+        let mut buffer = PageBuffer::new();
+        while let Some(section) = sections.get(next.fetch_add(1, Ordering::Relaxed)) {
+            image.read_pages(section, &mut buffer)?;
+        }
+        Ok(())
+    };
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8)).min(sections.len().div_ceil(8));
+    if threads <= 1 {
+        return work();
+    }
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("checking does not panic"))
+    })
+}
+
 /// An unnamed file with room for an image: in TMPDIR, else /var/tmp, which is on disk nearly everywhere.
 ///
 /// # Errors
@@ -229,7 +251,7 @@ fn send(spool: &mut File, stream: &mut File, stop: &AtomicBool, progress: &mut d
     let mut buffer = vec![0_u8; 1 << 20];
     let mut sent = 0;
     loop {
-        if stop.load(std::sync::atomic::Ordering::Relaxed) {
+        if stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
         let count = spool.read(&mut buffer).attempt(|| "reading the image back".into())?;

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use cryonaut_image::{Contents, Location, PageBuffer, SeekableImage};
-use cryonaut_sys::{PAGE_SIZE, RemotePtr, memory};
+use cryonaut_sys::{PAGE_SIZE, RemotePtr, memory, task};
 use cryonaut_tracee::{read_exact, write_all};
 
 use crate::{Error, Result};
@@ -13,19 +13,18 @@ use crate::{Error, Result};
 /// Ranges that one process_vm_writev takes.
 const MAX_RANGES: usize = 512;
 
-/// Fills the shared object `space`, mapped at `base` in process `pid`.
+/// Fills the shared object `space`, mapped at `base` in process `pid`, by threads on `processors`.
 ///
 /// # Errors
 /// When the image is damaged or memory is short.
 pub fn fill(
     image: &SeekableImage,
     space: u64,
-    pid: i32,
-    base: u64,
-    others: &BTreeMap<u64, i32>,
+    (pid, base): (i32, u64),
+    processors: &[u64],
     stop: &AtomicBool,
 ) -> Result<Vec<(u64, u64)>> {
-    Filling { image, pid, base, kept: &[], others, stop }.all(space)
+    Filling { image, pid, base, kept: &[], others: &BTreeMap::new(), processors, stop }.all(space)
 }
 
 /// Fills the private memory of process `pid`; pages that equal those of another process are copied from it unless they lie in
@@ -35,13 +34,13 @@ pub fn fill(
 /// When the image is damaged or memory is short.
 pub fn fill_process(
     image: &SeekableImage,
-    space: u64,
-    pid: i32,
+    (space, pid): (u64, i32),
     kept: &[(u64, u64)],
     others: &BTreeMap<u64, i32>,
+    processors: &[u64],
     stop: &AtomicBool,
 ) -> Result<Vec<(u64, u64)>> {
-    Filling { image, pid, base: 0, kept, others, stop }.all(space)
+    Filling { image, pid, base: 0, kept, others, processors, stop }.all(space)
 }
 
 struct Filling<'a> {
@@ -50,6 +49,7 @@ struct Filling<'a> {
     base: u64,
     kept: &'a [(u64, u64)],
     others: &'a BTreeMap<u64, i32>,
+    processors: &'a [u64],
     stop: &'a AtomicBool,
 }
 
@@ -89,7 +89,11 @@ impl Filling<'_> {
         } else {
             std::thread::scope(|scope| {
                 for _ in 0..threads {
-                    scope.spawn(work);
+                    scope.spawn(|| {
+                        // The thread that runs lists keeps to one processor; these need not.
+                        let _ = task::set_affinity(0, self.processors);
+                        work();
+                    });
                 }
             });
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cryonaut_procfs::smaps::SmapsArea;
@@ -14,6 +15,7 @@ use cryonaut_sys::{RemotePtr, pidfd, ptrace, task};
 use cryonaut_tracee::{CallList, Guest, Outcomes, Running, Stop, Stopped, find_room, left_behind};
 
 use crate::error::Attempt;
+use crate::guardian::{Guardian, present};
 use crate::target::{Scope, Target, TargetProcess, parents_first};
 use crate::{Error, Result};
 
@@ -160,7 +162,7 @@ impl Frozen {
                 return Err(Error::Failed("the job creates tasks faster than they can be followed: try again".into()));
             }
             mark = births();
-            pids = current_pids(target, pids);
+            pids = known_and_new(target, pids);
         }
         // Then stop them as one.
         let since = Instant::now();
@@ -169,7 +171,7 @@ impl Frozen {
             let now = births();
             if now.is_none() || now != mark {
                 mark = now;
-                pids = current_pids(target, pids);
+                pids = known_and_new(target, pids);
                 if hold.seize(&pids)? {
                     continue;
                 }
@@ -195,19 +197,7 @@ impl Frozen {
             }
         }
         if afterwards == Afterwards::Kill {
-            // Children first would show parents their deaths; all are still stopped, so nobody sees an order.
-            for process in &self.processes {
-                if let Some(pidfd) = &process.pidfd {
-                    use std::os::fd::AsFd;
-                    let _ = pidfd::send_signal(pidfd.as_fd(), libc::SIGKILL);
-                }
-            }
-            for process in &mut self.processes {
-                process.guest = None;
-                for task in process.tasks.drain(..) {
-                    task.stopped.forget();
-                }
-            }
+            self.kill()?;
             return Ok(self.since.elapsed());
         }
         for process in &mut self.processes {
@@ -219,6 +209,22 @@ impl Frozen {
             }
         }
         outcome.map(|()| self.since.elapsed())
+    }
+
+    /// Kills the whole job, by a guardian if this process dies on the way. All tasks stand still, so nobody sees an order.
+    fn kill(&mut self) -> Result<()> {
+        let descriptors = present(self.processes.iter().map(|process| process.pidfd.as_ref()));
+        let guardian = Guardian::watch(&descriptors)?;
+        for process in descriptors {
+            let _ = pidfd::send_signal(process, libc::SIGKILL);
+        }
+        for process in &mut self.processes {
+            process.guest = None;
+            for task in process.tasks.drain(..) {
+                task.stopped.forget();
+            }
+        }
+        guardian.dismiss()
     }
 
     /// The process that the image calls `inner`.
@@ -312,22 +318,26 @@ impl Hold {
     fn assemble(mut self, target: &Target, mut pids: Vec<i32>, since: Instant) -> Result<Frozen> {
         pids.extend(self.stopped.keys().copied());
         pids.extend(target.processes.iter().filter(|process| process.is_zombie()).map(|process| process.pid));
+        pids.sort_unstable();
+        pids.dedup();
         let mut found = BTreeMap::new();
-        for pid in pids {
-            if let Ok(process) = TargetProcess::read(pid) {
-                found.insert(pid, process);
-            }
+        let mut rest = BTreeMap::new();
+        for Look { process, areas, memory, pagemap } in Look::at_all(&pids)? {
+            rest.insert(process.pid, (areas, memory, pagemap));
+            found.insert(process.pid, process);
         }
         let mut processes = Vec::new();
         for process in parents_first(found) {
-            let tasks = self.stopped.remove(&process.pid);
-            match (tasks, process.is_zombie()) {
-                (Some(tasks), false) => processes.push(frozen_process(process, tasks)?),
-                (_, true) => processes.push(frozen_process(process, BTreeMap::new())?),
+            let pid = process.pid;
+            let (areas, memory, pagemap) = rest.remove(&pid).expect("looked at together");
+            let tasks = match (self.stopped.remove(&pid), process.is_zombie()) {
+                (Some(tasks), false) => tasks,
+                (_, true) => BTreeMap::new(),
                 (None, false) => {
-                    return Err(Error::Failed(format!("process {} appeared while the job was stopped", process.pid)));
+                    return Err(Error::Failed(format!("process {pid} appeared while the job was stopped")));
                 }
-            }
+            };
+            processes.push(frozen_process(Look { process, areas, memory, pagemap }, tasks)?);
         }
         Ok(Frozen { processes, scope: target.scope, named: target.named, since })
     }
@@ -355,21 +365,62 @@ fn births() -> Option<Vec<u8>> {
     Some(text[at..].to_vec())
 }
 
-/// The live processes of the job as they are now.
-fn current_pids(target: &Target, mut known: Vec<i32>) -> Vec<i32> {
-    if let Ok(now) = Target::find(target.named, target.scope) {
-        for pid in now.live_pids() {
-            if !known.contains(&pid) {
-                known.push(pid);
-            }
+/// The pids known so far, and those that the job has now.
+fn known_and_new(target: &Target, mut known: Vec<i32>) -> Vec<i32> {
+    // The named process may have ended; what it left behind is known.
+    for pid in target.pids_now().unwrap_or_default() {
+        if !known.contains(&pid) {
+            known.push(pid);
         }
     }
-    known.retain(|pid| ProcessDirectory::open(*pid).is_ok());
     known
 }
 
-fn frozen_process(process: TargetProcess, tasks: BTreeMap<i32, Stopped>) -> Result<FrozenProcess> {
-    let TargetProcess { pid, directory, stat, status } = process;
+/// What /proc tells of a frozen process, read by any thread.
+struct Look {
+    process: TargetProcess,
+    areas: Vec<SmapsArea>,
+    memory: File,
+    pagemap: File,
+}
+
+impl Look {
+    fn at(pid: i32) -> Result<Option<Self>> {
+        let Ok(process) = TargetProcess::read(pid) else { return Ok(None) };
+        let alive = !process.is_zombie();
+        let areas = if alive { process.directory.smaps()? } else { Vec::new() };
+        let memory = process.directory.open_file(if alive { "mem" } else { "stat" })?;
+        let pagemap = process.directory.open_file(if alive { "pagemap" } else { "stat" })?;
+        Ok(Some(Self { process, areas, memory, pagemap }))
+    }
+
+    /// Looks at many processes with several threads: what the kernel makes of smaps takes most of the time.
+    fn at_all(pids: &[i32]) -> Result<Vec<Self>> {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8)).min(pids.len() / 4);
+        if threads <= 1 {
+            return pids.iter().filter_map(|&pid| Self::at(pid).transpose()).collect();
+        }
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<Vec<Self>> {
+            let mut looks = Vec::new();
+            while let Some(&pid) = pids.get(next.fetch_add(1, Ordering::Relaxed)) {
+                looks.extend(Self::at(pid)?);
+            }
+            Ok(looks)
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            let mut looks = Vec::with_capacity(pids.len());
+            for worker in workers {
+                looks.extend(worker.join().expect("looking does not panic")?);
+            }
+            Ok(looks)
+        })
+    }
+}
+
+fn frozen_process(look: Look, tasks: BTreeMap<i32, Stopped>) -> Result<FrozenProcess> {
+    let Look { process: TargetProcess { pid, directory, stat, status }, areas, memory, pagemap } = look;
     let inner = status.namespace_pid.last().copied().unwrap_or(pid);
     let nested = status.namespace_pid.len() > 1;
     let mut frozen = Vec::with_capacity(tasks.len());
@@ -389,7 +440,6 @@ fn frozen_process(process: TargetProcess, tasks: BTreeMap<i32, Stopped>) -> Resu
     }
     let alive = !frozen.is_empty();
     let pidfd = alive.then(|| pidfd::open(pid).attempt(|| format!("opening process {pid}"))).transpose()?;
-    let areas = if alive { directory.smaps()? } else { Vec::new() };
     let plain: Vec<_> = areas.iter().map(|area| area.area.clone()).collect();
     for range in left_behind(pid, &plain) {
         for task in &mut frozen {
@@ -397,8 +447,6 @@ fn frozen_process(process: TargetProcess, tasks: BTreeMap<i32, Stopped>) -> Resu
             task.stopped.step_until(STEPS_HOME, |registers| !range.contains(&registers.rip))?;
         }
     }
-    let memory = directory.open_file(if alive { "mem" } else { "stat" })?;
-    let pagemap = directory.open_file(if alive { "pagemap" } else { "stat" })?;
     for task in &mut frozen {
         abort_restartable_sequence(&memory, &mut task.stopped)?;
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use cryonaut_image::Need;
 use cryonaut_procfs::system;
 
 use crate::Result;
@@ -48,6 +49,18 @@ pub struct Host {
     pub session: i32,
 }
 
+/// Processor features that change what instructions a program may use: the beginnings of their names in /proc/cpuinfo.
+const INSTRUCTION_SETS: [&str; 27] = [
+    "sse", "ssse", "pni", "avx", "aes", "vaes", "pclmulqdq", "vpclmulqdq", "gfni", "sha_ni", "amx", "bmi", "abm", "fma", "f16c",
+    "movbe", "popcnt", "adx", "rdrand", "rdseed", "rdpid", "fsgsbase", "xsave", "clwb", "cx16", "lahf", "erms",
+];
+
+/// The instruction sets among a processor's features.
+pub fn instruction_sets(features: &BTreeSet<String>) -> String {
+    let known = |name: &&String| INSTRUCTION_SETS.iter().any(|beginning| name.starts_with(beginning));
+    features.iter().filter(known).cloned().collect::<Vec<_>>().join(" ")
+}
+
 impl Host {
     /// Looks at this machine. Hard limits are not clamped; set [`Host::clamp_limits`] for that.
     ///
@@ -73,6 +86,32 @@ impl Host {
             clamp_limits: ClampLimits::No,
             session: own.stat()?.session,
         })
+    }
+
+    /// Refuses what the image says it needs and this machine lacks, or this `cryo` does not know.
+    pub fn check_needs(&self, needs: &[Need], plan: &mut Plan) {
+        for need in needs {
+            match need.name.as_str() {
+                // Used by the restart itself, and by records that say more.
+                "clock.monotonic" | "clock.boottime" | "cpu.xsave-bytes" => {}
+                "cpu.features" => {
+                    let missing: Vec<&str> =
+                        need.value.split(' ').filter(|name| !name.is_empty() && !self.features.contains(*name)).collect();
+                    if !missing.is_empty() {
+                        plan.refusals.add_for_job(
+                            "processor features",
+                            format!("this processor lacks {}, which the job may be using", missing.join(", ")),
+                            "restart on a machine with a processor of the same or a newer kind",
+                        );
+                    }
+                }
+                name => plan.refusals.add_for_job(
+                    format!("the need {name}"),
+                    "this cryo does not know it",
+                    "restart with the version of cryo that made the image, or a newer one",
+                ),
+            }
+        }
     }
 
     /// Refuses a file that is gone or not what it was.

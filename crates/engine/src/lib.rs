@@ -11,6 +11,7 @@ pub mod copy_in;
 pub mod copy_out;
 mod error;
 pub mod freeze;
+pub mod guardian;
 pub mod host;
 pub mod plan;
 pub mod rebuild;

@@ -13,10 +13,11 @@ use cryonaut_image::{RecordSet, SeekableImage};
 use cryonaut_launch::{Child, ChildSpec, Nursery, Program, Role, Session, StopBeforeExec};
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::spawn::message;
-use cryonaut_sys::{RemotePtr, descriptor, ptrace, task, wait};
+use cryonaut_sys::{RemotePtr, descriptor, pidfd, ptrace, task, wait};
 use cryonaut_tracee::{Argument, CallId, CallList, Outcomes, Stub};
 
 use crate::error::Attempt;
+use crate::guardian::Guardian;
 use crate::resource::memory::{AddressSpace, AreaRecord, Backing, SharedObject};
 use crate::{Error, Result};
 
@@ -121,6 +122,7 @@ pub struct Rebuild<'a> {
     shared_content: BTreeMap<u64, Vec<(u64, u64)>>,
     helpers: Vec<i32>,
     roots: Vec<i32>,
+    processor: Option<OneProcessor>,
     committed: bool,
 }
 
@@ -166,6 +168,7 @@ impl<'a> Rebuild<'a> {
             shared_content: BTreeMap::new(),
             helpers: Vec::new(),
             roots: Vec::new(),
+            processor: OneProcessor::stay(),
             committed: false,
         })
     }
@@ -206,6 +209,10 @@ impl<'a> Rebuild<'a> {
             }
         }
         child.exec_outcome().map_err(|error| Error::Failed(error.to_string()))?;
+        if let Some(processor) = &self.processor {
+            // What follows has its own affinity restored; where this fails the rebuild is only slower.
+            let _ = task::set_affinity(outer, &processor.only);
+        }
         ptrace::set_signal_mask(outer, STUB_MASK).attempt(|| "blocking signals".into())?;
         let areas = self.clear_stub(outer)?;
         let inner = child.inner_pid;
@@ -375,10 +382,12 @@ impl<'a> Rebuild<'a> {
         match signal {
             Some(libc::SIGKILL) => task::kill(pid, libc::SIGKILL).attempt(|| format!("ending process {process}"))?,
             Some(signal) => {
-                const PR_SET_DUMPABLE: i32 = 4;
+                // Its memory was dumped, if at all, at its first end. A limit of 1 keeps dumps from files and from programs
+                // alike (core(5)).
+                let limit = task::limit(pid, libc::RLIMIT_CORE).attempt(|| format!("ending process {process}"))?;
+                let none = task::Limit { soft: 1.min(limit.hard), ..limit };
+                task::set_limit(pid, libc::RLIMIT_CORE, none).attempt(|| format!("ending process {process}"))?;
                 let mut list = CallList::new();
-                // Its memory was dumped, if at all, at its first end.
-                list.call(libc::SYS_prctl, &[PR_SET_DUMPABLE.into(), 0.into()]);
                 // The default action of every signal is in force in a stub; only its mask keeps it from acting.
                 list.call(libc::SYS_kill, &[process.into(), signal.into()]);
                 self.stub.run(pid, pid, &list)?;
@@ -533,7 +542,7 @@ impl<'a> Rebuild<'a> {
         }
         self.shared.insert(object, at);
         let pid = self.built(0)?.pid;
-        let filled = crate::copy_in::fill(self.image, object, pid, at, &BTreeMap::new(), self.stop)?;
+        let filled = crate::copy_in::fill(self.image, object, (pid, at), self.processors(), self.stop)?;
         self.shared_content.insert(object, filled);
         Ok(())
     }
@@ -554,6 +563,11 @@ impl<'a> Rebuild<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The processors that threads of ours may use.
+    fn processors(&self) -> &[u64] {
+        self.processor.as_ref().map_or(&[], |processor| &processor.all)
     }
 
     fn shared_length(&self, at: u64) -> u64 {
@@ -579,7 +593,7 @@ impl<'a> Rebuild<'a> {
         let others: BTreeMap<u64, i32> =
             self.processes.iter().map(|(process, built)| (*process as u64, built.pid)).collect();
         let pid = self.built(process)?.pid;
-        let filled = crate::copy_in::fill_process(self.image, process as u64, pid, kept, &others, self.stop)?;
+        let filled = crate::copy_in::fill_process(self.image, (process as u64, pid), kept, &others, self.processors(), self.stop)?;
         let mut queue = Queue::new(process);
         for (start, end) in crate::copy_in::gaps(kept, &filled) {
             let arguments = [start.into(), (end - start).into(), libc::MADV_DONTNEED.into()];
@@ -807,6 +821,14 @@ impl<'a> Rebuild<'a> {
     /// # Errors
     /// When a process has ended meanwhile, or something planned for after the commit fails.
     pub fn release(mut self) -> Result<()> {
+        // In namespaces their init ends with us until it is told otherwise, and all with it. Elsewhere a guardian does that.
+        let nested = self.nursery.namespaces().is_some();
+        let mut descriptors = Vec::new();
+        for built in self.processes.values().filter(|_| !nested) {
+            descriptors.push(pidfd::open(built.pid).attempt(|| format!("opening process {}", built.pid))?);
+        }
+        let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        let guardian = if nested { None } else { Some(Guardian::watch(&borrowed)?) };
         for built in self.processes.values() {
             for &(_, tid) in &built.tasks {
                 ptrace::set_options(tid, 0).attempt(|| format!("letting task {tid} go"))?;
@@ -815,6 +837,9 @@ impl<'a> Rebuild<'a> {
         self.nursery
             .set_lifetime(cryonaut_launch::Lifetime::Independent)
             .map_err(|error| Error::Failed(error.to_string()))?;
+        if let Some(guardian) = guardian {
+            guardian.dismiss()?;
+        }
         self.committed = true;
         let mut outcome = Ok(());
         for action in std::mem::take(&mut self.after_commit) {
@@ -844,6 +869,30 @@ impl Drop for Rebuild<'_> {
                 }
             }
         }
+    }
+}
+
+/// While it lives, the calling thread keeps to one processor. Stubs are put there too: each list is a switch to the stub and back,
+/// which on one processor takes a fraction of the time that waking another one takes.
+pub(crate) struct OneProcessor {
+    all: Vec<u64>,
+    only: Vec<u64>,
+}
+
+impl OneProcessor {
+    fn stay() -> Option<Self> {
+        let all = task::affinity(0).ok()?;
+        let processor = ProcessDirectory::open(std::process::id() as i32).ok()?.stat().ok()?.processor as usize;
+        let mut only = vec![0; all.len()];
+        *only.get_mut(processor / 64)? |= 1 << (processor % 64);
+        task::set_affinity(0, &only).ok()?;
+        Some(Self { all, only })
+    }
+}
+
+impl Drop for OneProcessor {
+    fn drop(&mut self) {
+        let _ = task::set_affinity(0, &self.all);
     }
 }
 

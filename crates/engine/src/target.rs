@@ -153,6 +153,27 @@ impl Target {
         self.processes.iter().filter(|process| !process.is_zombie()).map(|process| process.pid).collect()
     }
 
+    /// The pids in scope as they are now, dead or alive, of which some may end before they are looked at.
+    ///
+    /// # Errors
+    /// When /proc cannot be read.
+    pub fn pids_now(&self) -> Result<Vec<i32>> {
+        let own = std::process::id() as i32;
+        let mut pids = match self.scope {
+            Scope::Process => vec![self.named],
+            Scope::Tree => {
+                let mut pids = descendants(self.named)?;
+                pids.push(self.named);
+                pids
+            }
+            Scope::Group | Scope::Session | Scope::Namespace => {
+                Self::find(self.named, self.scope)?.processes.iter().map(|process| process.pid).collect()
+            }
+        };
+        pids.retain(|&pid| pid != own);
+        Ok(pids)
+    }
+
     /// Everything that stands in the way, found without disturbing anything.
     pub fn refusals(&self) -> Refusals {
         let mut refusals = Refusals::default();
@@ -198,37 +219,39 @@ pub(crate) fn has_ended(directory: &ProcessDirectory) -> bool {
     }
 }
 
-/// Adds a process and its descendants. One look at all processes is cheaper than one for each, and the kernel need not have
-/// /proc/PID/task/TID/children.
+/// Adds a process and its descendants.
 fn descend(process: TargetProcess, found: &mut BTreeMap<i32, TargetProcess>) -> Result<()> {
-    // Not every kernel has /proc/PID/task/TID/children; without it one look at all processes is cheaper than one for each.
-    let all = if std::path::Path::new("/proc/thread-self/children").exists() {
-        None
-    } else {
-        let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for pid in descendants(process.pid)? {
+        if let Ok(process) = TargetProcess::read(pid) {
+            found.insert(pid, process);
+        }
+    }
+    found.insert(process.pid, process);
+    Ok(())
+}
+
+/// The pids of all descendants of a process. Not every kernel has /proc/PID/task/TID/children; without it one look at all
+/// processes is cheaper than one for each.
+fn descendants(ancestor: i32) -> Result<Vec<i32>> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    let listed = std::path::Path::new("/proc/thread-self/children").exists();
+    if !listed {
         for stat in cryonaut_procfs::system::all_stats()? {
             children.entry(stat.ppid).or_default().push(stat.pid);
         }
-        Some(children)
-    };
-    let mut waiting = vec![process];
-    while let Some(process) = waiting.pop() {
-        let pid = process.pid;
-        let children = match &all {
-            Some(all) => all.get(&pid).cloned().unwrap_or_default(),
-            None if process.is_zombie() => Vec::new(),
-            None => process.directory.all_children().unwrap_or_default(),
-        };
-        found.insert(pid, process);
-        for child in children {
-            if !found.contains_key(&child)
-                && let Ok(process) = TargetProcess::read(child)
-            {
-                waiting.push(process);
-            }
+    }
+    let mut found = vec![ancestor];
+    let mut next = 0;
+    while let Some(&pid) = found.get(next) {
+        next += 1;
+        if listed && let Ok(directory) = ProcessDirectory::open(pid) {
+            found.extend(directory.all_children().unwrap_or_default());
+        } else {
+            found.extend(children.remove(&pid).unwrap_or_default());
         }
     }
-    Ok(())
+    found.remove(0);
+    Ok(found)
 }
 
 /// Orders processes so that each comes after its parent, and siblings by number.

@@ -434,6 +434,8 @@ impl Prepared {
         }
         signal::set_signal_mask(self.birth.signal_mask).map_err(at(7))?;
         if self.birth.stop == StopBeforeExec::Yes {
+            // A process that waits to be traced must not wait for ever for a tracer that was killed.
+            let _ = spawn::set_parent_death_signal(libc::SIGKILL);
             self.say(Report::Stopping);
             spawn::stop_self().map_err(at(0))?;
         }

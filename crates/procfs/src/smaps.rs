@@ -41,6 +41,30 @@ pub struct SmapsArea {
     pub flags: VmFlags,
 }
 
+impl SmapsArea {
+    /// An area of which only what `maps` tells is known: sizes are 0, no flag is set.
+    #[must_use]
+    pub fn without_details(area: Area) -> Self {
+        Self {
+            area,
+            kernel_page_size: 0,
+            rss: 0,
+            anonymous: 0,
+            anonymous_huge_pages: 0,
+            shared_memory_huge_pages: 0,
+            lazy_free: 0,
+            shared: 0,
+            private_hugetlb: 0,
+            shared_hugetlb: 0,
+            swap: 0,
+            locked: 0,
+            protection_key: None,
+            thp_eligible: None,
+            flags: VmFlags::default(),
+        }
+    }
+}
+
 macro_rules! vm_flags {
     ($($(#[doc = $doc:literal])+ $name:ident = $first:literal $second:literal,)+) => {
         /// One flag of an area, by its two letters in the line `VmFlags` (`show_smap_vma_flags`).
@@ -247,23 +271,8 @@ impl Iterator for SmapsAreas<'_> {
 impl<'text> SmapsAreas<'text> {
     /// Reads the lines of one area after its header; an error carries the line.
     fn read_area(&mut self, header: &'text [u8]) -> Result<SmapsArea, (&'static str, &'text [u8])> {
-        let mut area = SmapsArea {
-            area: maps::parse_line(header).map_err(|what| (what, header))?,
-            kernel_page_size: 0,
-            rss: 0,
-            anonymous: 0,
-            anonymous_huge_pages: 0,
-            shared_memory_huge_pages: 0,
-            lazy_free: 0,
-            shared: 0,
-            private_hugetlb: 0,
-            shared_hugetlb: 0,
-            swap: 0,
-            locked: 0,
-            protection_key: None,
-            thp_eligible: None,
-            flags: VmFlags::default(),
-        };
+        let mut area =
+            SmapsArea::without_details(maps::parse_line(header).map_err(|what| (what, header))?);
         let mut complete = false;
         // A header starts with a lower-case hexadecimal digit, every other line with a capital letter.
         while self

@@ -106,7 +106,8 @@ impl Victim {
         if mode != Mode::Plain
             && let Some(text) = self.refusal
         {
-            skip_if_refused(scene, &job, text)?;
+            let target = if mode == Mode::Named { job_name() } else { job.pid().to_string() };
+            skip_if_refused(scene, &job, &target, text)?;
         }
         match mode {
             Mode::Plain => finish(scene, &job, &job),
@@ -152,11 +153,10 @@ fn start_named(scene: &Scene, program: &Program) -> Outcome<Running> {
 }
 
 /// Tries a checkpoint: if it is refused for the known reason the victim goes on unharmed and the test is skipped.
-fn skip_if_refused(scene: &Scene, job: &Running, text: &str) -> Outcome {
-    let target = job.pid().to_string();
+fn skip_if_refused(scene: &Scene, job: &Running, target: &str, text: &str) -> Outcome {
     let image = scene.file("tried");
     let tried = scene
-        .cryo(["checkpoint", &target, "-o"])
+        .cryo(["checkpoint", target, "-o"])
         .arguments([&image])
         .run()?;
     if tried.status.success() {

@@ -104,7 +104,7 @@ impl Arguments {
         };
         let plan_for = |keep: bool| -> Result<_, Error> {
             let host = Host::look(keep, self.conditions.changed())?;
-            restart::plan(&records, &Host { clamp_limits: self.conditions.clamp_limits(), ..host })
+            restart::plan(&image, &records, &Host { clamp_limits: self.conditions.clamp_limits(), ..host })
         };
         let mut plan = plan_for(keep)?;
         if keep && self.conditions.pids() == Pids::Auto && !plan.refusals.list().is_empty() {

@@ -29,7 +29,7 @@ use crate::host::Host;
 use crate::plan::{Action, Plan, Stage, Token};
 use crate::rebuild::Rebuild;
 use crate::resource::{Level, Resource, Support};
-use crate::target::Target;
+use crate::target::{Target, TargetProcess};
 use crate::{Error, Refusal, Refusals, Result};
 
 /// The resource.
@@ -50,7 +50,7 @@ impl Resource for Memory {
 
     fn inspect(&self, target: &Target, refusals: &mut Refusals) {
         for process in target.processes.iter().filter(|process| !process.is_zombie()) {
-            let Ok(areas) = process.directory.smaps() else { continue };
+            let Ok(areas) = areas_to_inspect(process) else { continue };
             let mut files = area::Files::of(&process.directory);
             for area in &areas {
                 if let Err(found) = area::describe(area, &mut files) {
@@ -153,6 +153,17 @@ impl Resource for Memory {
         }
         Ok(())
     }
+}
+
+/// The areas of a process that runs. With very many of them their flags, for which the kernel walks the page tables, are left
+/// until the job is frozen: what they stand in the way of is refused then, before anything is changed.
+fn areas_to_inspect(process: &TargetProcess) -> std::result::Result<Vec<SmapsArea>, cryonaut_procfs::ProcError> {
+    const FEW: usize = 2000;
+    let plain = process.directory.maps()?;
+    if plain.len() <= FEW {
+        return process.directory.smaps();
+    }
+    Ok(plain.into_iter().map(SmapsArea::without_details).collect())
 }
 
 /// Whether a child is forked after its parent's memory is filled, to share it.

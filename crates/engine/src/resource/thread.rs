@@ -117,6 +117,8 @@ impl Resource for Threads {
             }
         }
         collection.needs.insert("cpu.xsave-bytes".into(), largest.to_string());
+        let processor = cryonaut_procfs::system::processor()?;
+        collection.needs.insert("cpu.features".into(), crate::host::instruction_sets(&processor.flags));
         Ok(())
     }
 

@@ -1,0 +1,71 @@
+//! A process that finishes a commit which must not stop half-way.
+//!
+//! A job has many processes, and the kernel lets nobody kill them all, or spare them all, by one act. Between the first and the
+//! last of them a guardian stands by: should `cryo` die there, it kills the whole job. What is left is the image.
+
+use std::io::{PipeWriter, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use cryonaut_sys::pidfd;
+use cryonaut_sys::spawn::signal::{SignalSet, set_signal_mask};
+use cryonaut_sys::spawn::{self, WaitFor};
+
+use crate::Result;
+use crate::error::Attempt;
+
+/// A guardian on watch. Dropping it without [`Guardian::dismiss`] has it kill the job.
+#[derive(Debug)]
+pub struct Guardian {
+    link: Option<PipeWriter>,
+    pid: i32,
+}
+
+impl Guardian {
+    /// Puts a guardian over these processes.
+    ///
+    /// # Errors
+    /// When no process can be started.
+    pub fn watch(processes: &[BorrowedFd<'_>]) -> Result<Self> {
+        let (mut told, link) = std::io::pipe().attempt(|| "making a pipe".into())?;
+        let started = spawn::fork_child(|| {
+            // Keys on the terminal, which may end `cryo`, must not end its guardian.
+            let _ = set_signal_mask(SignalSet::FULL);
+            let _ = spawn::new_session();
+            let _ = spawn::set_thread_name(c"cryo-guardian");
+            let _ = spawn::close_number(std::os::fd::AsRawFd::as_raw_fd(&link));
+            if told.read(&mut [0]).unwrap_or(0) == 0 {
+                for process in processes {
+                    let _ = pidfd::send_signal(*process, libc::SIGKILL);
+                }
+            }
+            0
+        })
+        .attempt(|| "starting a guardian".into())?;
+        Ok(Self { link: Some(link), pid: started.pid })
+    }
+
+    /// The commit: from here on the guardian does nothing, and goes.
+    ///
+    /// # Errors
+    /// When it could not be told: then it kills the job.
+    pub fn dismiss(mut self) -> Result<()> {
+        let mut link = self.link.take().expect("it is taken only here and in drop");
+        let told = link.write_all(b"d").attempt(|| "dismissing the guardian".into());
+        drop(link);
+        let _ = spawn::wait_for(WaitFor::Pid(self.pid), libc::WEXITED);
+        told
+    }
+}
+
+impl Drop for Guardian {
+    fn drop(&mut self) {
+        if self.link.take().is_some() {
+            let _ = spawn::wait_for(WaitFor::Pid(self.pid), libc::WEXITED);
+        }
+    }
+}
+
+/// Borrows descriptors that may be missing.
+pub fn present<'a>(descriptors: impl Iterator<Item = Option<&'a std::os::fd::OwnedFd>>) -> Vec<BorrowedFd<'a>> {
+    descriptors.flatten().map(AsFd::as_fd).collect()
+}
