@@ -25,7 +25,11 @@ pub struct Console {
 
 impl Console {
     /// Prints the result of a command to standard output. A reader that has had enough (`| head`) is no failure.
-    pub fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
+    pub fn result(
+        &self,
+        value: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
         let text = match self.form {
             Form::Text => harmless(&text()),
             Form::Json => json_line(value)?,
@@ -35,10 +39,16 @@ impl Console {
 
     /// Prints the result of a command whose standard output carries something else: to standard error, in text only if
     /// that is a terminal.
-    pub fn result_beside(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
+    pub fn result_beside(
+        &self,
+        value: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
         match self.form {
             Form::Json => write_whole(io::stderr().lock(), &json_line(value)?),
-            Form::Text if io::stderr().is_terminal() => write_whole(io::stderr().lock(), &harmless(&text())),
+            Form::Text if io::stderr().is_terminal() => {
+                write_whole(io::stderr().lock(), &harmless(&text()))
+            }
             Form::Text => Ok(()),
         }
     }
@@ -96,26 +106,41 @@ fn text_of(failure: &Failure) -> String {
 
 fn json_line(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string(value);
-    text.map_err(|error| Failure::new(Code::Unexpected, format!("cannot print the result: {error}")))
+    text.map_err(|error| {
+        Failure::new(
+            Code::Unexpected,
+            format!("cannot print the result: {error}"),
+        )
+    })
 }
 
 fn write_whole(mut stream: impl Write, text: &str) -> Result<(), Failure> {
-    let line_end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    let line_end = if text.is_empty() || text.ends_with('\n') {
+        ""
+    } else {
+        "\n"
+    };
     let written = stream
         .write_all(text.as_bytes())
         .and_then(|()| stream.write_all(line_end.as_bytes()))
         .and_then(|()| stream.flush());
     match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::system("write the result to standard output")(error))
-        }
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::system(
+            "write the result to standard output",
+        )(error)),
         _ => Ok(()),
     }
 }
 
 /// Names in images and of processes may hold anything; a terminal is not to obey them.
 fn harmless(text: &str) -> String {
-    let clean = |letter: char| if letter.is_control() && !matches!(letter, '\n' | '\t') { '?' } else { letter };
+    let clean = |letter: char| {
+        if letter.is_control() && !matches!(letter, '\n' | '\t') {
+            '?'
+        } else {
+            letter
+        }
+    };
     text.chars().map(clean).collect()
 }
 

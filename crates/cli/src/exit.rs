@@ -153,7 +153,10 @@ impl From<ImageError> for Failure {
             ImageError::Io { .. } => Code::Failed,
             _ => Code::Image,
         };
-        let advice = match error.source().and_then(|cause| cause.downcast_ref::<io::Error>()) {
+        let advice = match error
+            .source()
+            .and_then(|cause| cause.downcast_ref::<io::Error>())
+        {
             Some(cause) if cause.raw_os_error() == Some(libc::ENOSPC) => {
                 "; free some space or choose another file with -o; the job is unharmed"
             }
@@ -190,7 +193,11 @@ impl From<LaunchError> for Failure {
         };
         let status = error.exit_code();
         Failure {
-            status: if status == INSTEAD_OF_JOB { code as u8 } else { status },
+            status: if status == INSTEAD_OF_JOB {
+                code as u8
+            } else {
+                status
+            },
             ..Failure::new(code, chain(&error))
         }
     }

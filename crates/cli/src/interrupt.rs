@@ -12,7 +12,10 @@ use crate::exit::{Code, Failure};
 
 /// Does `work` in the calling thread (ptrace ties a tracee to one thread), and sets the flag that it is given when SIGINT,
 /// SIGTERM, SIGHUP or SIGQUIT comes. A second one ends `cryo` at once, which leaves the job as safe as any death of `cryo`.
-pub fn stoppable<T>(_blocked: &WatchedSignals, work: impl FnOnce(&AtomicBool) -> T) -> Result<T, Failure> {
+pub fn stoppable<T>(
+    _blocked: &WatchedSignals,
+    work: impl FnOnce(&AtomicBool) -> T,
+) -> Result<T, Failure> {
     let stop = AtomicBool::new(false);
     // Only these: every stop of a tracee comes with a SIGCHLD, which must wake nobody.
     let ending = SignalSet::of(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT]);

@@ -5,7 +5,9 @@ use std::io::{IsTerminal, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use cryonaut_launch::registry::{InitIdentity, Job, NewJob, ProcessIdentity, Registry, RegistryError};
+use cryonaut_launch::registry::{
+    InitIdentity, Job, NewJob, ProcessIdentity, Registry, RegistryError,
+};
 use cryonaut_launch::terminal::Carrier;
 use cryonaut_launch::{Child, Event, LaunchError, Nursery, Supervisor, WatchedSignals};
 use cryonaut_sys::spawn::{self, Subreaper, WaitFor};
@@ -48,12 +50,20 @@ pub fn on_terminal() -> bool {
 }
 
 /// The job as the list of jobs wants it.
-pub fn describe(nursery: &Nursery, root: &Child, name: Option<String>, command: Vec<String>) -> Result<NewJob, Failure> {
-    let identity = |pid: i32| ProcessIdentity::of(pid).map_err(Failure::system("look at the job's processes"));
+pub fn describe(
+    nursery: &Nursery,
+    root: &Child,
+    name: Option<String>,
+    command: Vec<String>,
+) -> Result<NewJob, Failure> {
+    let identity =
+        |pid: i32| ProcessIdentity::of(pid).map_err(Failure::system("look at the job's processes"));
     let init = match nursery.namespaces() {
         Some(namespaces) => Some(InitIdentity {
             process: identity(namespaces.init_pid())?,
-            pid_namespace: namespaces.pid_namespace().map_err(Failure::system("look at the job's namespaces"))?,
+            pid_namespace: namespaces
+                .pid_namespace()
+                .map_err(Failure::system("look at the job's namespaces"))?,
         }),
         None => None,
     };
@@ -73,7 +83,12 @@ pub fn register(new: NewJob, console: Console) -> Option<Job> {
         Err(RegistryError::NameTaken(taken)) => {
             // Several copies of one image run side by side.
             let numbered = (2..10_000).map(|number| format!("{taken}-{number}"));
-            let attempts = numbered.map(|name| registry.register(NewJob { name: Some(name), ..new.clone() }));
+            let attempts = numbered.map(|name| {
+                registry.register(NewJob {
+                    name: Some(name),
+                    ..new.clone()
+                })
+            });
             attempts
                 .into_iter()
                 .find(|attempt| !matches!(attempt, Err(RegistryError::NameTaken(_))))
@@ -84,7 +99,9 @@ pub fn register(new: NewJob, console: Console) -> Option<Job> {
     match entered {
         Ok(job) => Some(job),
         Err(error) => {
-            console.warning(&format!("the job runs, but `cryo list` will not show it: {error}"));
+            console.warning(&format!(
+                "the job runs, but `cryo list` will not show it: {error}"
+            ));
             None
         }
     }
@@ -99,9 +116,16 @@ pub struct Foreground<'a> {
 
 impl<'a> Foreground<'a> {
     /// Stands in for the job with this root.
-    pub fn new(signals: WatchedSignals, nursery: &'a Nursery, root: &Child) -> Result<Foreground<'a>, Failure> {
+    pub fn new(
+        signals: WatchedSignals,
+        nursery: &'a Nursery,
+        root: &Child,
+    ) -> Result<Foreground<'a>, Failure> {
         let supervisor = Supervisor::new(signals, nursery, root)?;
-        Ok(Foreground { nursery, supervisor })
+        Ok(Foreground {
+            nursery,
+            supervisor,
+        })
     }
 
     /// Carries its terminal.
@@ -111,7 +135,11 @@ impl<'a> Foreground<'a> {
 
     /// Stands in until the job's root has ended, calling `each_second` meanwhile; gives the exit status. The name leaves the
     /// list of jobs unless other processes of the job live on.
-    pub fn run(mut self, name: Option<&str>, each_second: Option<&mut dyn FnMut()>) -> Result<u8, Failure> {
+    pub fn run(
+        mut self,
+        name: Option<&str>,
+        each_second: Option<&mut dyn FnMut()>,
+    ) -> Result<u8, Failure> {
         let ended = match each_second {
             Some(look) => {
                 self.supervisor.tick_every(Duration::from_secs(1))?;
@@ -148,7 +176,9 @@ impl<'a> Foreground<'a> {
 /// Makes orphans of a job without an init of its own come to us rather than to the system's init.
 pub fn adopt_orphans(nursery: &Nursery) -> Result<(), Failure> {
     match nursery {
-        Nursery::Direct(_) => spawn::set_child_subreaper(Subreaper::On).map_err(Failure::system("adopt orphans")),
+        Nursery::Direct(_) => {
+            spawn::set_child_subreaper(Subreaper::On).map_err(Failure::system("adopt orphans"))
+        }
         Nursery::Namespace(_) => Ok(()),
     }
 }
@@ -157,7 +187,10 @@ pub fn adopt_orphans(nursery: &Nursery) -> Result<(), Failure> {
 pub fn reap_orphans(awaited: &[i32]) {
     let own = std::process::id() as i32;
     let stats = cryonaut_procfs::system::all_stats().unwrap_or_default();
-    for orphan in stats.iter().filter(|stat| stat.ppid == own && stat.state == 'Z' && !awaited.contains(&stat.pid)) {
+    for orphan in stats
+        .iter()
+        .filter(|stat| stat.ppid == own && stat.state == 'Z' && !awaited.contains(&stat.pid))
+    {
         let _ = spawn::wait_now(WaitFor::Pid(orphan.pid), libc::WEXITED);
     }
 }

@@ -31,7 +31,9 @@ impl Count {
             Count::Written => "wchar: ",
         };
         let text = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
-        let number = text.lines().find_map(|line| line.strip_prefix(name)?.parse().ok());
+        let number = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.parse().ok());
         number.unwrap_or(0)
     }
 }
@@ -50,23 +52,27 @@ impl Progress {
         if console.form == Form::Json || !std::io::stderr().is_terminal() {
             return Progress { bar, drawer: None };
         }
-        let style = ProgressStyle::with_template("{spinner} {msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {elapsed}");
+        let style = ProgressStyle::with_template(
+            "{spinner} {msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {elapsed}",
+        );
         // The template is our own, and good.
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_message(message.to_owned());
         let (end, ended) = channel();
         let (drawn, before) = (bar.clone(), count.now());
-        let drawing = std::thread::Builder::new().name("cryo-progress".into()).spawn(move || {
-            let mut wait = PATIENCE;
-            while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-                if wait == PATIENCE {
-                    drawn.set_draw_target(ProgressDrawTarget::stderr());
-                    wait = INTERVAL;
+        let drawing = std::thread::Builder::new()
+            .name("cryo-progress".into())
+            .spawn(move || {
+                let mut wait = PATIENCE;
+                while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                    if wait == PATIENCE {
+                        drawn.set_draw_target(ProgressDrawTarget::stderr());
+                        wait = INTERVAL;
+                    }
+                    drawn.set_position(count.now().saturating_sub(before));
+                    drawn.tick();
                 }
-                drawn.set_position(count.now().saturating_sub(before));
-                drawn.tick();
-            }
-        });
+            });
         Progress {
             bar,
             drawer: drawing.ok().map(|thread| (end, thread)),

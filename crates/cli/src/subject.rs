@@ -65,9 +65,9 @@ impl Subject {
     pub fn find(text: &str, scope: ScopeArguments) -> Result<Subject, Failure> {
         match text.parse::<i32>() {
             Ok(pid) => Subject::of_pid(pid, scope),
-            Err(_) if text.chars().all(|letter| letter.is_ascii_digit()) => {
-                Err(Failure::usage(format!("{text} is too large for a process id")))
-            }
+            Err(_) if text.chars().all(|letter| letter.is_ascii_digit()) => Err(Failure::usage(
+                format!("{text} is too large for a process id"),
+            )),
             Err(_) => {
                 let job = Registry::open()?.find(text)?;
                 Subject::of_job(job, scope)
@@ -78,8 +78,12 @@ impl Subject {
     fn of_pid(pid: i32, scope: ScopeArguments) -> Result<Subject, Failure> {
         let target = Target::find(pid, scope.chosen().unwrap_or_default())?;
         // The pid of a known job's root stands for that job's name. Where the list cannot be read it is just a pid.
-        let jobs = Registry::open().and_then(|registry| registry.list()).unwrap_or_default();
-        let job = jobs.into_iter().find(|job| job.root.pid == pid && job.root.is_alive());
+        let jobs = Registry::open()
+            .and_then(|registry| registry.list())
+            .unwrap_or_default();
+        let job = jobs
+            .into_iter()
+            .find(|job| job.root.pid == pid && job.root.is_alive());
         Ok(Subject { target, job })
     }
 
@@ -92,19 +96,28 @@ impl Subject {
                     member(init.pid_namespace, init.process.pid)
                 };
                 let named = named.ok_or_else(|| {
-                    Failure::usage(format!("the job {} has just ended: no process of it is left", job.name))
+                    Failure::usage(format!(
+                        "the job {} has just ended: no process of it is left",
+                        job.name
+                    ))
                 })?;
                 (named, Scope::Namespace)
             }
             None => (job.root.pid, Scope::Tree),
         };
         let target = Target::find(pid, scope.chosen().unwrap_or(usual))?;
-        Ok(Subject { target, job: Some(job) })
+        Ok(Subject {
+            target,
+            job: Some(job),
+        })
     }
 
     /// The job's name, empty if it has none.
     pub fn job_name(&self) -> String {
-        self.job.as_ref().map(|job| job.name.clone()).unwrap_or_default()
+        self.job
+            .as_ref()
+            .map(|job| job.name.clone())
+            .unwrap_or_default()
     }
 
     /// The file that an image goes to if none is named, in the working directory.

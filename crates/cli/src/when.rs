@@ -6,28 +6,35 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub fn moment(seconds: u64) -> String {
     match UNIX_EPOCH.checked_add(Duration::from_secs(seconds)) {
         // humantime formats up to the year 9999.
-        Some(time) if seconds < 253_402_300_800 => {
-            humantime::format_rfc3339_seconds(time).to_string().replace('T', " ").replace('Z', " UTC")
-        }
+        Some(time) if seconds < 253_402_300_800 => humantime::format_rfc3339_seconds(time)
+            .to_string()
+            .replace('T', " ")
+            .replace('Z', " UTC"),
         _ => format!("{seconds} s after 1970"),
     }
 }
 
 /// Now, as it stands in file names: `20310506T070809.123Z`. Later ones sort after earlier ones.
 pub fn stamp() -> String {
-    humantime::format_rfc3339_millis(SystemTime::now()).to_string().replace(['-', ':'], "")
+    humantime::format_rfc3339_millis(SystemTime::now())
+        .to_string()
+        .replace(['-', ':'], "")
 }
 
 /// Now, in seconds since 1970.
 pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// A short time with three significant digits: `1.23 ms`.
 pub fn short(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     let (value, unit) = match seconds {
-        _ if seconds >= 100.0 => return humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string(),
+        _ if seconds >= 100.0 => {
+            return humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string();
+        }
         _ if seconds >= 1.0 => (seconds, "s"),
         _ if seconds >= 1e-3 => (seconds * 1e3, "ms"),
         _ => (seconds * 1e6, "µs"),

@@ -56,7 +56,11 @@ struct ImageReport {
 impl Arguments {
     /// Checks.
     pub fn run(self, console: Console) -> Result<u8, Failure> {
-        if self.names_image()? { self.check_image(console) } else { self.check_target(console) }
+        if self.names_image()? {
+            self.check_image(console)
+        } else {
+            self.check_target(console)
+        }
     }
 
     fn names_image(&self) -> Result<bool, Failure> {
@@ -68,27 +72,42 @@ impl Arguments {
             return Ok(false);
         }
         let is_file = Path::new(text).exists();
-        let is_job = Registry::open().and_then(|registry| registry.find(text)).is_ok();
+        let is_job = Registry::open()
+            .and_then(|registry| registry.find(text))
+            .is_ok();
         match (is_job, is_file) {
             (true, _) => Ok(false),
             (false, true) => Ok(true),
-            (false, false) => {
-                Err(Failure::usage(format!("{text} is neither a running job (see `cryo list`) nor a file here")))
-            }
+            (false, false) => Err(Failure::usage(format!(
+                "{text} is neither a running job (see `cryo list`) nor a file here"
+            ))),
         }
     }
 
     fn check_target(self, console: Console) -> Result<u8, Failure> {
         if self.plan {
-            return Err(Failure::usage("--plan is for images: only a restart has steps to show"));
+            return Err(Failure::usage(
+                "--plan is for images: only a restart has steps to show",
+            ));
         }
         let target = Subject::find(&self.subject, self.scope)?.target;
         let refusals = refusals_of(target.refusals().into_result())?;
-        let threads = target.processes.iter().map(|process| process.stat.num_threads.max(0) as usize).sum();
-        let report =
-            TargetReport { possible: refusals.is_empty(), refusals, processes: target.processes.len(), threads };
+        let threads = target
+            .processes
+            .iter()
+            .map(|process| process.stat.num_threads as usize)
+            .sum();
+        let report = TargetReport {
+            possible: refusals.is_empty(),
+            refusals,
+            processes: target.processes.len(),
+            threads,
+        };
         console.result(&report, || match report.refusals.as_slice() {
-            [] => format!("nothing stands in the way: {} processes, {} threads", report.processes, report.threads),
+            [] => format!(
+                "nothing stands in the way: {} processes, {} threads",
+                report.processes, report.threads
+            ),
             refusals => listing("cannot be checkpointed", refusals),
         })?;
         Ok(status(report.possible))
@@ -104,7 +123,14 @@ impl Arguments {
         };
         let plan_for = |keep: bool| -> Result<_, Error> {
             let host = Host::look(keep, self.conditions.changed())?;
-            restart::plan(&image, &records, &Host { clamp_limits: self.conditions.clamp_limits(), ..host })
+            restart::plan(
+                &image,
+                &records,
+                &Host {
+                    clamp_limits: self.conditions.clamp_limits(),
+                    ..host
+                },
+            )
         };
         let mut plan = plan_for(keep)?;
         if keep && self.conditions.pids() == Pids::Auto && !plan.refusals.list().is_empty() {
@@ -121,11 +147,22 @@ impl Arguments {
         let refusals = plan.refusals.list().to_vec();
         let remarks = plan.remarks.clone();
         let steps = match self.plan {
-            true => Some(plan.ordered()?.iter().map(ToString::to_string).collect::<Vec<_>>()),
+            true => Some(
+                plan.ordered()?
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>(),
+            ),
             false => None,
         };
         let pids = if keep { "keep" } else { "namespace" };
-        let report = ImageReport { possible: refusals.is_empty(), refusals, remarks, pids, steps };
+        let report = ImageReport {
+            possible: refusals.is_empty(),
+            refusals,
+            remarks,
+            pids,
+            steps,
+        };
         console.result(&report, || report.text())?;
         Ok(status(report.possible))
     }
@@ -134,8 +171,12 @@ impl Arguments {
 impl ImageReport {
     fn text(&self) -> String {
         let mut text = match self.refusals.as_slice() {
-            [] if self.pids == "keep" => "nothing stands in the way: it can be restarted with its own pids".to_owned(),
-            [] => "nothing stands in the way: it can be restarted in namespaces of its own".to_owned(),
+            [] if self.pids == "keep" => {
+                "nothing stands in the way: it can be restarted with its own pids".to_owned()
+            }
+            [] => {
+                "nothing stands in the way: it can be restarted in namespaces of its own".to_owned()
+            }
             refusals => listing("cannot be restarted here", refusals),
         };
         for remark in &self.remarks {
@@ -159,7 +200,10 @@ fn refusals_of(outcome: Result<(), Error>) -> Result<Vec<Refusal>, Failure> {
 }
 
 fn listing(what: &str, refusals: &[Refusal]) -> String {
-    let lines: Vec<String> = refusals.iter().map(|refusal| format!("  {refusal}")).collect();
+    let lines: Vec<String> = refusals
+        .iter()
+        .map(|refusal| format!("  {refusal}"))
+        .collect();
     format!("{what}:\n{}", lines.join("\n"))
 }
 

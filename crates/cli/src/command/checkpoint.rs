@@ -96,7 +96,13 @@ impl Arguments {
             None => Output::Stream(standard_output()?),
         };
         let (job_name, job) = (subject.job_name(), subject.job);
-        let request = CheckpointRequest { target: subject.target, afterwards, output, job_name, generation: 0 };
+        let request = CheckpointRequest {
+            target: subject.target,
+            afterwards,
+            output,
+            job_name,
+            generation: 0,
+        };
         let report = save(request, console)?;
         let path = path.map(|path| std::path::absolute(&path).unwrap_or(path));
         if let (Some(job), Some(path)) = (&job, &path) {
@@ -149,7 +155,9 @@ impl Report {
 
 fn standard_output() -> Result<File, Failure> {
     let copy = std::io::stdout().as_fd().try_clone_to_owned();
-    Ok(File::from(copy.map_err(Failure::system("use standard output"))?))
+    Ok(File::from(
+        copy.map_err(Failure::system("use standard output"))?,
+    ))
 }
 
 fn save(request: CheckpointRequest, console: Console) -> Result<CheckpointReport, Failure> {
@@ -172,11 +180,17 @@ fn save(request: CheckpointRequest, console: Console) -> Result<CheckpointReport
 
 /// Notes the image in the list of jobs. The image is what counts: a list that cannot be written is only told of.
 fn note(job: &str, path: &Path, bytes: u64, console: Console) {
-    let entry = CheckpointEntry { path: path.to_owned(), taken_at: when::now(), bytes };
+    let entry = CheckpointEntry {
+        path: path.to_owned(),
+        taken_at: when::now(),
+        bytes,
+    };
     let noted = Registry::open().and_then(|registry| registry.add_checkpoint(job, entry));
     match noted {
         // Killed with its checkpoint, it is no running job any more.
         Ok(_) | Err(cryonaut_launch::registry::RegistryError::NoSuchJob(_)) => {}
-        Err(error) => console.warning(&format!("the image is not in the list of `cryo list`: {error}")),
+        Err(error) => console.warning(&format!(
+            "the image is not in the list of `cryo list`: {error}"
+        )),
     }
 }

@@ -23,11 +23,23 @@ impl Arguments {
     /// Prints them.
     pub fn run(self, console: Console) -> Result<u8, Failure> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut CommandLine::command(), "cryo", &mut script);
+        clap_complete::generate(self.shell, &mut visible(), "cryo", &mut script);
         let script = String::from_utf8_lossy(&script).into_owned();
         console.result(&script, || script.clone())?;
         Ok(0)
     }
+}
+
+/// The command line without what is hidden, which clap_complete would offer.
+fn visible() -> Command {
+    let whole = CommandLine::command();
+    let shown: Vec<Command> = whole
+        .get_subcommands()
+        .filter(|inner| !inner.is_hide_set())
+        .cloned()
+        .collect();
+    let base = Command::new("cryo").version(env!("CARGO_PKG_VERSION"));
+    base.args(whole.get_arguments().cloned()).subcommands(shown)
 }
 
 /// Writes the manual pages, cryo.1 and one for each command, into a directory
@@ -42,27 +54,45 @@ pub struct ManArguments {
 impl ManArguments {
     /// Writes them.
     pub fn run(self, console: Console) -> Result<u8, Failure> {
-        let failed = || Failure::system(format!("write manual pages into {}", self.directory.display()));
+        let failed = || {
+            Failure::system(format!(
+                "write manual pages into {}",
+                self.directory.display()
+            ))
+        };
         std::fs::create_dir_all(&self.directory).map_err(failed())?;
         let mut command = CommandLine::command().disable_help_subcommand(true);
         command.build();
         let mut written = Vec::new();
         write_page(&command, &self.directory, &mut written).map_err(failed())?;
         console.result(&written, || {
-            written.iter().map(|path| format!("{}\n", path.display())).collect()
+            written
+                .iter()
+                .map(|path| format!("{}\n", path.display()))
+                .collect()
         })?;
         Ok(0)
     }
 }
 
-fn write_page(command: &Command, directory: &Path, written: &mut Vec<PathBuf>) -> std::io::Result<()> {
-    let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
+fn write_page(
+    command: &Command,
+    directory: &Path,
+    written: &mut Vec<PathBuf>,
+) -> std::io::Result<()> {
+    let name = command
+        .get_display_name()
+        .unwrap_or_else(|| command.get_name())
+        .to_owned();
     let path = directory.join(format!("{name}.1"));
     let mut page = Vec::new();
     clap_mangen::Man::new(command.clone()).render(&mut page)?;
     std::fs::write(&path, page)?;
     written.push(path);
-    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
+    for inner in command
+        .get_subcommands()
+        .filter(|inner| !inner.is_hide_set())
+    {
         write_page(inner, directory, written)?;
     }
     Ok(())

@@ -45,12 +45,27 @@ impl Arguments {
         stage.tell("A computation of three processes with ten threads, joined by pipes, runs undisturbed in the background.");
         let mut reference = stage.worker("reference")?;
         stage.tell("The same computation runs as a job:");
-        let mut job = stage.cryo(&["run", "--name", &stage.name, "--", &stage.program_text(), WORKER], Some("output"))?;
+        let mut job = stage.cryo(
+            &[
+                "run",
+                "--name",
+                &stage.name,
+                "--",
+                &stage.program_text(),
+                WORKER,
+            ],
+            Some("output"),
+        )?;
         stage.wait(&mut job, |stage, job| stage.far_enough(job))?;
         let reached = stage.last_line("output");
-        stage.tell(&format!("It has come to \"{reached}\". Now it is saved, and killed:"));
+        stage.tell(&format!(
+            "It has come to \"{reached}\". Now it is saved, and killed:"
+        ));
         let image = stage.path("demo.cryo").display().to_string();
-        let mut saving = stage.cryo(&["checkpoint", &stage.name, "--kill", "-o", &image], Some("saved"))?;
+        let mut saving = stage.cryo(
+            &["checkpoint", &stage.name, "--kill", "-o", &image],
+            Some("saved"),
+        )?;
         stage.succeed(&mut saving, "checkpoint")?;
         stage.tell_indented(&stage.text("saved"));
         stage.wait(&mut job, |_, job| Ok(ended(job)?.is_some()))?;
@@ -58,16 +73,26 @@ impl Arguments {
         let mut restarted = stage.cryo(&["restart", &image], Some("output"))?;
         stage.succeed(&mut restarted, "restart")?;
         stage.succeed(&mut reference, "computation")?;
-        let digest = |file: &str| stage.last_line(file).trim_start_matches("digest ").to_owned();
+        let digest = |file: &str| {
+            stage
+                .last_line(file)
+                .trim_start_matches("digest ")
+                .to_owned()
+        };
         let report = Report {
-            equal: stage.text("reference") == stage.text("output") && !stage.text("output").is_empty(),
+            equal: stage.text("reference") == stage.text("output")
+                && !stage.text("output").is_empty(),
             undisturbed: digest("reference"),
             restarted: digest("output"),
             seconds: start.elapsed().as_secs_f64(),
         };
         drop(stage);
         console.result(&report, || report.text())?;
-        Ok(if report.equal { 0 } else { Code::Unexpected as u8 })
+        Ok(if report.equal {
+            0
+        } else {
+            Code::Unexpected as u8
+        })
     }
 }
 
@@ -77,7 +102,10 @@ impl Report {
             true => "They are equal, and so is every line that was printed on the way.",
             false => "They differ. This must not happen: please report it.",
         };
-        format!("undisturbed: {}\nrestarted:   {}\n{verdict}", self.undisturbed, self.restarted)
+        format!(
+            "undisturbed: {}\nrestarted:   {}\n{verdict}",
+            self.undisturbed, self.restarted
+        )
     }
 }
 
@@ -92,12 +120,21 @@ struct Stage {
 
 impl Stage {
     fn set(console: Console) -> Result<Stage, Failure> {
+        // Whatever else a caller left open would tie the job to processes outside it.
+        cryonaut_sys::spawn::close_on_exec_from(3).map_err(Failure::system("close descriptors"))?;
         let program = std::env::current_exe().map_err(Failure::system("find cryo itself"))?;
         let name = format!("demo-{}", std::process::id());
         let directory = std::env::temp_dir().join(format!("cryo-{name}"));
         let signals = WatchedSignals::block()?;
-        std::fs::create_dir(&directory).map_err(Failure::system(format!("make {}", directory.display())))?;
-        Ok(Stage { console, signals, directory, program, name })
+        std::fs::create_dir(&directory)
+            .map_err(Failure::system(format!("make {}", directory.display())))?;
+        Ok(Stage {
+            console,
+            signals,
+            directory,
+            program,
+            name,
+        })
     }
 
     fn path(&self, file: &str) -> PathBuf {
@@ -109,7 +146,11 @@ impl Stage {
     }
 
     fn last_line(&self, file: &str) -> String {
-        self.text(file).lines().next_back().unwrap_or_default().to_owned()
+        self.text(file)
+            .lines()
+            .next_back()
+            .unwrap_or_default()
+            .to_owned()
     }
 
     fn program_text(&self) -> String {
@@ -124,7 +165,8 @@ impl Stage {
     }
 
     fn tell_indented(&self, text: &str) {
-        text.lines().for_each(|line| self.tell(&format!("    {line}")));
+        text.lines()
+            .for_each(|line| self.tell(&format!("    {line}")));
     }
 
     /// Starts the computation itself.
@@ -136,7 +178,10 @@ impl Stage {
 
     /// Shows a command of cryo, and starts it; its output is appended to a file.
     fn cryo(&self, arguments: &[&str], output: Option<&str>) -> Result<Running, Failure> {
-        self.tell(&format!("  $ cryo {}", arguments.join(" ").replace(&self.program_text(), "cryo")));
+        self.tell(&format!(
+            "  $ cryo {}",
+            arguments.join(" ").replace(&self.program_text(), "cryo")
+        ));
         let mut command = Command::new(&self.program);
         command.args(arguments);
         self.start(command, output.unwrap_or("saved"))
@@ -144,7 +189,10 @@ impl Stage {
 
     fn start(&self, mut command: Command, output: &str) -> Result<Running, Failure> {
         let append = |file: &str| {
-            let opened = File::options().append(true).create(true).open(self.path(file));
+            let opened = File::options()
+                .append(true)
+                .create(true)
+                .open(self.path(file));
             opened.map_err(Failure::system("write into the demonstration's directory"))
         };
         let child = command
@@ -154,7 +202,9 @@ impl Stage {
             .env_remove("CRYO_LOG")
             .current_dir("/")
             .spawn();
-        Ok(Running(child.map_err(Failure::system("start cryo itself"))?))
+        Ok(Running(
+            child.map_err(Failure::system("start cryo itself"))?,
+        ))
     }
 
     /// Waits for something; Ctrl-C ends the demonstration.
@@ -166,8 +216,14 @@ impl Stage {
         let start = Instant::now();
         while !done(self, &mut running.0)? {
             while let Some(signal) = self.signals.next()? {
-                if matches!(signal.number, libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT) {
-                    return Err(Failure::new(Code::Failed, "interrupted; nothing is left behind"));
+                if matches!(
+                    signal.number,
+                    libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT
+                ) {
+                    return Err(Failure::new(
+                        Code::Failed,
+                        "interrupted; nothing is left behind",
+                    ));
                 }
             }
             if start.elapsed() > PATIENCE {
@@ -182,7 +238,10 @@ impl Stage {
         self.wait(running, |_, child| Ok(ended(child)?.is_some()))?;
         match ended(&mut running.0)? {
             Some(0) => Ok(()),
-            status => Err(self.failed(&format!("the {what} ended with status {}", status.unwrap_or(-1)))),
+            status => Err(self.failed(&format!(
+                "the {what} ended with status {}",
+                status.unwrap_or(-1)
+            ))),
         }
     }
 
@@ -197,8 +256,15 @@ impl Stage {
     fn failed(&self, what: &str) -> Failure {
         let said = self.text(ERRORS);
         let said = said.trim();
-        let why = if said.is_empty() { String::new() } else { format!(": {}", said.trim_start_matches("cryo: ")) };
-        Failure::new(Code::Failed, format!("{what}{why}; `cryo doctor` tells what this machine lacks"))
+        let why = if said.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", said.trim_start_matches("cryo: "))
+        };
+        Failure::new(
+            Code::Failed,
+            format!("{what}{why}; `cryo doctor` tells what this machine lacks"),
+        )
     }
 }
 
@@ -227,7 +293,9 @@ impl Drop for Running {
 
 /// The exit code, once there is one.
 fn ended(child: &mut Child) -> Result<Option<i32>, Failure> {
-    let status = child.try_wait().map_err(Failure::system("wait for a process"))?;
+    let status = child
+        .try_wait()
+        .map_err(Failure::system("wait for a process"))?;
     Ok(status.map(|status| status.code().unwrap_or(-1)))
 }
 
@@ -260,8 +328,12 @@ impl WorkerArguments {
         match self.stage {
             None => compute().map_err(failed())?,
             Some(stage) => {
-                let (input, output) = (stdin().as_fd().try_clone_to_owned(), stdout().as_fd().try_clone_to_owned());
-                be_stage(stage, input.map_err(failed())?, output.map_err(failed())?).map_err(failed())?;
+                let (input, output) = (
+                    stdin().as_fd().try_clone_to_owned(),
+                    stdout().as_fd().try_clone_to_owned(),
+                );
+                be_stage(stage, input.map_err(failed())?, output.map_err(failed())?)
+                    .map_err(failed())?;
             }
         }
         Ok(0)
@@ -272,7 +344,11 @@ impl WorkerArguments {
 fn compute() -> std::io::Result<()> {
     let program = std::env::current_exe()?;
     let stage = |number: &str, input: Stdio| {
-        Command::new(&program).args([WORKER, "--stage", number]).stdin(input).stdout(Stdio::piped()).spawn()
+        Command::new(&program)
+            .args([WORKER, "--stage", number])
+            .stdin(input)
+            .stdout(Stdio::piped())
+            .spawn()
     };
     let mut first = stage("1", Stdio::piped())?;
     let missing = || std::io::Error::other("a pipe is missing");
@@ -291,7 +367,9 @@ fn compute() -> std::io::Result<()> {
             println!("block {number} of {BLOCKS}");
         }
     }
-    maker.join().map_err(|_| std::io::Error::other("a thread failed"))??;
+    maker
+        .join()
+        .map_err(|_| std::io::Error::other("a thread failed"))??;
     let ends = [first.wait()?, second.wait()?];
     if ends.iter().any(|end| !end.success()) {
         return Err(std::io::Error::other("a process failed"));
@@ -343,7 +421,9 @@ fn be_stage(stage: u64, input: OwnedFd, output: OwnedFd) -> std::io::Result<()> 
 fn mixer(number: u64, blocks: Receiver<Block>) -> (Receiver<Block>, JoinHandle<()>) {
     let (done, mixed_blocks) = sync_channel(4);
     let thread = spawn(move || {
-        let mut state: Vec<u64> = (0..STATE as u64).map(|place| mixed(place ^ number << 32)).collect();
+        let mut state: Vec<u64> = (0..STATE as u64)
+            .map(|place| mixed(place ^ number << 32))
+            .collect();
         for mut block in blocks {
             for word in block.iter_mut() {
                 let place = &mut state[*word as usize % STATE];
@@ -367,7 +447,9 @@ fn mixed(mut word: u64) -> u64 {
 
 fn write_block(sink: &mut File, block: &Block) -> std::io::Result<()> {
     let mut buffered = BufWriter::with_capacity(WORDS * 8, sink);
-    block.iter().try_for_each(|word| buffered.write_all(&word.to_le_bytes()))?;
+    block
+        .iter()
+        .try_for_each(|word| buffered.write_all(&word.to_le_bytes()))?;
     buffered.flush()
 }
 

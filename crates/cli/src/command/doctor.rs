@@ -43,15 +43,28 @@ pub struct Finding {
 
 impl Finding {
     fn ok(what: &'static str, found: impl Into<String>) -> Finding {
-        Finding { what, state: State::Ok, found: found.into(), remedy: String::new() }
+        Finding {
+            what,
+            state: State::Ok,
+            found: found.into(),
+            remedy: String::new(),
+        }
     }
 
     fn missing(what: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
-        Finding { what, state: State::Missing, found: found.into(), remedy: remedy.into() }
+        Finding {
+            what,
+            state: State::Missing,
+            found: found.into(),
+            remedy: remedy.into(),
+        }
     }
 
     fn limited(what: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
-        Finding { state: State::Limited, ..Finding::missing(what, found, remedy) }
+        Finding {
+            state: State::Limited,
+            ..Finding::missing(what, found, remedy)
+        }
     }
 }
 
@@ -71,24 +84,45 @@ impl Arguments {
     /// Looks.
     pub fn run(self, console: Console) -> Result<u8, Failure> {
         let kernel = probe::kernel();
-        let (tracing, namespaces, pids) = (probe::tracing(), probe::namespaces(), probe::choosing_pids());
-        let good = |findings: &[Finding]| findings.iter().all(|finding| finding.state != State::Missing);
+        let (tracing, namespaces, pids) = (
+            probe::tracing(),
+            probe::namespaces(),
+            probe::choosing_pids(),
+        );
+        let good = |findings: &[Finding]| {
+            findings
+                .iter()
+                .all(|finding| finding.state != State::Missing)
+        };
         let sound = good(&kernel);
         let report = Report {
             checkpoint: sound && good(&tracing),
             restart_in_namespaces: sound && good(&namespaces),
             restart_with_pids: sound && pids.state == State::Ok,
-            findings: [kernel, tracing, namespaces, vec![pids], probe::surroundings()].concat(),
+            findings: [
+                kernel,
+                tracing,
+                namespaces,
+                vec![pids],
+                probe::surroundings(),
+            ]
+            .concat(),
         };
         console.result(&report, || report.text())?;
-        let useful = report.checkpoint && (report.restart_in_namespaces || report.restart_with_pids);
+        let useful =
+            report.checkpoint && (report.restart_in_namespaces || report.restart_with_pids);
         Ok(if useful { 0 } else { Code::NotPermitted as u8 })
     }
 }
 
 impl Report {
     fn text(&self) -> String {
-        let width = self.findings.iter().map(|finding| finding.what.len()).max().unwrap_or(0);
+        let width = self
+            .findings
+            .iter()
+            .map(|finding| finding.what.len())
+            .max()
+            .unwrap_or(0);
         let mut text = String::new();
         for finding in &self.findings {
             let state = match finding.state {
@@ -96,7 +130,10 @@ impl Report {
                 State::Missing => "MISSING",
                 State::Limited => "without",
             };
-            text.push_str(&format!("{state}  {:width$}  {}\n", finding.what, finding.found));
+            text.push_str(&format!(
+                "{state}  {:width$}  {}\n",
+                finding.what, finding.found
+            ));
             if !finding.remedy.is_empty() {
                 text.push_str(&format!("         {:width$}  -> {}\n", "", finding.remedy));
             }

@@ -26,8 +26,18 @@ impl Arguments {
 }
 
 fn describe(job: &Job) -> String {
-    let mut text = format!("{}  pid {}  since {}  {}\n", job.name, job.root.pid, when::moment(job.started_at), words(job));
-    for checkpoint in job.checkpoints.iter().filter(|checkpoint| checkpoint.path.exists()) {
+    let mut text = format!(
+        "{}  pid {}  since {}  {}\n",
+        job.name,
+        job.root.pid,
+        when::moment(job.started_at),
+        words(job)
+    );
+    for checkpoint in job
+        .checkpoints
+        .iter()
+        .filter(|checkpoint| checkpoint.path.exists())
+    {
         text.push_str(&format!(
             "  {}  {}  {}\n",
             when::moment(checkpoint.taken_at),
@@ -41,7 +51,11 @@ fn describe(job: &Job) -> String {
 /// The command in one printable line.
 fn words(job: &Job) -> String {
     let line = job.command.join(" ");
-    let mut short: String = line.chars().map(|letter| if letter.is_control() { '?' } else { letter }).take(100).collect();
+    let mut short: String = line
+        .chars()
+        .map(|letter| if letter.is_control() { '?' } else { letter })
+        .take(100)
+        .collect();
     if line.chars().count() > 100 {
         short.push('…');
     }

@@ -32,7 +32,13 @@ pub struct CommandLine {
     #[arg(long, global = true)]
     json: bool,
     /// Print what happens inside to standard error: `debug`, or any filter such as `cryonaut_engine=trace`
-    #[arg(long, global = true, value_name = "FILTER", env = "CRYO_LOG", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        env = "CRYO_LOG",
+        hide_env_values = true
+    )]
     log: Option<String>,
     #[command(subcommand)]
     command: Command,
@@ -91,7 +97,11 @@ pub fn main() -> ExitCode {
     };
     let form = if line.json { Form::Json } else { Form::Text };
     let console = Console { form };
-    let started = line.log.as_deref().filter(|filter| !filter.is_empty()).map_or(Ok(()), crate::logging::start);
+    let started = line
+        .log
+        .as_deref()
+        .filter(|filter| !filter.is_empty())
+        .map_or(Ok(()), crate::logging::start);
     match started.and_then(|()| line.command.run(console)) {
         Ok(status) => ExitCode::from(status),
         Err(failure) => {
@@ -108,11 +118,17 @@ fn refuse_line(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    let words: Vec<String> =
-        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    let command = words.iter().find(|word| !word.starts_with('-')).map(String::as_str);
+    let words: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let command = words
+        .iter()
+        .find(|word| !word.starts_with('-'))
+        .map(String::as_str);
     let detached = words.iter().any(|word| word == "--detach");
-    let mut failure = Failure::usage(error.render().to_string().trim_end().to_owned());
+    let text = error.render().to_string();
+    let mut failure = Failure::usage(text.trim_end().trim_start_matches("error: "));
     if command == Some("run") || command == Some("restart") && !detached {
         failure = failure.instead_of_job();
     }

@@ -120,7 +120,9 @@ pub fn open(image: &Path) -> Result<cryonaut_image::SeekableImage, Failure> {
     let input = match image == Path::new("-") {
         true => {
             let copy = stdin().as_fd().try_clone_to_owned();
-            Input::Stream(File::from(copy.map_err(Failure::system("use standard input"))?))
+            Input::Stream(File::from(
+                copy.map_err(Failure::system("use standard input"))?,
+            ))
         }
         false => Input::File(image.to_owned()),
     };
@@ -132,7 +134,11 @@ impl Arguments {
     pub fn run(self, console: Console) -> Result<u8, Failure> {
         let detach = self.detach;
         let outcome = self.restart(console);
-        if detach { outcome } else { outcome.map_err(Failure::instead_of_job) }
+        if detach {
+            outcome
+        } else {
+            outcome.map_err(Failure::instead_of_job)
+        }
     }
 
     fn restart(self, console: Console) -> Result<u8, Failure> {
@@ -144,12 +150,18 @@ impl Arguments {
             }
         }
         let from_stream = self.image == Path::new("-");
-        let terminal = if from_stream && !self.detach { Some(own_terminal()?) } else { None };
+        let terminal = if from_stream && !self.detach {
+            Some(own_terminal()?)
+        } else {
+            None
+        };
         let mut standard = self.standard()?;
         if let (true, None) = (from_stream, &standard[0]) {
             // Standard input was the image; what is left of it is no input for the job.
             standard[0] = Some(match &terminal {
-                Some(terminal) => terminal.try_clone().map_err(Failure::system("use the terminal"))?,
+                Some(terminal) => terminal
+                    .try_clone()
+                    .map_err(Failure::system("use the terminal"))?,
                 None => File::open("/dev/null").map_err(Failure::system("open /dev/null"))?,
             });
         }
@@ -175,11 +187,18 @@ impl Arguments {
         if let Some(mut file) = pidfile {
             let written = writeln!(file, "{}", restarted.root.pid);
             if let Err(error) = written {
-                console.warning(&format!("the job runs as {}, but --pidfile cannot be written: {error}", restarted.root.pid));
+                console.warning(&format!(
+                    "the job runs as {}, but --pidfile cannot be written: {error}",
+                    restarted.root.pid
+                ));
             }
         }
         let job = enter(&restarted, self.name, console);
-        if self.detach { detach(restarted, job, console) } else { foreground(restarted, job, terminal, signals, console) }
+        if self.detach {
+            detach(restarted, job, console)
+        } else {
+            foreground(restarted, job, terminal, signals, console)
+        }
     }
 
     fn standard(&self) -> Result<[Option<File>; 3], Failure> {
@@ -194,7 +213,11 @@ impl Arguments {
                 })
                 .transpose()
         };
-        Ok([input.transpose()?, output(&self.stdout)?, output(&self.stderr)?])
+        Ok([
+            input.transpose()?,
+            output(&self.stdout)?,
+            output(&self.stderr)?,
+        ])
     }
 }
 
@@ -230,11 +253,16 @@ fn enter(restarted: &Restarted, name: Option<String>, console: Console) -> Optio
 fn detach(restarted: Restarted, job: Option<Job>, console: Console) -> Result<u8, Failure> {
     if let Some(master) = restarted.terminal {
         let held = match &restarted.nursery {
-            Nursery::Namespace(namespaces) => namespaces.hold_terminal(master.as_fd()).map_err(Failure::from),
+            Nursery::Namespace(namespaces) => namespaces
+                .hold_terminal(master.as_fd())
+                .map_err(Failure::from),
             Nursery::Direct(_) => hold(master),
         };
         if let Err(failure) = held {
-            console.warning(&format!("the job runs, but its terminal hangs up: {}", failure.message));
+            console.warning(&format!(
+                "the job runs, but its terminal hangs up: {}",
+                failure.message
+            ));
         }
     }
     for remark in &restarted.remarks {
@@ -262,7 +290,9 @@ fn hold(master: OwnedFd) -> Result<(), Failure> {
         .stderr(Stdio::null())
         .current_dir("/")
         .spawn();
-    holder.map(drop).map_err(Failure::system("start the process that holds the job's terminal"))
+    holder.map(drop).map_err(Failure::system(
+        "start the process that holds the job's terminal",
+    ))
 }
 
 fn foreground(

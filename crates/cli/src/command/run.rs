@@ -65,7 +65,8 @@ impl Arguments {
     }
 
     fn stand_in(self, console: Console) -> Result<u8, Failure> {
-        let inherited = inherited_descriptors().map_err(Failure::system("look at the open descriptors"))?;
+        let inherited =
+            inherited_descriptors().map_err(Failure::system("look at the open descriptors"))?;
         let signals = WatchedSignals::block()?;
         if let Some(name) = &self.name {
             check_name(name)?;
@@ -82,7 +83,11 @@ impl Arguments {
         let root = nursery.spawn(&spec)?;
         // Our copies of the job's terminal, which would hide its end.
         drop(spec);
-        let words = self.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let words = self
+            .command
+            .iter()
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
         let new = describe(&nursery, &root, self.name.clone(), words, directory.clone());
         let job = new.and_then(|new| job::register(new, console));
         let mut foreground = Foreground::new(signals, &nursery, &root)?;
@@ -95,9 +100,12 @@ impl Arguments {
         }
         let name = job.as_ref().map(|job| job.name.as_str());
         let mut periodic = match (self.every, directory, name) {
-            (Some(every), Some(directory), Some(name)) => {
-                Some(Periodic::new((every, self.keep as usize), directory, name, console))
-            }
+            (Some(every), Some(directory), Some(name)) => Some(Periodic::new(
+                (every, self.keep as usize),
+                directory,
+                name,
+                console,
+            )),
             _ => None,
         };
         let direct = matches!(nursery, Nursery::Direct(_));
@@ -120,8 +128,10 @@ impl Arguments {
             return Ok(Nursery::Direct(Direct));
         }
         // A time namespace from the beginning: a restart then changes nothing for the job but its clocks' offsets.
-        let request =
-            NamespaceRequest { time_offsets: Some(TimeOffsets::default()), ..NamespaceRequest::default() };
+        let request = NamespaceRequest {
+            time_offsets: Some(TimeOffsets::default()),
+            ..NamespaceRequest::default()
+        };
         Ok(Nursery::Namespace(Namespaces::create(&request)?))
     }
 }
@@ -132,7 +142,8 @@ fn give_terminal(spec: ChildSpec) -> Result<(ChildSpec, Option<OwnedFd>), Failur
         return Ok((spec, None));
     }
     let failed = "give the job a terminal";
-    let Pty { master, slave } = Pty::open(Some(stdin().as_fd())).map_err(Failure::system(failed))?;
+    let Pty { master, slave } =
+        Pty::open(Some(stdin().as_fd())).map_err(Failure::system(failed))?;
     let mut spec = spec.on_terminal(slave).map_err(Failure::system(failed))?;
     if !stderr().is_terminal() {
         // `2>errors.log` is meant.
@@ -151,14 +162,21 @@ fn describe(
 ) -> Option<NewJob> {
     let supervisor = ProcessIdentity::of(std::process::id() as i32).ok();
     let new = job::describe(nursery, root, name, command).ok()?;
-    Some(NewJob { supervisor, checkpoint_directory, ..new })
+    Some(NewJob {
+        supervisor,
+        checkpoint_directory,
+        ..new
+    })
 }
 
 /// The directory, absolute and there, before the job starts.
 fn checkpoint_directory(directory: &Path) -> Result<PathBuf, Failure> {
     std::fs::create_dir_all(directory)
         .and_then(|()| directory.canonicalize())
-        .map_err(Failure::system(format!("use {} for checkpoints", directory.display())))
+        .map_err(Failure::system(format!(
+            "use {} for checkpoints",
+            directory.display()
+        )))
 }
 
 /// Checkpoints at an interval. Each is made by a process of its own, so that the job's terminal never waits for it.
@@ -180,9 +198,22 @@ struct Saving {
 }
 
 impl Periodic {
-    fn new((every, keep): (Duration, usize), directory: PathBuf, name: &str, console: Console) -> Periodic {
+    fn new(
+        (every, keep): (Duration, usize),
+        directory: PathBuf,
+        name: &str,
+        console: Console,
+    ) -> Periodic {
         let (last, saving) = (Instant::now(), None);
-        Periodic { every, keep, directory, name: name.to_owned(), console, last, saving }
+        Periodic {
+            every,
+            keep,
+            directory,
+            name: name.to_owned(),
+            console,
+            last,
+            saving,
+        }
     }
 
     /// Begins a checkpoint that is due, or sees to one that has ended; gives the pid of one under way.
@@ -193,7 +224,8 @@ impl Periodic {
                 Ok(Some((_, status))) => self.ended(saving, status),
                 Err(_) => {}
             }
-        } else if self.last.elapsed() >= self.every {
+        }
+        if self.saving.is_none() && self.last.elapsed() >= self.every {
             // An interval counts from one beginning to the next; what a slow disk missed is not made up for.
             self.last = Instant::now();
             match self.begin() {
@@ -206,7 +238,9 @@ impl Periodic {
 
     fn begin(&self) -> Result<Saving, Failure> {
         let program = std::env::current_exe().map_err(Failure::system("find cryo itself"))?;
-        let image = self.directory.join(format!("{}-{}.cryo", self.name, when::stamp()));
+        let image = self
+            .directory
+            .join(format!("{}-{}.cryo", self.name, when::stamp()));
         let mut spec = ChildSpec::command([
             program.into_os_string(),
             "checkpoint".into(),
@@ -215,8 +249,13 @@ impl Periodic {
             image.into(),
         ]);
         let said = temporary_file()?;
-        let copy = || said.try_clone().map(OwnedFd::from).map_err(Failure::system("use a temporary file"));
-        let nothing = std::fs::File::open("/dev/null").map_err(Failure::system("open /dev/null"))?;
+        let copy = || {
+            said.try_clone()
+                .map(OwnedFd::from)
+                .map_err(Failure::system("use a temporary file"))
+        };
+        let nothing =
+            std::fs::File::open("/dev/null").map_err(Failure::system("open /dev/null"))?;
         spec.stdio = [Some(nothing.into()), Some(copy()?), Some(copy()?)];
         let process = Direct.spawn(&spec)?;
         Ok(Saving { process, said })
@@ -228,7 +267,10 @@ impl Periodic {
             return;
         }
         let mut text = String::new();
-        let read = saving.said.rewind().and_then(|()| saving.said.read_to_string(&mut text));
+        let read = saving
+            .said
+            .rewind()
+            .and_then(|()| saving.said.read_to_string(&mut text));
         let why = match read {
             Ok(_) if !text.trim().is_empty() => text.trim().trim_start_matches("cryo: ").to_owned(),
             _ => format!("{status:?}"),
@@ -237,12 +279,17 @@ impl Periodic {
     }
 
     fn warn(&self, why: &str) {
-        self.console.warning(&format!("no checkpoint of {} was made; the job runs on: {why}", self.name));
+        self.console.warning(&format!(
+            "no checkpoint of {} was made; the job runs on: {why}",
+            self.name
+        ));
     }
 
     /// Removes all but the newest images of this job's name.
     fn prune(&self) {
-        let Ok(entries) = std::fs::read_dir(&self.directory) else { return };
+        let Ok(entries) = std::fs::read_dir(&self.directory) else {
+            return;
+        };
         let mut images: Vec<PathBuf> = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| {
@@ -254,7 +301,10 @@ impl Periodic {
         let surplus = images.len().saturating_sub(self.keep);
         for image in &images[..surplus] {
             if let Err(error) = std::fs::remove_file(image) {
-                self.console.warning(&format!("the old checkpoint {} stays: {error}", image.display()));
+                self.console.warning(&format!(
+                    "the old checkpoint {} stays: {error}",
+                    image.display()
+                ));
             }
         }
     }
@@ -279,7 +329,9 @@ fn is_image_of(file: &str, job: &str) -> bool {
     stamp.is_some_and(|stamp| {
         stamp.len() == "20310506T070809.123Z".len()
             && stamp.ends_with('Z')
-            && stamp.chars().all(|letter| letter.is_ascii_digit() || matches!(letter, 'T' | '.' | 'Z'))
+            && stamp
+                .chars()
+                .all(|letter| letter.is_ascii_digit() || matches!(letter, 'T' | '.' | 'Z'))
     })
 }
 
@@ -291,8 +343,14 @@ mod tests {
     fn only_own_images_are_pruned() {
         assert!(is_image_of(&format!("job-{}.cryo", when::stamp()), "job"));
         assert!(!is_image_of("job-mine.cryo", "job"));
-        assert!(!is_image_of(&format!("job-2-{}.cryo", when::stamp()), "job"));
-        assert!(!is_image_of(&format!("job-{}.cryo.bak", when::stamp()), "job"));
+        assert!(!is_image_of(
+            &format!("job-2-{}.cryo", when::stamp()),
+            "job"
+        ));
+        assert!(!is_image_of(
+            &format!("job-{}.cryo.bak", when::stamp()),
+            "job"
+        ));
     }
 
     #[test]

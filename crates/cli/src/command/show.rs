@@ -27,7 +27,9 @@ impl Arguments {
     /// Shows it.
     pub fn run(self, console: Console) -> Result<u8, Failure> {
         let description = show::describe(&open(&self.image)?)?;
-        console.result(&description, || text(&description, self.mappings.then_some(Mappings)))?;
+        console.result(&description, || {
+            text(&description, self.mappings.then_some(Mappings))
+        })?;
         Ok(0)
     }
 }
@@ -38,7 +40,11 @@ struct Mappings;
 
 fn text(image: &Description, mappings: Option<Mappings>) -> String {
     let mut lines = vec![heading(image)];
-    let threads: usize = image.processes.iter().map(|process| process.threads.len()).sum();
+    let threads: usize = image
+        .processes
+        .iter()
+        .map(|process| process.threads.len())
+        .sum();
     lines.push(format!(
         "{}, processes: {}, threads: {threads}, memory: {} stored, {} shared between processes",
         BinaryBytes(image.bytes),
@@ -50,7 +56,11 @@ fn text(image: &Description, mappings: Option<Mappings>) -> String {
     for (index, process) in image.processes.iter().enumerate() {
         let (first, rest) = branches(&image.processes, index);
         lines.push(format!("{first}{}", title(process)));
-        lines.extend(details(process, mappings).into_iter().map(|line| format!("{rest}    {line}")));
+        lines.extend(
+            details(process, mappings)
+                .into_iter()
+                .map(|line| format!("{rest}    {line}")),
+        );
     }
     lines.join("\n")
 }
@@ -63,7 +73,10 @@ fn heading(image: &Description) -> String {
     if image.generation > 0 {
         text.push_str(&format!(" (restarted {} times before)", image.generation));
     }
-    text.push_str(&format!("\nmade {}", when::moment(image.created_unix_nanoseconds / 1_000_000_000)));
+    text.push_str(&format!(
+        "\nmade {}",
+        when::moment(image.created_unix_nanoseconds / 1_000_000_000)
+    ));
     if !image.node.is_empty() {
         text.push_str(&format!(" on {}", image.node));
     }
@@ -74,20 +87,27 @@ fn heading(image: &Description) -> String {
 fn branches(processes: &[ProcessDescription], index: usize) -> (String, String) {
     // Whether a later process at this depth has the same parent: none shallower comes in between.
     let goes_on = |depth: usize| {
-        let later = processes[index + 1..].iter().take_while(|later| later.depth >= depth);
+        let later = processes[index + 1..]
+            .iter()
+            .take_while(|later| later.depth >= depth);
         later.into_iter().any(|later| later.depth == depth)
     };
     let depth = processes[index].depth;
     // A hostile image may nest without end.
     let shown = depth.min(64);
-    let trunk: String = (1..shown).map(|level| if goes_on(level) { "│  " } else { "   " }).collect();
+    let trunk: String = (1..shown)
+        .map(|level| if goes_on(level) { "│  " } else { "   " })
+        .collect();
     let children = goes_on_below(processes, index);
     let (fork, below) = match (shown, goes_on(depth)) {
         (0, _) => ("", ""),
         (_, true) => ("├─ ", "│  "),
         (_, false) => ("└─ ", "   "),
     };
-    (format!("{trunk}{fork}"), format!("{trunk}{below}{children}"))
+    (
+        format!("{trunk}{fork}"),
+        format!("{trunk}{below}{children}"),
+    )
 }
 
 /// The line down to the first child, if there is one.
@@ -105,7 +125,9 @@ fn title(process: &ProcessDescription) -> String {
         State::Zombie(status) => format!("  ended with wait status {status:#x}, not yet reaped"),
     };
     let command = shortened(&process.command_line.join(" "));
-    format!("{} {}{state}  {command}", process.pid, process.name).trim_end().to_owned()
+    format!("{} {}{state}  {command}", process.pid, process.name)
+        .trim_end()
+        .to_owned()
 }
 
 fn details(process: &ProcessDescription, mappings: Option<Mappings>) -> Vec<String> {
@@ -115,7 +137,14 @@ fn details(process: &ProcessDescription, mappings: Option<Mappings>) -> Vec<Stri
     }
     let threads = process.threads.len();
     let ids = format!("group {}, session {}", process.group, process.session);
-    lines.push(format!("{}, {ids}", if threads == 1 { "1 thread".into() } else { format!("{threads} threads") }));
+    lines.push(format!(
+        "{}, {ids}",
+        if threads == 1 {
+            "1 thread".into()
+        } else {
+            format!("{threads} threads")
+        }
+    ));
     if !process.executable.is_empty() {
         lines.push(format!("runs {}", process.executable));
     }
@@ -138,7 +167,10 @@ fn details(process: &ProcessDescription, mappings: Option<Mappings>) -> Vec<Stri
     if mappings.is_some() {
         lines.extend(process.mappings.iter().map(|mapping| {
             let what = mapping.file.as_deref().unwrap_or(mapping.kind);
-            format!("  {:012x}-{:012x} {} {what}", mapping.start, mapping.end, mapping.permissions)
+            format!(
+                "  {:012x}-{:012x} {} {what}",
+                mapping.start, mapping.end, mapping.permissions
+            )
         }));
     }
     let descriptors: Vec<String> = process
@@ -146,7 +178,9 @@ fn details(process: &ProcessDescription, mappings: Option<Mappings>) -> Vec<Stri
         .iter()
         .map(|descriptor| {
             let path = descriptor.path.as_deref().unwrap_or_default();
-            format!("{} {} {path}", descriptor.number, descriptor.kind).trim_end().to_owned()
+            format!("{} {} {path}", descriptor.number, descriptor.kind)
+                .trim_end()
+                .to_owned()
         })
         .collect();
     if !descriptors.is_empty() {
@@ -157,7 +191,13 @@ fn details(process: &ProcessDescription, mappings: Option<Mappings>) -> Vec<Stri
 
 fn shortened(text: &str) -> String {
     const MOST: usize = 100;
-    let clean = text.chars().map(|letter| if letter.is_control() { '?' } else { letter });
+    let clean = text
+        .chars()
+        .map(|letter| if letter.is_control() { '?' } else { letter });
     let short: String = clean.take(MOST).collect();
-    if text.chars().count() > MOST { short + "…" } else { short }
+    if text.chars().count() > MOST {
+        short + "…"
+    } else {
+        short
+    }
 }

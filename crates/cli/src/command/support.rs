@@ -30,7 +30,11 @@ pub fn run(console: Console) -> Result<u8, Failure> {
             Level::Partly => "partly",
             Level::Refused => "refused",
         };
-        text.push_str(&format!("| {} | {level} | {} |\n", cell(row.what), cell(row.how)));
+        text.push_str(&format!(
+            "| {} | {level} | {} |\n",
+            cell(row.what),
+            cell(row.how)
+        ));
     }
     console.result(&text, || text.clone())?;
     Ok(0)

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use cryonaut_engine::checkpoint::temporary_file;
 use cryonaut_launch::registry::Registry;
 use cryonaut_launch::{
-    Child, ChildSpec, Direct, LaunchError, Lifetime, NamespaceRequest, Namespaces, Nursery, TimeOffsets,
-    UserNamespace,
+    Child, ChildSpec, Direct, LaunchError, Lifetime, NamespaceRequest, Namespaces, Nursery,
+    TimeOffsets, UserNamespace,
 };
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::spawn::{self, WaitFor};
@@ -22,11 +22,20 @@ const OLDEST: (u32, u32) = (5, 14);
 
 /// What the kernel itself must offer.
 pub fn kernel() -> Vec<Finding> {
-    vec![version(), memory_map(), comparison(), descriptors(), page_scan(), write_tracking()]
+    vec![
+        version(),
+        memory_map(),
+        comparison(),
+        descriptors(),
+        page_scan(),
+        write_tracking(),
+    ]
 }
 
 fn setting(path: &str) -> Option<String> {
-    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+    fs::read_to_string(path)
+        .ok()
+        .map(|text| text.trim().to_owned())
 }
 
 fn version() -> Finding {
@@ -52,7 +61,11 @@ fn memory_map() -> Finding {
     if fs::metadata("/proc/sys/kernel/ns_last_pid").is_ok() {
         Finding::ok(what, "can be set")
     } else {
-        Finding::missing(what, "cannot be set", "the kernel needs CONFIG_CHECKPOINT_RESTORE=y")
+        Finding::missing(
+            what,
+            "cannot be set",
+            "the kernel needs CONFIG_CHECKPOINT_RESTORE=y",
+        )
     }
 }
 
@@ -88,15 +101,27 @@ fn descriptors() -> Finding {
 
 fn page_scan() -> Finding {
     let what = "finding pages (PAGEMAP_SCAN)";
-    let scanned = ProcessDirectory::open(std::process::id() as i32).ok().and_then(|own| {
-        let area = own.maps().ok()?.into_iter().next()?;
-        let pagemap = own.open_file("pagemap").ok()?;
-        let found = memory::scan(pagemap.as_fd(), (area.start, area.end), memory::page::PRESENT, memory::page::PRESENT, |_| {});
-        Some(found)
-    });
+    let scanned = ProcessDirectory::open(std::process::id() as i32)
+        .ok()
+        .and_then(|own| {
+            let area = own.maps().ok()?.into_iter().next()?;
+            let pagemap = own.open_file("pagemap").ok()?;
+            let found = memory::scan(
+                pagemap.as_fd(),
+                (area.start, area.end),
+                memory::page::PRESENT,
+                memory::page::PRESENT,
+                |_| {},
+            );
+            Some(found)
+        });
     match scanned {
         Some(Ok(())) => Finding::ok(what, "works"),
-        _ => Finding::limited(what, "not there: pagemap is read instead, which is slower", "Linux 6.7 or newer has it"),
+        _ => Finding::limited(
+            what,
+            "not there: pagemap is read instead, which is slower",
+            "Linux 6.7 or newer has it",
+        ),
     }
 }
 
@@ -106,7 +131,11 @@ fn write_tracking() -> Finding {
     if fs::metadata("/proc/sys/vm/unprivileged_userfaultfd").is_ok() {
         Finding::ok(what, "there")
     } else {
-        Finding::limited(what, "not there", "CONFIG_USERFAULTFD=y lets memory be tracked while a program runs")
+        Finding::limited(
+            what,
+            "not there",
+            "CONFIG_USERFAULTFD=y lets memory be tracked while a program runs",
+        )
     }
 }
 
@@ -122,13 +151,22 @@ fn idle(nursery: &Nursery, inner_pid: Option<i32>) -> Result<Idle, LaunchError> 
     let program = std::env::current_exe().map_err(system("find cryo itself"))?;
     let mut spec = ChildSpec::command([program.into_os_string(), "__hold-terminal".into()]);
     spec.inner_pid = inner_pid;
-    let nothing = || File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+    let nothing = || {
+        File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .map(OwnedFd::from)
+    };
     spec.stdio = [
         Some(input.into()),
         Some(nothing().map_err(system("open /dev/null"))?),
         Some(nothing().map_err(system("open /dev/null"))?),
     ];
-    Ok(Idle { child: nursery.spawn(&spec)?, _lifeline: lifeline })
+    Ok(Idle {
+        child: nursery.spawn(&spec)?,
+        _lifeline: lifeline,
+    })
 }
 
 /// Seizes the child, which is killed by that end.
@@ -139,8 +177,7 @@ fn seize(idle: Idle) -> std::io::Result<()> {
     outcome
 }
 
-const ALLOW_TRACING: &str =
-    "ptrace is forbidden here: in docker or podman start the container with --cap-add SYS_PTRACE, otherwise look at kernel.yama.ptrace_scope and SELinux's deny_ptrace";
+const ALLOW_TRACING: &str = "ptrace is forbidden here: in docker or podman start the container with --cap-add SYS_PTRACE, otherwise look at kernel.yama.ptrace_scope and SELinux's deny_ptrace";
 
 /// Whether running programs can be traced.
 pub fn tracing() -> Vec<Finding> {
@@ -172,7 +209,11 @@ fn yama() -> Finding {
             "restricted: jobs of `cryo run` can be checkpointed, other running programs cannot",
             format!("start programs with `cryo run`; {relax}"),
         ),
-        Some(_) => Finding::missing(what, "forbidden to everybody until the next boot", "set kernel.yama.ptrace_scope below 3 at boot"),
+        Some(_) => Finding::missing(
+            what,
+            "forbidden to everybody until the next boot",
+            "set kernel.yama.ptrace_scope below 3 at boot",
+        ),
     }
 }
 
@@ -201,23 +242,33 @@ pub fn namespaces() -> Vec<Finding> {
                 // Killed or not, it does not outlive this process.
                 let _ = made.end();
             }
-            [vec![Finding::ok(what, "work, with a /proc of their own"), time], inside].concat()
+            [
+                vec![Finding::ok(what, "work, with a /proc of their own"), time],
+                inside,
+            ]
+            .concat()
         }
     }
 }
 
 fn refused(what: &'static str, error: &LaunchError) -> Finding {
     match error {
-        LaunchError::Namespaces { step, source, advice } => {
-            Finding::missing(what, format!("cannot {step}: {source}"), *advice)
-        }
+        LaunchError::Namespaces {
+            step,
+            source,
+            advice,
+        } => Finding::missing(what, format!("cannot {step}: {source}"), *advice),
         _ => Finding::missing(what, error.to_string(), ""),
     }
 }
 
 fn without_time(error: &LaunchError) -> Finding {
     let found = format!("{error}");
-    Finding::limited("time namespaces", found, "without them a restarted job sees its clocks jump")
+    Finding::limited(
+        "time namespaces",
+        found,
+        "without them a restarted job sees its clocks jump",
+    )
 }
 
 /// What works in namespaces of a job.
@@ -230,9 +281,14 @@ fn inside(nursery: &Nursery) -> Vec<Finding> {
                 CHOSEN => Finding::ok(what, "works"),
                 other => Finding::missing(what, format!("asked for {CHOSEN}, got {other}"), ""),
             };
-            let traced = match ptrace::seize(idle.child.pid, 0) {
+            // Reaped by its tracer first of all: init waits for that.
+            let traced = match seize(idle) {
                 Ok(()) => Finding::ok("tracing a job in namespaces", "works"),
-                Err(error) => Finding::missing("tracing a job in namespaces", error.to_string(), ALLOW_TRACING),
+                Err(error) => Finding::missing(
+                    "tracing a job in namespaces",
+                    error.to_string(),
+                    ALLOW_TRACING,
+                ),
             };
             vec![chosen, traced]
         }
@@ -243,7 +299,9 @@ fn inside(nursery: &Nursery) -> Vec<Finding> {
 /// Whether pids can be chosen beside everything else.
 pub fn choosing_pids() -> Finding {
     let what = "choosing pids here";
-    let free = (300_i32..32_000).rev().find(|pid| fs::metadata(format!("/proc/{pid}")).is_err());
+    let free = (300_i32..32_000)
+        .rev()
+        .find(|pid| fs::metadata(format!("/proc/{pid}")).is_err());
     match idle(&Nursery::Direct(Direct), free) {
         Ok(idle) => {
             let _ = idle.child.signal(libc::SIGKILL);
@@ -255,7 +313,11 @@ pub fn choosing_pids() -> Finding {
             "not for this user: jobs are restarted in namespaces of their own",
             "root may, and whoever has CAP_CHECKPOINT_RESTORE (setcap cap_checkpoint_restore+ep on cryo, executable by a trusted group only)",
         ),
-        Err(error) => Finding::limited(what, error.to_string(), "jobs are restarted in namespaces of their own"),
+        Err(error) => Finding::limited(
+            what,
+            error.to_string(),
+            "jobs are restarted in namespaces of their own",
+        ),
     }
 }
 
@@ -266,15 +328,27 @@ pub fn surroundings() -> Vec<Finding> {
 
 fn proc_mount() -> Finding {
     let what = "/proc";
-    let mounts = ProcessDirectory::open(std::process::id() as i32).and_then(|own| own.read("mountinfo"));
+    let mounts =
+        ProcessDirectory::open(std::process::id() as i32).and_then(|own| own.read("mountinfo"));
     let text = String::from_utf8_lossy(&mounts.unwrap_or_default()).into_owned();
-    let options = text.lines().filter(|line| line.split(' ').nth(4) == Some("/proc")).next_back().unwrap_or_default();
-    let hidden = ["hidepid=2", "hidepid=invisible", "hidepid=4", "hidepid=ptraceable"];
+    let options = text
+        .lines()
+        .rfind(|line| line.split(' ').nth(4) == Some("/proc"))
+        .unwrap_or_default();
+    let hidden = [
+        "hidepid=2",
+        "hidepid=invisible",
+        "hidepid=4",
+        "hidepid=ptraceable",
+    ];
     let seen = fs::metadata("/proc/1").is_ok();
     if options.contains("subset=pid") {
         Finding::missing(what, "mounted with subset=pid", "mount the whole /proc")
     } else if hidden.iter().any(|option| options.contains(option)) && !seen {
-        Finding::ok(what, "shows only your own processes (hidepid), which is enough for them")
+        Finding::ok(
+            what,
+            "shows only your own processes (hidepid), which is enough for them",
+        )
     } else {
         Finding::ok(what, "shows all processes")
     }
@@ -284,7 +358,11 @@ fn temporary_space() -> Finding {
     let what = "temporary files";
     match temporary_file() {
         Ok(_) => Finding::ok(what, "can be made"),
-        Err(error) => Finding::limited(what, error.to_string(), "needed for `-o -` and `restart -` only"),
+        Err(error) => Finding::limited(
+            what,
+            error.to_string(),
+            "needed for `-o -` and `restart -` only",
+        ),
     }
 }
 
