@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cryonaut_image::{AtomicFile, ImageWriter, Need, PageBuffer, Preamble, SeekableImage, Summary};
+use cryonaut_sys::descriptor;
 
 use crate::collect::{Collection, collect};
 use crate::copy_out::copy_out;
@@ -79,16 +80,32 @@ pub fn checkpoint(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<CheckpointReport> {
     let start = Instant::now();
-    let CheckpointRequest { target, afterwards, output, job_name, generation } = request;
+    let CheckpointRequest {
+        target,
+        afterwards,
+        output,
+        job_name,
+        generation,
+    } = request;
     target.refusals().into_result()?;
     // The output comes first: where nothing can be written, nothing is stopped.
     match output {
         Output::File(path) => {
             let file = AtomicFile::create(&path)?;
-            let save = Save { target: &target, afterwards, job_name, generation, stop, start };
+            let save = Save {
+                target: &target,
+                afterwards,
+                job_name,
+                generation,
+                stop,
+                start,
+            };
             save.run(file, progress, |file| {
                 file.sync()?;
-                let verified = file.file().try_clone().attempt(|| "reading the image back".into())?;
+                let verified = file
+                    .file()
+                    .try_clone()
+                    .attempt(|| "reading the image back".into())?;
                 Ok((file, verified))
             })
             .and_then(|(file, frozen, report)| {
@@ -103,9 +120,18 @@ pub fn checkpoint(
                 ));
             }
             let spool = temporary_file()?;
-            let save = Save { target: &target, afterwards, job_name, generation, stop, start };
+            let save = Save {
+                target: &target,
+                afterwards,
+                job_name,
+                generation,
+                stop,
+                start,
+            };
             let (mut spool, frozen, report) = save.run(spool, progress, |file| {
-                let verified = file.try_clone().attempt(|| "reading the image back".into())?;
+                let verified = file
+                    .try_clone()
+                    .attempt(|| "reading the image back".into())?;
                 Ok((file, verified))
             })?;
             spool.rewind().attempt(|| "reading the image back".into())?;
@@ -185,12 +211,21 @@ impl Save<'_> {
         preamble.needs = collection
             .needs
             .iter()
-            .map(|(name, value)| Need { name: name.clone(), value: value.clone() })
+            .map(|(name, value)| Need {
+                name: name.clone(),
+                value: value.clone(),
+            })
             .collect();
         Ok(preamble)
     }
 
-    fn report(&self, processes: usize, threads: usize, summary: &Summary, still: Duration) -> CheckpointReport {
+    fn report(
+        &self,
+        processes: usize,
+        threads: usize,
+        summary: &Summary,
+        still: Duration,
+    ) -> CheckpointReport {
         CheckpointReport {
             processes,
             threads,
@@ -214,13 +249,17 @@ fn verify(image: &SeekableImage) -> Result<()> {
         }
         Ok(())
     };
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8)).min(sections.len().div_ceil(8));
+    let threads = std::thread::available_parallelism()
+        .map_or(1, |n| n.get().min(8))
+        .min(sections.len().div_ceil(8));
     if threads <= 1 {
         return work();
     }
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|worker| worker.join().expect("checking does not panic"))
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().expect("checking does not panic"))
     })
 }
 
@@ -232,8 +271,17 @@ pub fn temporary_file() -> Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let chosen = std::env::var_os("TMPDIR").map(PathBuf::from);
     let mut last = None;
-    for directory in chosen.iter().map(PathBuf::as_path).chain([Path::new("/var/tmp"), Path::new("/tmp")]) {
-        let opened = File::options().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(directory);
+    for directory in chosen
+        .iter()
+        .map(PathBuf::as_path)
+        .chain([Path::new("/var/tmp"), Path::new("/tmp")])
+    {
+        let opened = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_TMPFILE)
+            .mode(0o600)
+            .open(directory);
         match opened {
             Ok(file) => return Ok(file),
             Err(error) => last = Some((directory.to_path_buf(), error)),
@@ -246,17 +294,38 @@ pub fn temporary_file() -> Result<File> {
     )))
 }
 
-fn send(spool: &mut File, stream: &mut File, stop: &AtomicBool, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+/// Passes the image on at the reader's pace. A pipe is asked before each write, which then does not block: so that a reader that
+/// stalls cannot keep the user from giving up.
+fn send(
+    spool: &mut File,
+    stream: &mut File,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<()> {
     use std::io::Read;
-    let mut buffer = vec![0_u8; 1 << 20];
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileTypeExt;
+    let is_pipe = stream
+        .metadata()
+        .is_ok_and(|metadata| metadata.file_type().is_fifo());
+    let mut buffer = vec![0_u8; if is_pipe { libc::PIPE_BUF } else { 1 << 20 }];
     let mut sent = 0;
     loop {
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
-        let count = spool.read(&mut buffer).attempt(|| "reading the image back".into())?;
+        let count = spool
+            .read(&mut buffer)
+            .attempt(|| "reading the image back".into())?;
         if count == 0 {
             return Ok(());
+        }
+        while is_pipe
+            && descriptor::poll_for(stream.as_fd(), libc::POLLOUT, 50).unwrap_or(libc::POLLOUT) == 0
+        {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+        }
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
         }
         stream
             .write_all(&buffer[..count])

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use cryonaut_image::{Record, RecordSet, ZeroPages};
 
-use crate::freeze::Frozen;
 use crate::Result;
+use crate::freeze::Frozen;
 
 /// A range of a space whose pages are to be saved.
 #[derive(Clone, Copy, Debug)]

@@ -24,7 +24,16 @@ pub fn fill(
     processors: &[u64],
     stop: &AtomicBool,
 ) -> Result<Vec<(u64, u64)>> {
-    Filling { image, pid, base, kept: &[], others: &BTreeMap::new(), processors, stop }.all(space)
+    Filling {
+        image,
+        pid,
+        base,
+        kept: &[],
+        others: &BTreeMap::new(),
+        processors,
+        stop,
+    }
+    .all(space)
 }
 
 /// Fills the private memory of process `pid`; pages that equal those of another process are copied from it unless they lie in
@@ -40,7 +49,16 @@ pub fn fill_process(
     processors: &[u64],
     stop: &AtomicBool,
 ) -> Result<Vec<(u64, u64)>> {
-    Filling { image, pid, base: 0, kept, others, processors, stop }.all(space)
+    Filling {
+        image,
+        pid,
+        base: 0,
+        kept,
+        others,
+        processors,
+        stop,
+    }
+    .all(space)
 }
 
 struct Filling<'a> {
@@ -55,8 +73,12 @@ struct Filling<'a> {
 
 impl Filling<'_> {
     fn all(&self, space: u64) -> Result<Vec<(u64, u64)>> {
-        let sections: Vec<&Location> =
-            self.image.pages_sections().iter().filter(|location| location.space == space).collect();
+        let sections: Vec<&Location> = self
+            .image
+            .pages_sections()
+            .iter()
+            .filter(|location| location.space == space)
+            .collect();
         let next = AtomicUsize::new(0);
         let outcome: Mutex<Result<Vec<(u64, u64)>>> = Mutex::new(Ok(Vec::new()));
         let work = || {
@@ -83,7 +105,9 @@ impl Filling<'_> {
                 }
             }
         };
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8)).min(sections.len().div_ceil(2));
+        let threads = std::thread::available_parallelism()
+            .map_or(1, |n| n.get().min(8))
+            .min(sections.len().div_ceil(2));
         if threads <= 1 {
             work();
         } else {
@@ -102,7 +126,12 @@ impl Filling<'_> {
         Ok(described)
     }
 
-    fn section(&self, location: &Location, buffer: &mut PageBuffer, described: &mut Vec<(u64, u64)>) -> Result<()> {
+    fn section(
+        &self,
+        location: &Location,
+        buffer: &mut PageBuffer,
+        described: &mut Vec<(u64, u64)>,
+    ) -> Result<()> {
         let section = self.image.read_pages(location, buffer)?;
         let mut ranges: Vec<(RemotePtr, usize)> = Vec::new();
         let mut written = 0;
@@ -110,10 +139,9 @@ impl Filling<'_> {
         let data = section.data();
         for run in section.runs() {
             let length = run.pages * PAGE_SIZE;
-            let end = run
-                .address
-                .checked_add(length)
-                .ok_or_else(|| Error::Failed("a run of pages is out of range: the image is damaged".into()))?;
+            let end = run.address.checked_add(length).ok_or_else(|| {
+                Error::Failed("a run of pages is out of range: the image is damaged".into())
+            })?;
             described.push((run.address, end));
             match run.contents {
                 Contents::Stored(bytes) => {
@@ -151,11 +179,15 @@ impl Filling<'_> {
     }
 
     fn zero(&self, address: u64, length: u64) -> Result<()> {
-        const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+        static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
         let mut done = 0;
         while done < length {
             let count = (length - done).min(ZEROS.len() as u64);
-            write_all(self.pid, RemotePtr::new(self.base + address + done), &ZEROS[..count as usize])?;
+            write_all(
+                self.pid,
+                RemotePtr::new(self.base + address + done),
+                &ZEROS[..count as usize],
+            )?;
             done += count;
         }
         Ok(())
@@ -166,12 +198,18 @@ impl Filling<'_> {
         let mut page = [0_u8; PAGE_SIZE as usize];
         let mut address = start;
         while address < end {
-            if let Some(&(_, kept_end)) = self.kept.iter().find(|(from, to)| (*from..*to).contains(&address)) {
+            if let Some(&(_, kept_end)) = self
+                .kept
+                .iter()
+                .find(|(from, to)| (*from..*to).contains(&address))
+            {
                 address = kept_end.min(end);
                 continue;
             }
             let Some(&source) = self.others.get(&other) else {
-                return Err(Error::Failed("a page refers to memory that is not in the image: it is damaged".into()));
+                return Err(Error::Failed(
+                    "a page refers to memory that is not in the image: it is damaged".into(),
+                ));
             };
             read_exact(source, RemotePtr::new(address), &mut page)?;
             write_all(self.pid, RemotePtr::new(address), &page)?;
@@ -187,7 +225,10 @@ pub fn gaps(ranges: &[(u64, u64)], described: &[(u64, u64)]) -> Vec<(u64, u64)> 
     for &(start, end) in ranges {
         let mut at = start;
         let first = described.partition_point(|&(_, stop)| stop <= start);
-        for &(from, to) in described[first..].iter().take_while(|(from, _)| *from < end) {
+        for &(from, to) in described[first..]
+            .iter()
+            .take_while(|(from, _)| *from < end)
+        {
             if at < from {
                 found.push((at, from));
             }
@@ -207,7 +248,10 @@ mod tests {
     #[test]
     fn gaps_are_what_is_not_described() {
         assert_eq!(gaps(&[(0, 10)], &[]), [(0, 10)]);
-        assert_eq!(gaps(&[(0, 10), (20, 30)], &[(2, 4), (8, 22)]), [(0, 2), (4, 8), (22, 30)]);
+        assert_eq!(
+            gaps(&[(0, 10), (20, 30)], &[(2, 4), (8, 22)]),
+            [(0, 2), (4, 8), (22, 30)]
+        );
         assert_eq!(gaps(&[(5, 6)], &[(0, 9)]), []);
     }
 }

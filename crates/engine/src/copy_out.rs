@@ -11,7 +11,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use cryonaut_image::{ImageError, ImageWriter, PageBatchBuilder, PageBuffer, SealedPages, Summary, ZeroPages};
+use cryonaut_image::{
+    ImageError, ImageWriter, PageBatchBuilder, PageBuffer, SealedPages, Summary, ZeroPages,
+};
 use cryonaut_sys::{PAGE_SIZE, RemotePtr, memory};
 
 use crate::collect::{Access, PageRange, Space};
@@ -42,7 +44,9 @@ impl<W: Write> Copying<W> {
         loop {
             match self.done.recv_timeout(Duration::from_millis(50)) {
                 Ok(result) => return Ok(result?),
-                Err(RecvTimeoutError::Timeout) if stop.load(Ordering::Relaxed) => return Err(Error::Interrupted),
+                Err(RecvTimeoutError::Timeout) if stop.load(Ordering::Relaxed) => {
+                    return Err(Error::Interrupted);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(Error::Failed("writing the image ended unexpectedly".into()));
@@ -96,7 +100,10 @@ pub fn copy_out<W: Write + Send + 'static>(
         written: &bytes,
         stop,
     };
-    let readers = std::thread::available_parallelism().map_or(2, |n| n.get().min(8)).min(batches.len().div_ceil(2)).max(1);
+    let readers = std::thread::available_parallelism()
+        .map_or(2, |n| n.get().min(8))
+        .min(batches.len().div_ceil(2))
+        .max(1);
     if readers == 1 {
         shared.read_batches(&sender);
     } else {
@@ -111,10 +118,12 @@ pub fn copy_out<W: Write + Send + 'static>(
     drop(sender);
     match shared.error.into_inner().expect("no reader panicked") {
         // The reader saw the writer gone: the writer's own error says why.
-        Some(Error::Failed(text)) if text.is_empty() => Err(match done.recv_timeout(Duration::from_secs(1)) {
-            Ok(Err(error)) => error.into(),
-            _ => Error::Failed("writing the image failed".into()),
-        }),
+        Some(Error::Failed(text)) if text.is_empty() => {
+            Err(match done.recv_timeout(Duration::from_secs(1)) {
+                Ok(Err(error)) => error.into(),
+                _ => Error::Failed("writing the image failed".into()),
+            })
+        }
         Some(error) => Err(error),
         None => Ok(Copying { done, bytes }),
     }
@@ -152,10 +161,18 @@ impl Shared<'_> {
             if self.failed.load(Ordering::Relaxed) {
                 return;
             }
-            let Some(batch) = self.batches.get(self.next.fetch_add(1, Ordering::Relaxed)) else { return };
-            if let Err(error) = self.read(batch).and_then(|sealed| self.send(sender, sealed)) {
+            let Some(batch) = self.batches.get(self.next.fetch_add(1, Ordering::Relaxed)) else {
+                return;
+            };
+            if let Err(error) = self
+                .read(batch)
+                .and_then(|sealed| self.send(sender, sealed))
+            {
                 self.failed.store(true, Ordering::Relaxed);
-                self.error.lock().expect("no reader panicked").get_or_insert(error);
+                self.error
+                    .lock()
+                    .expect("no reader panicked")
+                    .get_or_insert(error);
                 return;
             }
         }
@@ -188,7 +205,12 @@ impl Shared<'_> {
 
     fn read(&self, batch: &Batch) -> Result<SealedPages> {
         let space = &self.spaces[batch.space];
-        let buffer = self.recycled.lock().expect("no reader panicked").try_recv().unwrap_or_default();
+        let buffer = self
+            .recycled
+            .lock()
+            .expect("no reader panicked")
+            .try_recv()
+            .unwrap_or_default();
         let mut builder = PageBatchBuilder::with_buffer(space.id, BATCH_PAGES, buffer);
         let mut index = 0;
         while index < batch.ranges.len() {
@@ -213,11 +235,23 @@ impl Shared<'_> {
 
 fn read_ranges(pid: i32, ranges: &[PageRange], builder: &mut PageBatchBuilder) -> Result<()> {
     let pages = |range: &PageRange| ((range.end - range.start) / PAGE_SIZE) as usize;
-    let recorded: Vec<(u64, usize)> = ranges.iter().map(|range| (range.recorded, pages(range))).collect();
+    let recorded: Vec<(u64, usize)> = ranges
+        .iter()
+        .map(|range| (range.recorded, pages(range)))
+        .collect();
     let buffer = builder.stored_ranges(&recorded, ranges[0].zero)?;
-    let remote: Vec<(RemotePtr, usize)> =
-        ranges.iter().map(|range| (RemotePtr::new(range.start), (range.end - range.start) as usize)).collect();
-    if ranges[0].access == Access::Pinned && memory::read_ranges(pid, &remote, buffer).is_ok_and(|count| count == buffer.len()) {
+    let remote: Vec<(RemotePtr, usize)> = ranges
+        .iter()
+        .map(|range| {
+            (
+                RemotePtr::new(range.start),
+                (range.end - range.start) as usize,
+            )
+        })
+        .collect();
+    if ranges[0].access == Access::Pinned
+        && memory::read_ranges(pid, &remote, buffer).is_ok_and(|count| count == buffer.len())
+    {
         return Ok(());
     }
     let path = format!("/proc/{pid}/mem");
@@ -235,18 +269,32 @@ fn read_ranges(pid: i32, ranges: &[PageRange], builder: &mut PageBatchBuilder) -
 fn cut_into_batches(spaces: &[Space]) -> Vec<Batch> {
     let mut batches = Vec::new();
     for (space, content) in spaces.iter().enumerate() {
-        let mut current = Batch { space, ranges: Vec::new(), same: Vec::new() };
+        let mut current = Batch {
+            space,
+            ranges: Vec::new(),
+            same: Vec::new(),
+        };
         let mut room = BATCH_PAGES;
         for range in &content.ranges {
             let mut rest = *range;
             while rest.start < rest.end {
                 if room == 0 || current.ranges.len() == MAX_RANGES {
-                    batches.push(std::mem::replace(&mut current, Batch { space, ranges: Vec::new(), same: Vec::new() }));
+                    batches.push(std::mem::replace(
+                        &mut current,
+                        Batch {
+                            space,
+                            ranges: Vec::new(),
+                            same: Vec::new(),
+                        },
+                    ));
                     room = BATCH_PAGES;
                 }
                 let pages = (((rest.end - rest.start) / PAGE_SIZE) as usize).min(room);
                 let length = pages as u64 * PAGE_SIZE;
-                current.ranges.push(PageRange { end: rest.start + length, ..rest });
+                current.ranges.push(PageRange {
+                    end: rest.start + length,
+                    ..rest
+                });
                 rest.start += length;
                 rest.recorded += length;
                 room -= pages;
@@ -254,7 +302,14 @@ fn cut_into_batches(spaces: &[Space]) -> Vec<Batch> {
         }
         for same in content.same.chunks(MAX_RANGES) {
             current.same = same.to_vec();
-            batches.push(std::mem::replace(&mut current, Batch { space, ranges: Vec::new(), same: Vec::new() }));
+            batches.push(std::mem::replace(
+                &mut current,
+                Batch {
+                    space,
+                    ranges: Vec::new(),
+                    same: Vec::new(),
+                },
+            ));
         }
         if !current.ranges.is_empty() {
             batches.push(current);

@@ -78,7 +78,11 @@ impl Refusals {
     /// # Errors
     /// [`Error::Refused`] when there is any.
     pub fn into_result(self) -> Result<()> {
-        if self.0.is_empty() { Ok(()) } else { Err(Error::Refused(self.0)) }
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Refused(self.0))
+        }
     }
 }
 
@@ -106,7 +110,11 @@ pub enum Error {
 }
 
 fn one_per_line(refusals: &[Refusal]) -> String {
-    refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    refusals
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The result of an operation of the engine.
@@ -131,7 +139,10 @@ impl From<cryonaut_tracee::Error> for Error {
 impl From<cryonaut_procfs::ProcError> for Error {
     fn from(error: cryonaut_procfs::ProcError) -> Self {
         if error.is_denied() {
-            Error::NotPermitted(error.to_string(), "only the owner of a process or root may checkpoint it".into())
+            Error::NotPermitted(
+                error.to_string(),
+                "only the owner of a process or root may checkpoint it".into(),
+            )
         } else {
             Error::Failed(error.to_string())
         }

@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use cryonaut_procfs::smaps::SmapsArea;
 use cryonaut_procfs::ProcessDirectory;
+use cryonaut_procfs::smaps::SmapsArea;
 use cryonaut_procfs::stat::Stat;
 use cryonaut_procfs::status::Status;
 use cryonaut_sys::{RemotePtr, pidfd, ptrace, task};
@@ -82,7 +82,13 @@ impl FrozenProcess {
             let room = find_room(self.pid, &areas)?;
             let task = &mut self.tasks[0];
             let caught = self.status.signals_caught;
-            self.guest = Some(Guest::enter(self.pid, &mut task.stopped, (inner, task.inner), room, caught)?);
+            self.guest = Some(Guest::enter(
+                self.pid,
+                &mut task.stopped,
+                (inner, task.inner),
+                room,
+                caught,
+            )?);
         }
         let guest = self.guest.as_ref().expect("just entered");
         let task = &mut self.tasks[index];
@@ -96,7 +102,11 @@ impl FrozenProcess {
     pub fn read(&self, address: u64, buffer: &mut [u8]) -> Result<()> {
         // Not by process_vm_readv: see `Access`.
         self.memory.read_exact_at(buffer, address).attempt(|| {
-            format!("process {}: reading its memory at {}", self.pid, RemotePtr::new(address))
+            format!(
+                "process {}: reading its memory at {}",
+                self.pid,
+                RemotePtr::new(address)
+            )
         })
     }
 
@@ -108,7 +118,6 @@ impl FrozenProcess {
         }
         Ok(())
     }
-
 }
 
 impl Drop for FrozenProcess {
@@ -159,7 +168,9 @@ impl Frozen {
                 break;
             }
             if pass == PASSES {
-                return Err(Error::Failed("the job creates tasks faster than they can be followed: try again".into()));
+                return Err(Error::Failed(
+                    "the job creates tasks faster than they can be followed: try again".into(),
+                ));
             }
             mark = births();
             pids = known_and_new(target, pids);
@@ -178,7 +189,9 @@ impl Frozen {
             }
             return hold.assemble(target, pids, since);
         }
-        Err(Error::Failed("the job creates tasks faster than they can be stopped: try again".into()))
+        Err(Error::Failed(
+            "the job creates tasks faster than they can be stopped: try again".into(),
+        ))
     }
 
     /// Lets the job go as asked for, after removing everything from it.
@@ -239,7 +252,9 @@ impl Frozen {
 
     /// The processes that are alive, to work in.
     pub fn alive_mut(&mut self) -> impl Iterator<Item = &mut FrozenProcess> {
-        self.processes.iter_mut().filter(|process| !process.is_zombie())
+        self.processes
+            .iter_mut()
+            .filter(|process| !process.is_zombie())
     }
 }
 
@@ -259,15 +274,22 @@ struct Hold {
 
 impl Hold {
     fn has(&self, pid: i32, tid: i32) -> bool {
-        self.seized.get(&pid).is_some_and(|tasks| tasks.contains_key(&tid))
-            || self.stopped.get(&pid).is_some_and(|tasks| tasks.contains_key(&tid))
+        self.seized
+            .get(&pid)
+            .is_some_and(|tasks| tasks.contains_key(&tid))
+            || self
+                .stopped
+                .get(&pid)
+                .is_some_and(|tasks| tasks.contains_key(&tid))
     }
 
     /// Attaches to the tasks of these processes that are not in hand yet; tells whether there were any.
     fn seize(&mut self, pids: &[i32]) -> Result<bool> {
         let mut found = false;
         for &pid in pids {
-            let Ok(directory) = ProcessDirectory::open(pid) else { continue };
+            let Ok(directory) = ProcessDirectory::open(pid) else {
+                continue;
+            };
             let threads = match directory.threads() {
                 Ok(threads) => threads,
                 Err(error) if error.is_gone() => continue,
@@ -307,22 +329,40 @@ impl Hold {
 
     /// Takes in a task that the kernel attached to us at its birth.
     fn adopt(&mut self, tid: i32) {
-        let Ok(status) = ProcessDirectory::open(tid).and_then(|directory| directory.status()) else { return };
+        let Ok(status) = ProcessDirectory::open(tid).and_then(|directory| directory.status())
+        else {
+            return;
+        };
         if !self.has(status.tgid, tid) {
             let task = Running::attached_by_kernel(tid);
             let _ = task.interrupt();
-            self.seized.entry(status.tgid).or_default().insert(tid, task);
+            self.seized
+                .entry(status.tgid)
+                .or_default()
+                .insert(tid, task);
         }
     }
 
     fn assemble(mut self, target: &Target, mut pids: Vec<i32>, since: Instant) -> Result<Frozen> {
         pids.extend(self.stopped.keys().copied());
-        pids.extend(target.processes.iter().filter(|process| process.is_zombie()).map(|process| process.pid));
+        pids.extend(
+            target
+                .processes
+                .iter()
+                .filter(|process| process.is_zombie())
+                .map(|process| process.pid),
+        );
         pids.sort_unstable();
         pids.dedup();
         let mut found = BTreeMap::new();
         let mut rest = BTreeMap::new();
-        for Look { process, areas, memory, pagemap } in Look::at_all(&pids)? {
+        for Look {
+            process,
+            areas,
+            memory,
+            pagemap,
+        } in Look::at_all(&pids)?
+        {
             rest.insert(process.pid, (areas, memory, pagemap));
             found.insert(process.pid, process);
         }
@@ -334,12 +374,27 @@ impl Hold {
                 (Some(tasks), false) => tasks,
                 (_, true) => BTreeMap::new(),
                 (None, false) => {
-                    return Err(Error::Failed(format!("process {pid} appeared while the job was stopped")));
+                    return Err(Error::Failed(format!(
+                        "process {pid} appeared while the job was stopped"
+                    )));
                 }
             };
-            processes.push(frozen_process(Look { process, areas, memory, pagemap }, tasks)?);
+            processes.push(frozen_process(
+                Look {
+                    process,
+                    areas,
+                    memory,
+                    pagemap,
+                },
+                tasks,
+            )?);
         }
-        Ok(Frozen { processes, scope: target.scope, named: target.named, since })
+        Ok(Frozen {
+            processes,
+            scope: target.scope,
+            named: target.named,
+            since,
+        })
     }
 }
 
@@ -349,7 +404,9 @@ fn seize_task(process: &ProcessDirectory, tid: i32) -> Result<Option<Running>> {
         Ok(task) => Ok(Some(task)),
         Err(cryonaut_tracee::Error::Gone(_)) => Ok(None),
         Err(error) => match process.task(tid).and_then(|task| task.status()) {
-            Ok(status) if status.tracer_pid == std::process::id() as i32 => Ok(Some(Running::attached_by_kernel(tid))),
+            Ok(status) if status.tracer_pid == std::process::id() as i32 => {
+                Ok(Some(Running::attached_by_kernel(tid)))
+            }
             Ok(status) if matches!(status.state, 'Z' | 'X') => Ok(None),
             Err(error) if error.is_gone() => Ok(None),
             _ => Err(error.into()),
@@ -386,19 +443,39 @@ struct Look {
 
 impl Look {
     fn at(pid: i32) -> Result<Option<Self>> {
-        let Ok(process) = TargetProcess::read(pid) else { return Ok(None) };
+        let Ok(process) = TargetProcess::read(pid) else {
+            return Ok(None);
+        };
         let alive = !process.is_zombie();
-        let areas = if alive { process.directory.smaps()? } else { Vec::new() };
-        let memory = process.directory.open_file(if alive { "mem" } else { "stat" })?;
-        let pagemap = process.directory.open_file(if alive { "pagemap" } else { "stat" })?;
-        Ok(Some(Self { process, areas, memory, pagemap }))
+        let areas = if alive {
+            process.directory.smaps()?
+        } else {
+            Vec::new()
+        };
+        let memory = process
+            .directory
+            .open_file(if alive { "mem" } else { "stat" })?;
+        let pagemap = process
+            .directory
+            .open_file(if alive { "pagemap" } else { "stat" })?;
+        Ok(Some(Self {
+            process,
+            areas,
+            memory,
+            pagemap,
+        }))
     }
 
     /// Looks at many processes with several threads: what the kernel makes of smaps takes most of the time.
     fn at_all(pids: &[i32]) -> Result<Vec<Self>> {
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8)).min(pids.len() / 4);
+        let threads = std::thread::available_parallelism()
+            .map_or(1, |n| n.get().min(8))
+            .min(pids.len() / 4);
         if threads <= 1 {
-            return pids.iter().filter_map(|&pid| Self::at(pid).transpose()).collect();
+            return pids
+                .iter()
+                .filter_map(|&pid| Self::at(pid).transpose())
+                .collect();
         }
         let next = AtomicUsize::new(0);
         let work = || -> Result<Vec<Self>> {
@@ -420,13 +497,30 @@ impl Look {
 }
 
 fn frozen_process(look: Look, tasks: BTreeMap<i32, Stopped>) -> Result<FrozenProcess> {
-    let Look { process: TargetProcess { pid, directory, stat, status }, areas, memory, pagemap } = look;
+    let Look {
+        process:
+            TargetProcess {
+                pid,
+                directory,
+                stat,
+                status,
+            },
+        areas,
+        memory,
+        pagemap,
+    } = look;
     let inner = status.namespace_pid.last().copied().unwrap_or(pid);
     let nested = status.namespace_pid.len() > 1;
     let mut frozen = Vec::with_capacity(tasks.len());
     for (tid, stopped) in tasks {
         let inner = if nested {
-            directory.task(tid)?.status()?.namespace_pid.last().copied().unwrap_or(tid)
+            directory
+                .task(tid)?
+                .status()?
+                .namespace_pid
+                .last()
+                .copied()
+                .unwrap_or(tid)
         } else {
             tid
         };
@@ -436,27 +530,46 @@ fn frozen_process(look: Look, tasks: BTreeMap<i32, Stopped>) -> Result<FrozenPro
     if let Some(first) = frozen.first()
         && first.stopped.tid() != pid
     {
-        return Err(Error::Failed(format!("process {pid}: its first thread has ended while others run on")));
+        return Err(Error::Failed(format!(
+            "process {pid}: its first thread has ended while others run on"
+        )));
     }
     let alive = !frozen.is_empty();
-    let pidfd = alive.then(|| pidfd::open(pid).attempt(|| format!("opening process {pid}"))).transpose()?;
+    let pidfd = alive
+        .then(|| pidfd::open(pid).attempt(|| format!("opening process {pid}")))
+        .transpose()?;
     let plain: Vec<_> = areas.iter().map(|area| area.area.clone()).collect();
     for range in left_behind(pid, &plain) {
         for task in &mut frozen {
             // A tracer was killed a moment ago: its code takes the task home in a few instructions.
-            task.stopped.step_until(STEPS_HOME, |registers| !range.contains(&registers.rip))?;
+            task.stopped
+                .step_until(STEPS_HOME, |registers| !range.contains(&registers.rip))?;
         }
     }
     for task in &mut frozen {
         abort_restartable_sequence(&memory, &mut task.stopped)?;
     }
-    Ok(FrozenProcess { pid, inner, pidfd, directory, stat, status, tasks: frozen, areas, memory, pagemap, guest: None })
+    Ok(FrozenProcess {
+        pid,
+        inner,
+        pidfd,
+        directory,
+        stat,
+        status,
+        tasks: frozen,
+        areas,
+        memory,
+        pagemap,
+        guest: None,
+    })
 }
 
 /// A task inside a restartable sequence goes to its abort handler, as it would at any preemption (rseq(2)): its registers and
 /// our calls in it are then no part of the sequence.
 fn abort_restartable_sequence(memory: &File, task: &mut Stopped) -> Result<()> {
-    let Ok(rseq) = ptrace::rseq_configuration(task.tid()) else { return Ok(()) };
+    let Ok(rseq) = ptrace::rseq_configuration(task.tid()) else {
+        return Ok(());
+    };
     if rseq.address == 0 {
         return Ok(());
     }
@@ -465,8 +578,12 @@ fn abort_restartable_sequence(memory: &File, task: &mut Stopped) -> Result<()> {
         memory.read_exact_at(&mut bytes, address).ok()?;
         Some(u64::from_le_bytes(bytes))
     };
-    let Some(sequence) = word(rseq.address + 8).filter(|&address| address != 0) else { return Ok(()) };
-    if let (Some(start), Some(length), Some(abort)) = (word(sequence + 8), word(sequence + 16), word(sequence + 24)) {
+    let Some(sequence) = word(rseq.address + 8).filter(|&address| address != 0) else {
+        return Ok(());
+    };
+    if let (Some(start), Some(length), Some(abort)) =
+        (word(sequence + 8), word(sequence + 16), word(sequence + 24))
+    {
         let rip = task.registers().rip;
         if rip.wrapping_sub(start) < length {
             task.move_to(abort)?;
@@ -477,8 +594,11 @@ fn abort_restartable_sequence(memory: &File, task: &mut Stopped) -> Result<()> {
 
 /// The stop that a process was found in, for its record: the signal of a job-control stop.
 pub(crate) fn job_stop(process: &FrozenProcess) -> Option<i32> {
-    process.tasks.first().and_then(|task| match task.stopped.stop() {
-        Stop::Group(signal) => Some(signal),
-        Stop::Trap => None,
-    })
+    process
+        .tasks
+        .first()
+        .and_then(|task| match task.stopped.stop() {
+            Stop::Group(signal) => Some(signal),
+            Stop::Trap => None,
+        })
 }

@@ -41,7 +41,10 @@ impl Guardian {
             0
         })
         .attempt(|| "starting a guardian".into())?;
-        Ok(Self { link: Some(link), pid: started.pid })
+        Ok(Self {
+            link: Some(link),
+            pid: started.pid,
+        })
     }
 
     /// The commit: from here on the guardian does nothing, and goes.
@@ -50,7 +53,9 @@ impl Guardian {
     /// When it could not be told: then it kills the job.
     pub fn dismiss(mut self) -> Result<()> {
         let mut link = self.link.take().expect("it is taken only here and in drop");
-        let told = link.write_all(b"d").attempt(|| "dismissing the guardian".into());
+        let told = link
+            .write_all(b"d")
+            .attempt(|| "dismissing the guardian".into());
         drop(link);
         let _ = spawn::wait_for(WaitFor::Pid(self.pid), libc::WEXITED);
         told
@@ -66,6 +71,8 @@ impl Drop for Guardian {
 }
 
 /// Borrows descriptors that may be missing.
-pub fn present<'a>(descriptors: impl Iterator<Item = Option<&'a std::os::fd::OwnedFd>>) -> Vec<BorrowedFd<'a>> {
+pub fn present<'a>(
+    descriptors: impl Iterator<Item = Option<&'a std::os::fd::OwnedFd>>,
+) -> Vec<BorrowedFd<'a>> {
     descriptors.flatten().map(AsFd::as_fd).collect()
 }

@@ -51,14 +51,48 @@ pub struct Host {
 
 /// Processor features that change what instructions a program may use: the beginnings of their names in /proc/cpuinfo.
 const INSTRUCTION_SETS: [&str; 27] = [
-    "sse", "ssse", "pni", "avx", "aes", "vaes", "pclmulqdq", "vpclmulqdq", "gfni", "sha_ni", "amx", "bmi", "abm", "fma", "f16c",
-    "movbe", "popcnt", "adx", "rdrand", "rdseed", "rdpid", "fsgsbase", "xsave", "clwb", "cx16", "lahf", "erms",
+    "sse",
+    "ssse",
+    "pni",
+    "avx",
+    "aes",
+    "vaes",
+    "pclmulqdq",
+    "vpclmulqdq",
+    "gfni",
+    "sha_ni",
+    "amx",
+    "bmi",
+    "abm",
+    "fma",
+    "f16c",
+    "movbe",
+    "popcnt",
+    "adx",
+    "rdrand",
+    "rdseed",
+    "rdpid",
+    "fsgsbase",
+    "xsave",
+    "clwb",
+    "cx16",
+    "lahf",
+    "erms",
 ];
 
 /// The instruction sets among a processor's features.
 pub fn instruction_sets(features: &BTreeSet<String>) -> String {
-    let known = |name: &&String| INSTRUCTION_SETS.iter().any(|beginning| name.starts_with(beginning));
-    features.iter().filter(known).cloned().collect::<Vec<_>>().join(" ")
+    let known = |name: &&String| {
+        INSTRUCTION_SETS
+            .iter()
+            .any(|beginning| name.starts_with(beginning))
+    };
+    features
+        .iter()
+        .filter(known)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 impl Host {
@@ -72,10 +106,17 @@ impl Host {
         for area in own.maps()? {
             if matches!(area.name, cryonaut_procfs::AreaName::Vdso) {
                 vdso = vec![0; area.length() as usize];
-                cryonaut_tracee::read_exact(own.pid(), cryonaut_sys::RemotePtr::new(area.start), &mut vdso)?;
+                cryonaut_tracee::read_exact(
+                    own.pid(),
+                    cryonaut_sys::RemotePtr::new(area.start),
+                    &mut vdso,
+                )?;
             }
         }
-        let end = vdso.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        let end = vdso
+            .iter()
+            .rposition(|&byte| byte != 0)
+            .map_or(0, |last| last + 1);
         vdso.truncate(end);
         Ok(Self {
             vdso,
@@ -95,12 +136,18 @@ impl Host {
                 // Used by the restart itself, and by records that say more.
                 "clock.monotonic" | "clock.boottime" | "cpu.xsave-bytes" => {}
                 "cpu.features" => {
-                    let missing: Vec<&str> =
-                        need.value.split(' ').filter(|name| !name.is_empty() && !self.features.contains(*name)).collect();
+                    let missing: Vec<&str> = need
+                        .value
+                        .split(' ')
+                        .filter(|name| !name.is_empty() && !self.features.contains(*name))
+                        .collect();
                     if !missing.is_empty() {
                         plan.refusals.add_for_job(
                             "processor features",
-                            format!("this processor lacks {}, which the job may be using", missing.join(", ")),
+                            format!(
+                                "this processor lacks {}, which the job may be using",
+                                missing.join(", ")
+                            ),
                             "restart on a machine with a processor of the same or a newer kind",
                         );
                     }
@@ -124,12 +171,14 @@ impl Host {
                 "it does not exist here",
                 "put it back in its place",
             ),
-            Some(now) if self.changed == Changed::Refuse && !is_unchanged(file, &now) => plan.refusals.add(
-                (process, ""),
-                format!("file {path}"),
-                "it has changed since the checkpoint (size or time of last change)",
-                "put the old version back, or accept this one with --allow-changed",
-            ),
+            Some(now) if self.changed == Changed::Refuse && !is_unchanged(file, &now) => {
+                plan.refusals.add(
+                    (process, ""),
+                    format!("file {path}"),
+                    "it has changed since the checkpoint (size or time of last change)",
+                    "put the old version back, or accept this one with --allow-changed",
+                )
+            }
             Some(_) => {}
         }
     }

@@ -88,7 +88,13 @@ impl fmt::Display for Step {
             write!(f, " [{}]", self.process)?;
         }
         write!(f, " {}", self.action)?;
-        let list = |tokens: &[Token]| tokens.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let list = |tokens: &[Token]| {
+            tokens
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         if !self.needs.is_empty() {
             write!(f, " | needs {}", list(&self.needs))?;
         }
@@ -125,7 +131,13 @@ impl Plan {
         gives: Vec<Token>,
         action: impl Action + 'static,
     ) {
-        self.steps.push(Step { stage, process, needs, gives, action: Box::new(action) });
+        self.steps.push(Step {
+            stage,
+            process,
+            needs,
+            gives,
+            action: Box::new(action),
+        });
     }
 
     /// Says that whatever gives `what` needs `need` first.
@@ -140,7 +152,11 @@ impl Plan {
     pub fn ordered(mut self) -> Result<Vec<Step>> {
         self.steps.sort_by_key(|step| step.stage);
         for (what, need) in std::mem::take(&mut self.required) {
-            if let Some(step) = self.steps.iter_mut().find(|step| step.gives.contains(&what)) {
+            if let Some(step) = self
+                .steps
+                .iter_mut()
+                .find(|step| step.gives.contains(&what))
+            {
                 step.needs.push(need);
             }
         }
@@ -155,18 +171,24 @@ impl Plan {
         for (index, step) in self.steps.iter().enumerate() {
             for need in &step.needs {
                 let Some(&giver) = given.get(need) else {
-                    return Err(Error::Failed(format!("the plan needs {need}, which nothing gives")));
+                    return Err(Error::Failed(format!(
+                        "the plan needs {need}, which nothing gives"
+                    )));
                 };
                 if self.steps[giver].stage == step.stage && giver != index {
                     dependents[giver].push(index);
                     open[index] += 1;
                 } else if self.steps[giver].stage > step.stage {
-                    return Err(Error::Failed(format!("the plan needs {need} before it is given")));
+                    return Err(Error::Failed(format!(
+                        "the plan needs {need} before it is given"
+                    )));
                 }
             }
         }
         // Always the earliest step that is ready: an order that is the same every time.
-        let mut ready: BTreeSet<usize> = (0..self.steps.len()).filter(|&index| open[index] == 0).collect();
+        let mut ready: BTreeSet<usize> = (0..self.steps.len())
+            .filter(|&index| open[index] == 0)
+            .collect();
         let mut order = Vec::with_capacity(self.steps.len());
         while let Some(index) = ready.pop_first() {
             order.push(index);
@@ -182,6 +204,9 @@ impl Plan {
         }
         order.sort_by_key(|&index| self.steps[index].stage);
         let mut steps: Vec<Option<Step>> = self.steps.into_iter().map(Some).collect();
-        Ok(order.into_iter().filter_map(|index| steps[index].take()).collect())
+        Ok(order
+            .into_iter()
+            .filter_map(|index| steps[index].take())
+            .collect())
     }
 }

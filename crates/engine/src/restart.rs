@@ -7,7 +7,8 @@ use std::sync::atomic::AtomicBool;
 
 use cryonaut_image::{ImageReader, RecordSet, SeekableImage};
 use cryonaut_launch::{
-    Child, Direct, Lifetime, NamespaceRequest, Namespaces, Nursery, TimeOffset, TimeOffsets, UserNamespace,
+    Child, Direct, Lifetime, NamespaceRequest, Namespaces, Nursery, TimeOffset, TimeOffsets,
+    UserNamespace,
 };
 
 use crate::checkpoint::temporary_file;
@@ -76,11 +77,20 @@ pub fn open(input: Input) -> Result<SeekableImage> {
     let file = match input {
         Input::File(path) => {
             let file = File::open(&path).attempt(|| format!("opening {}", path.display()))?;
-            let metadata = file.metadata().attempt(|| format!("opening {}", path.display()))?;
+            let metadata = file
+                .metadata()
+                .attempt(|| format!("opening {}", path.display()))?;
             if metadata.is_dir() {
-                return Err(Error::Usage(format!("{} is a directory, not an image", path.display())));
+                return Err(Error::Usage(format!(
+                    "{} is a directory, not an image",
+                    path.display()
+                )));
             }
-            if metadata.is_file() { file } else { spool(file)? }
+            if metadata.is_file() {
+                file
+            } else {
+                spool(file)?
+            }
         }
         Input::Stream(stream) => spool(stream)?,
     };
@@ -89,14 +99,20 @@ pub fn open(input: Input) -> Result<SeekableImage> {
 
 fn spool(mut stream: File) -> Result<File> {
     let mut file = temporary_file()?;
-    ImageReader::open(Tee { from: &mut stream, to: &mut file })?;
+    ImageReader::open(Tee {
+        from: &mut stream,
+        to: &mut file,
+    })?;
     let mut buffer = vec![0_u8; 1 << 20];
     loop {
-        let count = stream.read(&mut buffer).attempt(|| "reading the image".into())?;
+        let count = stream
+            .read(&mut buffer)
+            .attempt(|| "reading the image".into())?;
         if count == 0 {
             return Ok(file);
         }
-        file.write_all(&buffer[..count]).attempt(|| "keeping the image while it is read".into())?;
+        file.write_all(&buffer[..count])
+            .attempt(|| "keeping the image while it is read".into())?;
     }
 }
 
@@ -119,12 +135,18 @@ impl Read for Tee<'_> {
 /// # Errors
 /// When the image is damaged.
 pub fn plan(image: &SeekableImage, records: &RecordSet, host: &Host) -> Result<Plan> {
-    let known: Vec<_> = crate::resource::REGISTRY.iter().flat_map(|resource| resource.kinds().iter().copied()).collect();
+    let known: Vec<_> = crate::resource::REGISTRY
+        .iter()
+        .flat_map(|resource| resource.kinds().iter().copied())
+        .collect();
     let mut plan = Plan::default();
     host.check_needs(&image.preamble().needs, &mut plan);
     for unknown in records.unknown(&known) {
         plan.refusals.add_for_job(
-            format!("records of kind {} version {}", unknown.name, unknown.version),
+            format!(
+                "records of kind {} version {}",
+                unknown.name, unknown.version
+            ),
             "this cryo does not know them",
             "restart with the version of cryo that made the image, or a newer one",
         );
@@ -139,7 +161,11 @@ pub fn plan(image: &SeekableImage, records: &RecordSet, host: &Host) -> Result<P
 ///
 /// # Errors
 /// [`Error::Refused`] before anything is created; otherwise everything built is gone again.
-pub fn restart(image: &SeekableImage, request: RestartRequest, stop: &AtomicBool) -> Result<Restarted> {
+pub fn restart(
+    image: &SeekableImage,
+    request: RestartRequest,
+    stop: &AtomicBool,
+) -> Result<Restarted> {
     let records = image.records()?;
     let (host, plan) = choose_host(image, &records, &request)?;
     let Plan { .. } = plan;
@@ -150,7 +176,6 @@ pub fn restart(image: &SeekableImage, request: RestartRequest, stop: &AtomicBool
             user: UserNamespace::WhenNeeded,
             time_offsets: time_offsets(image)?,
             lifetime: Lifetime::WithSupervisor,
-            ..NamespaceRequest::default()
         };
         Nursery::Namespace(Namespaces::create(&request).map_err(|error| {
             Error::NotPermitted(
@@ -162,7 +187,11 @@ pub fn restart(image: &SeekableImage, request: RestartRequest, stop: &AtomicBool
     build(image, &records, plan, nursery, request, stop)
 }
 
-fn choose_host(image: &SeekableImage, records: &RecordSet, request: &RestartRequest) -> Result<(Host, Plan)> {
+fn choose_host(
+    image: &SeekableImage,
+    records: &RecordSet,
+    request: &RestartRequest,
+) -> Result<(Host, Plan)> {
     let privileged = may_choose_pids();
     let keep = match request.pids {
         Pids::Keep => true,
@@ -176,7 +205,10 @@ fn choose_host(image: &SeekableImage, records: &RecordSet, request: &RestartRequ
                 "use --pids namespace".into(),
             ));
         }
-        let host = Host { clamp_limits: request.clamp_limits, ..Host::look(true, request.changed)? };
+        let host = Host {
+            clamp_limits: request.clamp_limits,
+            ..Host::look(true, request.changed)?
+        };
         let planned = plan(image, records, &host)?;
         if planned.refusals.list().is_empty() || request.pids == Pids::Keep {
             let refusals = planned.refusals.clone();
@@ -184,7 +216,10 @@ fn choose_host(image: &SeekableImage, records: &RecordSet, request: &RestartRequ
             return Ok((host, planned));
         }
     }
-    let host = Host { clamp_limits: request.clamp_limits, ..Host::look(false, request.changed)? };
+    let host = Host {
+        clamp_limits: request.clamp_limits,
+        ..Host::look(false, request.changed)?
+    };
     let planned = plan(image, records, &host)?;
     let refusals = planned.refusals.clone();
     refusals.into_result()?;
@@ -201,16 +236,23 @@ pub fn may_choose_pids() -> bool {
 fn time_offsets(image: &SeekableImage) -> Result<Option<TimeOffsets>> {
     let saved = |name: &str| {
         let needs = &image.preamble().needs;
-        needs.iter().find(|need| need.name == name).and_then(|need| need.value.parse::<i128>().ok())
+        needs
+            .iter()
+            .find(|need| need.name == name)
+            .and_then(|need| need.value.parse::<i128>().ok())
     };
-    let (Some(monotonic), Some(boottime)) = (saved("clock.monotonic"), saved("clock.boottime")) else {
+    let (Some(monotonic), Some(boottime)) = (saved("clock.monotonic"), saved("clock.boottime"))
+    else {
         return Ok(None);
     };
     let offset = |saved: i128, clock: i32| -> Result<TimeOffset> {
         let now = cryonaut_sys::task::clock(clock).attempt(|| "reading the clock".into())?;
         let difference = saved - now;
         let seconds = difference.div_euclid(1_000_000_000);
-        Ok(TimeOffset { seconds: seconds as i64, nanoseconds: difference.rem_euclid(1_000_000_000) as u32 })
+        Ok(TimeOffset {
+            seconds: seconds as i64,
+            nanoseconds: difference.rem_euclid(1_000_000_000) as u32,
+        })
     };
     Ok(Some(TimeOffsets {
         monotonic: offset(monotonic, libc::CLOCK_MONOTONIC)?,
@@ -238,13 +280,29 @@ fn build(
         step.action.perform(&mut rebuild)?;
         tracing::debug!(step = %step, elapsed = ?start.elapsed(), "built");
     }
-    let named = processes.iter().find(|process| process.named && process.parent == 0);
-    let first = named.or_else(|| processes.iter().find(|process| process.parent == 0 && process.zombie.is_none()));
-    let first = first.map(|process| process.pid).ok_or_else(|| Error::Failed("the image has no process".into()))?;
+    let named = processes
+        .iter()
+        .find(|process| process.named && process.parent == 0);
+    let first = named.or_else(|| {
+        processes
+            .iter()
+            .find(|process| process.parent == 0 && process.zombie.is_none())
+    });
+    let first = first
+        .map(|process| process.pid)
+        .ok_or_else(|| Error::Failed("the image has no process".into()))?;
     let outer = rebuild.built(first)?.pid;
     let terminal = rebuild.terminal.take();
-    let root = nursery.adopt(outer, first).map_err(|error| Error::Failed(error.to_string()))?;
+    let root = nursery
+        .adopt(outer, first)
+        .map_err(|error| Error::Failed(error.to_string()))?;
     rebuild.release()?;
     let job_name = image.preamble().job_name.clone();
-    Ok(Restarted { root, nursery, terminal, job_name, remarks })
+    Ok(Restarted {
+        root,
+        nursery,
+        terminal,
+        job_name,
+        remarks,
+    })
 }

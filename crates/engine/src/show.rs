@@ -161,26 +161,45 @@ pub fn describe(image: &SeekableImage) -> Result<Description> {
         bytes: summary.bytes,
         stored_bytes: summary.stored_pages.saturating_mul(page),
         same_bytes: summary.same_pages.saturating_mul(page),
-        needs: preamble.needs.iter().map(|need| (need.name.clone(), need.value.clone())).collect(),
+        needs: preamble
+            .needs
+            .iter()
+            .map(|need| (need.name.clone(), need.value.clone()))
+            .collect(),
         processes: processes(&records)?,
         records: records
             .kinds()
             .iter()
-            .map(|kind| RecordCount { kind: kind.name.clone(), version: kind.version, count: kind.count })
+            .map(|kind| RecordCount {
+                kind: kind.name.clone(),
+                version: kind.version,
+                count: kind.count,
+            })
             .collect(),
     })
 }
 
 fn processes(records: &RecordSet) -> Result<Vec<ProcessDescription>> {
-    let spaces: BTreeMap<i32, AddressSpace> =
-        records.all::<AddressSpace>()?.into_iter().map(|space| (space.process, space)).collect();
-    let tables: BTreeMap<i32, DescriptorTable> =
-        records.all::<DescriptorTable>()?.into_iter().map(|table| (table.process, table)).collect();
+    let spaces: BTreeMap<i32, AddressSpace> = records
+        .all::<AddressSpace>()?
+        .into_iter()
+        .map(|space| (space.process, space))
+        .collect();
+    let tables: BTreeMap<i32, DescriptorTable> = records
+        .all::<DescriptorTable>()?
+        .into_iter()
+        .map(|table| (table.process, table))
+        .collect();
     let objects = objects(records);
     let described = records.all::<ProcessRecord>()?.into_iter().map(|process| {
         let space = spaces.get(&process.pid);
-        let slots = tables.get(&process.pid).map(|table| table.slots.as_slice()).unwrap_or_default();
-        let areas = space.map(|space| space.areas.as_slice()).unwrap_or_default();
+        let slots = tables
+            .get(&process.pid)
+            .map(|table| table.slots.as_slice())
+            .unwrap_or_default();
+        let areas = space
+            .map(|space| space.areas.as_slice())
+            .unwrap_or_default();
         let executable = space.and_then(|space| space.executable.as_ref());
         ProcessDescription {
             pid: process.pid,
@@ -190,7 +209,9 @@ fn processes(records: &RecordSet) -> Result<Vec<ProcessDescription>> {
             session: process.session,
             name: printable(&process.name),
             command_line: words(&process.command_line),
-            executable: executable.map(|file| printable(&file.path)).unwrap_or_default(),
+            executable: executable
+                .map(|file| printable(&file.path))
+                .unwrap_or_default(),
             state: match (process.zombie, process.stopped) {
                 (Some(status), _) => State::Zombie(status),
                 (None, Some(signal)) => State::Stopped(signal),
@@ -223,7 +244,11 @@ fn as_tree(processes: Vec<ProcessDescription>) -> Vec<ProcessDescription> {
     let known: Vec<i32> = processes.iter().map(|process| process.pid).collect();
     let mut children: BTreeMap<i32, Vec<ProcessDescription>> = BTreeMap::new();
     for process in processes.into_iter().rev() {
-        let parent = if known.contains(&process.parent) { process.parent } else { 0 };
+        let parent = if known.contains(&process.parent) {
+            process.parent
+        } else {
+            0
+        };
         children.entry(parent).or_default().push(process);
     }
     let mut ordered = Vec::with_capacity(known.len());
@@ -300,8 +325,11 @@ mod part {
 fn objects(records: &RecordSet) -> BTreeMap<u64, Object> {
     let mut all = BTreeMap::new();
     for record in records.iter() {
-        let Some(kind) = record.name.strip_prefix("file.") else { continue };
-        let path = |identity: &Option<FileIdentity>| identity.as_ref().map(|file| printable(&file.path));
+        let Some(kind) = record.name.strip_prefix("file.") else {
+            continue;
+        };
+        let path =
+            |identity: &Option<FileIdentity>| identity.as_ref().map(|file| printable(&file.path));
         let ends = |ends: &[part::Any]| ends.iter().map(|end| end.object).collect::<Vec<_>>();
         let (numbers, path) = match kind {
             "table" | "controlling-terminal" => continue,
@@ -330,7 +358,10 @@ fn objects(records: &RecordSet) -> BTreeMap<u64, Object> {
                 Err(_) => continue,
             },
         };
-        let object = Object { kind: kind.to_owned(), path };
+        let object = Object {
+            kind: kind.to_owned(),
+            path,
+        };
         all.extend(numbers.into_iter().map(|number| (number, object.clone())));
     }
     all
@@ -363,13 +394,23 @@ fn by_kind(areas: &[AreaRecord]) -> Vec<MemoryDescription> {
     let mut kinds: Vec<MemoryDescription> = Vec::new();
     for area in areas {
         let kind = kind_of(area);
-        let place = kinds.iter().position(|known| known.kind == kind).unwrap_or_else(|| {
-            kinds.push(MemoryDescription { kind, mappings: 0, bytes: 0, saved_bytes: 0 });
-            kinds.len() - 1
-        });
+        let place = kinds
+            .iter()
+            .position(|known| known.kind == kind)
+            .unwrap_or_else(|| {
+                kinds.push(MemoryDescription {
+                    kind,
+                    mappings: 0,
+                    bytes: 0,
+                    saved_bytes: 0,
+                });
+                kinds.len() - 1
+            });
         let sum = &mut kinds[place];
         sum.mappings += 1;
-        sum.bytes = sum.bytes.saturating_add(area.end.saturating_sub(area.start));
+        sum.bytes = sum
+            .bytes
+            .saturating_add(area.end.saturating_sub(area.start));
         sum.saved_bytes = sum.saved_bytes.saturating_add(saved_bytes(area));
     }
     kinds.sort_by_key(|kind| std::cmp::Reverse(kind.bytes));
@@ -377,7 +418,13 @@ fn by_kind(areas: &[AreaRecord]) -> Vec<MemoryDescription> {
 }
 
 fn mapping(area: &AreaRecord) -> MappingDescription {
-    let bit = |bit: i32, letter: char| if area.protection & bit as u32 != 0 { letter } else { '-' };
+    let bit = |bit: i32, letter: char| {
+        if area.protection & bit as u32 != 0 {
+            letter
+        } else {
+            '-'
+        }
+    };
     let sharing = match area.backing() {
         Backing::FileShared | Backing::SharedObject => 's',
         _ => 'p',
@@ -385,9 +432,14 @@ fn mapping(area: &AreaRecord) -> MappingDescription {
     MappingDescription {
         start: area.start,
         end: area.end,
-        permissions: [bit(libc::PROT_READ, 'r'), bit(libc::PROT_WRITE, 'w'), bit(libc::PROT_EXEC, 'x'), sharing]
-            .iter()
-            .collect(),
+        permissions: [
+            bit(libc::PROT_READ, 'r'),
+            bit(libc::PROT_WRITE, 'w'),
+            bit(libc::PROT_EXEC, 'x'),
+            sharing,
+        ]
+        .iter()
+        .collect(),
         kind: kind_of(area),
         file: area.file.as_ref().map(|file| printable(&file.path)),
         offset: area.offset,
@@ -400,25 +452,50 @@ mod tests {
     use super::*;
 
     fn process(pid: i32, parent: i32) -> ProcessRecord {
-        ProcessRecord { pid, parent, name: b"a\n".to_vec(), command_line: b"a\0b\0".to_vec(), ..Default::default() }
+        ProcessRecord {
+            pid,
+            parent,
+            name: b"a\n".to_vec(),
+            command_line: b"a\0b\0".to_vec(),
+            ..Default::default()
+        }
     }
 
     #[test]
     fn the_tree_is_walked_in_order_and_circles_end() {
         let mut records = RecordSet::new();
-        for (pid, parent) in [(10, 0), (11, 10), (12, 10), (13, 11), (20, 21), (21, 20), (30, 99)] {
+        for (pid, parent) in [
+            (10, 0),
+            (11, 10),
+            (12, 10),
+            (13, 11),
+            (20, 21),
+            (21, 20),
+            (30, 99),
+        ] {
             records.push(&process(pid, parent)).unwrap();
         }
-        let found: Vec<(i32, usize)> =
-            processes(&records).unwrap().iter().map(|process| (process.pid, process.depth)).collect();
+        let found: Vec<(i32, usize)> = processes(&records)
+            .unwrap()
+            .iter()
+            .map(|process| (process.pid, process.depth))
+            .collect();
         assert_eq!(found[..5], [(10, 0), (11, 1), (13, 2), (12, 1), (30, 0)]);
         assert_eq!(found.len(), 7);
     }
 
     #[test]
     fn hostile_areas_do_no_harm() {
-        let area = AreaRecord { start: 5, end: 1, pages: u64::MAX, ..Default::default() };
+        let area = AreaRecord {
+            start: 5,
+            end: 1,
+            pages: u64::MAX,
+            ..Default::default()
+        };
         let sums = by_kind(&[area.clone(), area]);
-        assert_eq!((sums[0].mappings, sums[0].bytes, sums[0].saved_bytes), (2, 0, u64::MAX));
+        assert_eq!(
+            (sums[0].mappings, sums[0].bytes, sums[0].saved_bytes),
+            (2, 0, u64::MAX)
+        );
     }
 }

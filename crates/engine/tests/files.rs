@@ -21,7 +21,8 @@ struct Place(PathBuf);
 
 impl Place {
     fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("cryonaut-files-{name}-{}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("cryonaut-files-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -33,7 +34,10 @@ impl Place {
     fn wait_for(&self, name: &str) {
         let start = Instant::now();
         while !self.at(name).exists() {
-            assert!(start.elapsed() < PATIENCE, "the program did not get as far as {name}");
+            assert!(
+                start.elapsed() < PATIENCE,
+                "the program did not get as far as {name}"
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -46,7 +50,9 @@ impl Drop for Place {
 }
 
 fn start(program: &str, place: &Place) -> Child {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(program);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests")
+        .join(program);
     let child = Command::new("python3")
         .arg(script)
         .arg(&place.0)
@@ -74,7 +80,11 @@ fn save(pid: i32, place: &Place) {
 
 fn bring_back(place: &Place, standard: [Option<File>; 3]) -> Restarted {
     let image = open(Input::File(place.at("image"))).unwrap();
-    let request = RestartRequest { pids: Pids::Namespace, standard, ..RestartRequest::default() };
+    let request = RestartRequest {
+        pids: Pids::Namespace,
+        standard,
+        ..RestartRequest::default()
+    };
     match restart(&image, request, &AtomicBool::new(false)) {
         Ok(restarted) => restarted,
         Err(error) => panic!("restart: {error}"),
@@ -88,31 +98,56 @@ fn every_kind_of_descriptor_comes_back() {
     save(child.id() as i32, &place);
     child.wait().unwrap();
     // Written by a life that is forgotten.
-    File::options().append(true).open(place.at("log")).unwrap().write_all(b"growth\n").unwrap();
+    File::options()
+        .append(true)
+        .open(place.at("log"))
+        .unwrap()
+        .write_all(b"growth\n")
+        .unwrap();
     let (reader, writer) = descriptor::pipe(0).unwrap();
     let restarted = bring_back(&place, [None, Some(File::from(writer)), None]);
-    assert!(restarted.remarks.iter().any(|remark| remark.contains("cut back")), "{:?}", restarted.remarks);
+    assert!(
+        restarted
+            .remarks
+            .iter()
+            .any(|remark| remark.contains("cut back")),
+        "{:?}",
+        restarted.remarks
+    );
     std::fs::write(place.at("go"), "").unwrap();
     let mut line = String::new();
-    BufReader::new(File::from(reader)).read_line(&mut line).unwrap();
+    BufReader::new(File::from(reader))
+        .read_line(&mut line)
+        .unwrap();
     assert_eq!(line, "good 16\n");
-    assert_eq!(std::fs::read_to_string(place.at("log")).unwrap(), "before\nafter\n");
+    assert_eq!(
+        std::fs::read_to_string(place.at("log")).unwrap(),
+        "before\nafter\n"
+    );
 }
 
 #[test]
 fn a_job_on_a_terminal_gets_a_new_one() {
     let place = Place::new("terminal");
     let mut outside = start("terminal.py", &place);
-    let pid = std::fs::read_to_string(place.at("ready")).unwrap().parse().unwrap();
+    let pid = std::fs::read_to_string(place.at("ready"))
+        .unwrap()
+        .parse()
+        .unwrap();
     save(pid, &place);
     outside.kill().unwrap();
     outside.wait().unwrap();
     let mut restarted = bring_back(&place, [None, None, None]);
     let terminal = restarted.terminal.take().expect("the job has a terminal");
     std::fs::write(place.at("go"), "").unwrap();
-    assert_ne!(descriptor::poll_now(terminal.as_fd(), libc::POLLOUT).unwrap(), 0);
+    assert_ne!(
+        descriptor::poll_now(terminal.as_fd(), libc::POLLOUT).unwrap(),
+        0
+    );
     let mut line = String::new();
-    BufReader::new(File::from(terminal)).read_line(&mut line).unwrap();
+    BufReader::new(File::from(terminal))
+        .read_line(&mut line)
+        .unwrap();
     assert_eq!(line.trim_end(), "good");
 }
 
@@ -123,14 +158,26 @@ fn what_cannot_come_back_is_refused_by_name() {
                 l=open(os.path.join(os.sys.argv[1],'locked'),'w'); fcntl.flock(l,fcntl.LOCK_EX); \
                 open(os.path.join(os.sys.argv[1],'ready'),'w'); time.sleep(60)";
     let place = Place::new("refused");
-    let mut child =
-        Command::new("python3").args(["-c", code]).arg(&place.0).stdin(Stdio::null()).spawn().expect("python3 starts");
+    let mut child = Command::new("python3")
+        .args(["-c", code])
+        .arg(&place.0)
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("python3 starts");
     place.wait_for("ready");
     let target = Target::find(child.id() as i32, Scope::Tree).unwrap();
-    let refusals: Vec<String> = target.refusals().list().iter().map(ToString::to_string).collect();
+    let refusals: Vec<String> = target
+        .refusals()
+        .list()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     child.kill().unwrap();
     child.wait().unwrap();
     for what in ["a socket", "a memory file", "a deleted file", "FLOCK"] {
-        assert!(refusals.iter().any(|refusal| refusal.contains(what)), "{what} in {refusals:#?}");
+        assert!(
+            refusals.iter().any(|refusal| refusal.contains(what)),
+            "{what} in {refusals:#?}"
+        );
     }
 }

@@ -94,7 +94,8 @@ impl Nursery {
     /// # Errors
     /// [`LaunchError::InitGone`] when the namespaces have ended, [`LaunchError::System`] when the process has.
     pub fn adopt(&self, pid: i32, inner_pid: i32) -> Result<Child, LaunchError> {
-        let pidfd = cryonaut_sys::pidfd::open(pid).map_err(LaunchError::system("open the job's first process"))?;
+        let pidfd = cryonaut_sys::pidfd::open(pid)
+            .map_err(LaunchError::system("open the job's first process"))?;
         let own = spawn::session(0).map_err(LaunchError::system("read the session"))?;
         let shares_session = match spawn::session(pid) {
             Ok(session) if session == own && session != 0 => SharesSession::Yes,
@@ -103,7 +104,14 @@ impl Nursery {
         if let Nursery::Namespace(namespaces) = self {
             namespaces.adopt(inner_pid)?;
         }
-        Ok(Child { pid, inner_pid, pidfd, shares_session, program: String::new(), report: None })
+        Ok(Child {
+            pid,
+            inner_pid,
+            pidfd,
+            shares_session,
+            program: String::new(),
+            report: None,
+        })
     }
 
     /// The namespaces, if there are any.

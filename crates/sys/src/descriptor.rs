@@ -16,7 +16,10 @@ fn owned(value: libc::c_long) -> Result<OwnedFd> {
 /// As the command says.
 pub fn control(fd: BorrowedFd<'_>, command: i32, argument: i64) -> Result<i64> {
     // SAFETY: used with commands whose argument is a number; the kernel checks it.
-    check(i64::from(unsafe { libc::fcntl(fd.as_raw_fd(), command, argument) })).map(|value| value as i64)
+    check(i64::from(unsafe {
+        libc::fcntl(fd.as_raw_fd(), command, argument)
+    }))
+    .map(|value| value as i64)
 }
 
 /// Bytes that can be read at once (FIONREAD).
@@ -26,7 +29,9 @@ pub fn control(fd: BorrowedFd<'_>, command: i32, argument: i64) -> Result<i64> {
 pub fn readable_bytes(fd: BorrowedFd<'_>) -> Result<usize> {
     let mut count = 0_i32;
     // SAFETY: `count` outlives the call, which writes one int.
-    check(i64::from(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut count) }))?;
+    check(i64::from(unsafe {
+        libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut count)
+    }))?;
     Ok(count.max(0) as usize)
 }
 
@@ -36,8 +41,15 @@ pub fn readable_bytes(fd: BorrowedFd<'_>) -> Result<usize> {
 /// EAGAIN when there is nothing to copy or no room.
 pub fn tee(from: BorrowedFd<'_>, to: BorrowedFd<'_>, length: usize) -> Result<usize> {
     // SAFETY: no pointers are passed.
-    check(unsafe { libc::tee(from.as_raw_fd(), to.as_raw_fd(), length, libc::SPLICE_F_NONBLOCK) } as i64)
-        .map(|n| n as usize)
+    check(unsafe {
+        libc::tee(
+            from.as_raw_fd(),
+            to.as_raw_fd(),
+            length,
+            libc::SPLICE_F_NONBLOCK,
+        )
+    } as i64)
+    .map(|n| n as usize)
 }
 
 /// Makes a pipe: (read end, write end), both close-on-exec, with the `O_*` flags given.
@@ -47,7 +59,9 @@ pub fn tee(from: BorrowedFd<'_>, to: BorrowedFd<'_>, length: usize) -> Result<us
 pub fn pipe(flags: i32) -> Result<(OwnedFd, OwnedFd)> {
     let mut ends = [0_i32; 2];
     // SAFETY: the array has room for both descriptors.
-    check(i64::from(unsafe { libc::pipe2(ends.as_mut_ptr(), flags | libc::O_CLOEXEC) }))?;
+    check(i64::from(unsafe {
+        libc::pipe2(ends.as_mut_ptr(), flags | libc::O_CLOEXEC)
+    }))?;
     // SAFETY: pipe2 has just created both.
     Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
 }
@@ -58,7 +72,9 @@ pub fn pipe(flags: i32) -> Result<(OwnedFd, OwnedFd)> {
 /// EMFILE, EINVAL.
 pub fn eventfd(count: u32, flags: i32) -> Result<OwnedFd> {
     // SAFETY: no pointers are passed.
-    owned(i64::from(unsafe { libc::eventfd(count, flags | libc::EFD_CLOEXEC) }))
+    owned(i64::from(unsafe {
+        libc::eventfd(count, flags | libc::EFD_CLOEXEC)
+    }))
 }
 
 /// Makes an epoll(7) instance.
@@ -67,7 +83,9 @@ pub fn eventfd(count: u32, flags: i32) -> Result<OwnedFd> {
 /// EMFILE.
 pub fn epoll() -> Result<OwnedFd> {
     // SAFETY: no pointers are passed.
-    owned(i64::from(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }))
+    owned(i64::from(unsafe {
+        libc::epoll_create1(libc::EPOLL_CLOEXEC)
+    }))
 }
 
 /// Makes a timerfd_create(2) timer on `clock` with `TFD_*` flags.
@@ -76,7 +94,9 @@ pub fn epoll() -> Result<OwnedFd> {
 /// EINVAL, EPERM for alarm clocks without CAP_WAKE_ALARM.
 pub fn timerfd(clock: i32, flags: i32) -> Result<OwnedFd> {
     // SAFETY: no pointers are passed.
-    owned(i64::from(unsafe { libc::timerfd_create(clock, flags | libc::TFD_CLOEXEC) }))
+    owned(i64::from(unsafe {
+        libc::timerfd_create(clock, flags | libc::TFD_CLOEXEC)
+    }))
 }
 
 /// Makes a signalfd(2) for the signals in `mask` (bit 0 is signal 1).
@@ -85,7 +105,15 @@ pub fn timerfd(clock: i32, flags: i32) -> Result<OwnedFd> {
 /// EMFILE, EINVAL.
 pub fn signalfd(mask: u64, flags: i32) -> Result<OwnedFd> {
     // SAFETY: the mask is 8 bytes long, as is told, and outlives the call.
-    owned(unsafe { libc::syscall(libc::SYS_signalfd4, -1, &raw const mask, 8, flags | libc::SFD_CLOEXEC) })
+    owned(unsafe {
+        libc::syscall(
+            libc::SYS_signalfd4,
+            -1,
+            &raw const mask,
+            8,
+            flags | libc::SFD_CLOEXEC,
+        )
+    })
 }
 
 /// Makes a memory file (memfd_create(2)), close-on-exec.
@@ -94,7 +122,9 @@ pub fn signalfd(mask: u64, flags: i32) -> Result<OwnedFd> {
 /// EMFILE, ENOMEM.
 pub fn memory_file(name: &std::ffi::CStr) -> Result<OwnedFd> {
     // SAFETY: `name` is a valid C string.
-    owned(i64::from(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) }))
+    owned(i64::from(unsafe {
+        libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC)
+    }))
 }
 
 /// The events (`POLL*`) that are there right now, of those asked for and of POLLERR, POLLHUP.
@@ -102,9 +132,23 @@ pub fn memory_file(name: &std::ffi::CStr) -> Result<OwnedFd> {
 /// # Errors
 /// ENOMEM.
 pub fn poll_now(fd: BorrowedFd<'_>, events: i16) -> Result<i16> {
-    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
+    poll_for(fd, events, 0)
+}
+
+/// The events that come within `milliseconds`, as [`poll_now`].
+///
+/// # Errors
+/// ENOMEM, EINTR.
+pub fn poll_for(fd: BorrowedFd<'_>, events: i16, milliseconds: i32) -> Result<i16> {
+    let mut entry = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events,
+        revents: 0,
+    };
     // SAFETY: one entry, which outlives the call.
-    check(i64::from(unsafe { libc::poll(&raw mut entry, 1, 0) }))?;
+    check(i64::from(unsafe {
+        libc::poll(&raw mut entry, 1, milliseconds)
+    }))?;
     Ok(entry.revents)
 }
 
@@ -113,11 +157,22 @@ pub fn poll_now(fd: BorrowedFd<'_>, events: i16) -> Result<i16> {
 /// # Errors
 /// EINVAL; ECANCELED.
 pub fn set_timerfd(fd: BorrowedFd<'_>, flags: i32, value: u64, interval: u64) -> Result<()> {
-    let time = |ns: u64| libc::timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 };
-    let setting = libc::itimerspec { it_interval: time(interval), it_value: time(value) };
+    let time = |ns: u64| libc::timespec {
+        tv_sec: (ns / 1_000_000_000) as i64,
+        tv_nsec: (ns % 1_000_000_000) as i64,
+    };
+    let setting = libc::itimerspec {
+        it_interval: time(interval),
+        it_value: time(value),
+    };
     // SAFETY: `setting` outlives the call; no old value is asked for.
     check(i64::from(unsafe {
-        libc::timerfd_settime(fd.as_raw_fd(), flags, &raw const setting, std::ptr::null_mut())
+        libc::timerfd_settime(
+            fd.as_raw_fd(),
+            flags,
+            &raw const setting,
+            std::ptr::null_mut(),
+        )
     }))?;
     Ok(())
 }
@@ -128,10 +183,19 @@ pub fn set_timerfd(fd: BorrowedFd<'_>, flags: i32, value: u64, interval: u64) ->
 /// # Errors
 /// EINVAL for a descriptor of another kind.
 pub fn count_timerfd(fd: BorrowedFd<'_>) -> Result<()> {
-    const ZERO: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    let mut setting = libc::itimerspec { it_interval: ZERO, it_value: ZERO };
+    const ZERO: libc::timespec = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let mut setting = libc::itimerspec {
+        it_interval: ZERO,
+        it_value: ZERO,
+    };
     // SAFETY: `setting` outlives the call, which fills it.
-    check(i64::from(unsafe { libc::timerfd_gettime(fd.as_raw_fd(), &raw mut setting) })).map(drop)
+    check(i64::from(unsafe {
+        libc::timerfd_gettime(fd.as_raw_fd(), &raw mut setting)
+    }))
+    .map(drop)
 }
 
 /// Sets the number of expirations that a timerfd has not reported yet (TFD_IOC_SET_TICKS).
@@ -141,7 +205,9 @@ pub fn count_timerfd(fd: BorrowedFd<'_>) -> Result<()> {
 pub fn set_timerfd_ticks(fd: BorrowedFd<'_>, ticks: u64) -> Result<()> {
     const TFD_IOC_SET_TICKS: libc::c_ulong = 0x4008_5400;
     // SAFETY: `ticks` outlives the call, which reads 8 bytes.
-    check(i64::from(unsafe { libc::ioctl(fd.as_raw_fd(), TFD_IOC_SET_TICKS, &raw const ticks) }))?;
+    check(i64::from(unsafe {
+        libc::ioctl(fd.as_raw_fd(), TFD_IOC_SET_TICKS, &raw const ticks)
+    }))?;
     Ok(())
 }
 

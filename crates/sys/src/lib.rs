@@ -24,5 +24,9 @@ pub const PAGE_SIZE: u64 = 4096;
 
 /// Turns the return value of a libc wrapper (-1 and errno) into a [`Result`].
 pub(crate) fn check(value: libc::c_long) -> Result<u64> {
-    if value == -1 { Err(std::io::Error::last_os_error()) } else { Ok(value as u64) }
+    if value == -1 {
+        Err(std::io::Error::last_os_error())
+    } else {
+        Ok(value as u64)
+    }
 }

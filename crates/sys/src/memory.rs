@@ -9,10 +9,19 @@ use crate::{RemotePtr, Result, check};
 /// # Errors
 /// EFAULT when the first byte cannot be read; EPERM; ESRCH.
 pub fn read(pid: i32, address: RemotePtr, buffer: &mut [u8]) -> Result<usize> {
-    let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    let remote = libc::iovec { iov_base: address.address() as *mut _, iov_len: buffer.len() };
+    let local = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: address.address() as *mut _,
+        iov_len: buffer.len(),
+    };
     // SAFETY: `local` describes `buffer`, which is writable for the whole call; remote addresses are checked by the kernel.
-    check(unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) } as i64).map(|n| n as usize)
+    check(
+        unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) } as i64,
+    )
+    .map(|n| n as usize)
 }
 
 /// Reads several ranges of process `pid`, one after the other, into `buffer`. At most 1024 ranges; returns bytes read.
@@ -20,14 +29,29 @@ pub fn read(pid: i32, address: RemotePtr, buffer: &mut [u8]) -> Result<usize> {
 /// # Errors
 /// As [`read`]; EINVAL for too many ranges.
 pub fn read_ranges(pid: i32, ranges: &[(RemotePtr, usize)], buffer: &mut [u8]) -> Result<usize> {
-    let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let local = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
     let remote: Vec<libc::iovec> = ranges
         .iter()
-        .map(|&(address, length)| libc::iovec { iov_base: address.address() as *mut _, iov_len: length })
+        .map(|&(address, length)| libc::iovec {
+            iov_base: address.address() as *mut _,
+            iov_len: length,
+        })
         .collect();
     // SAFETY: as in `read`; the kernel never writes more than the local vector's length.
-    check(unsafe { libc::process_vm_readv(pid, &raw const local, 1, remote.as_ptr(), remote.len() as u64, 0) } as i64)
-        .map(|n| n as usize)
+    check(unsafe {
+        libc::process_vm_readv(
+            pid,
+            &raw const local,
+            1,
+            remote.as_ptr(),
+            remote.len() as u64,
+            0,
+        )
+    } as i64)
+    .map(|n| n as usize)
 }
 
 /// Writes `bytes` to process `pid` at `address`; returns how many went (short at an unwritable page).
@@ -43,14 +67,29 @@ pub fn write(pid: i32, address: RemotePtr, bytes: &[u8]) -> Result<usize> {
 /// # Errors
 /// As [`write`]; EINVAL for too many ranges.
 pub fn write_ranges(pid: i32, ranges: &[(RemotePtr, usize)], bytes: &[u8]) -> Result<usize> {
-    let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let local = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
     let remote: Vec<libc::iovec> = ranges
         .iter()
-        .map(|&(address, length)| libc::iovec { iov_base: address.address() as *mut _, iov_len: length })
+        .map(|&(address, length)| libc::iovec {
+            iov_base: address.address() as *mut _,
+            iov_len: length,
+        })
         .collect();
     // SAFETY: the call only reads from `bytes`; remote addresses are checked by the kernel.
-    check(unsafe { libc::process_vm_writev(pid, &raw const local, 1, remote.as_ptr(), remote.len() as u64, 0) } as i64)
-        .map(|n| n as usize)
+    check(unsafe {
+        libc::process_vm_writev(
+            pid,
+            &raw const local,
+            1,
+            remote.as_ptr(),
+            remote.len() as u64,
+            0,
+        )
+    } as i64)
+    .map(|n| n as usize)
 }
 
 /// Categories of a page, as PAGEMAP_SCAN names them (include/uapi/linux/fs.h).
@@ -126,8 +165,13 @@ pub fn scan(
             ..ScanArguments::default()
         };
         // SAFETY: `arguments` and the vector that it names outlive the call; the vector's length is right.
-        let count = check(i64::from(unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arguments) }))?;
-        regions[..count as usize].iter().copied().for_each(&mut found);
+        let count = check(i64::from(unsafe {
+            libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arguments)
+        }))?;
+        regions[..count as usize]
+            .iter()
+            .copied()
+            .for_each(&mut found);
         if arguments.walk_end <= from {
             break;
         }

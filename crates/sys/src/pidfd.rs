@@ -33,7 +33,13 @@ pub fn get_descriptor(process: BorrowedFd<'_>, fd: i32) -> Result<OwnedFd> {
 pub fn send_signal(process: BorrowedFd<'_>, signal: i32) -> Result<()> {
     // SAFETY: the siginfo pointer is null, which the call allows.
     check(unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, std::ptr::null::<u8>(), 0)
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            signal,
+            std::ptr::null::<u8>(),
+            0,
+        )
     })?;
     Ok(())
 }

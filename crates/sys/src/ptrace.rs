@@ -9,7 +9,8 @@ use crate::{Result, check};
 pub type Options = i32;
 
 /// Stop on fork, vfork and clone, following the new task.
-pub const FOLLOW_TASKS: Options = libc::PTRACE_O_TRACEFORK | libc::PTRACE_O_TRACEVFORK | libc::PTRACE_O_TRACECLONE;
+pub const FOLLOW_TASKS: Options =
+    libc::PTRACE_O_TRACEFORK | libc::PTRACE_O_TRACEVFORK | libc::PTRACE_O_TRACECLONE;
 /// Stop after a successful execve.
 pub const STOP_AT_EXEC: Options = libc::PTRACE_O_TRACEEXEC;
 /// Mark system call stops with bit 0x80 of the stop signal.
@@ -109,7 +110,13 @@ pub fn registers(tid: i32) -> Result<Registers> {
 /// # Errors
 /// As [`resume`]; EIO for values that user mode may not have.
 pub fn set_registers(tid: i32, registers: &Registers) -> Result<()> {
-    request(libc::PTRACE_SETREGS, tid, 0, ptr::from_ref(registers) as usize).map(drop)
+    request(
+        libc::PTRACE_SETREGS,
+        tid,
+        0,
+        ptr::from_ref(registers) as usize,
+    )
+    .map(drop)
 }
 
 /// Reads the extended processor state (xsave area, standard format) into `buffer`; returns its length in bytes.
@@ -117,8 +124,16 @@ pub fn set_registers(tid: i32, registers: &Registers) -> Result<()> {
 /// # Errors
 /// As [`resume`]; ENODEV on processors without xsave.
 pub fn extended_state(tid: i32, buffer: &mut [u8]) -> Result<usize> {
-    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    request(libc::PTRACE_GETREGSET, tid, NT_X86_XSTATE, (&raw mut vector) as usize)?;
+    let mut vector = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    request(
+        libc::PTRACE_GETREGSET,
+        tid,
+        NT_X86_XSTATE,
+        (&raw mut vector) as usize,
+    )?;
     Ok(vector.iov_len)
 }
 
@@ -127,8 +142,17 @@ pub fn extended_state(tid: i32, buffer: &mut [u8]) -> Result<usize> {
 /// # Errors
 /// EINVAL when the area does not fit this processor.
 pub fn set_extended_state(tid: i32, state: &[u8]) -> Result<()> {
-    let mut vector = libc::iovec { iov_base: state.as_ptr().cast_mut().cast(), iov_len: state.len() };
-    request(libc::PTRACE_SETREGSET, tid, NT_X86_XSTATE, (&raw mut vector) as usize).map(drop)
+    let mut vector = libc::iovec {
+        iov_base: state.as_ptr().cast_mut().cast(),
+        iov_len: state.len(),
+    };
+    request(
+        libc::PTRACE_SETREGSET,
+        tid,
+        NT_X86_XSTATE,
+        (&raw mut vector) as usize,
+    )
+    .map(drop)
 }
 
 /// Reads the mask of blocked signals; inside a call that swaps masks (ppoll and its kin) the one that will be put back.
@@ -172,8 +196,16 @@ pub fn pending_signals(tid: i32, queue: Queue) -> Result<Vec<RawSiginfo>> {
     let mut found = Vec::new();
     let mut buffer = [[0_u8; 128]; 32];
     loop {
-        let flags = if queue == Queue::Process { PEEKSIGINFO_SHARED } else { 0 };
-        let arguments = PeekArguments { offset: found.len() as u64, flags, count: buffer.len() as i32 };
+        let flags = if queue == Queue::Process {
+            PEEKSIGINFO_SHARED
+        } else {
+            0
+        };
+        let arguments = PeekArguments {
+            offset: found.len() as u64,
+            flags,
+            count: buffer.len() as i32,
+        };
         let count = request(
             libc::PTRACE_PEEKSIGINFO,
             tid,
@@ -193,7 +225,12 @@ pub fn pending_signals(tid: i32, queue: Queue) -> Result<Vec<RawSiginfo>> {
 /// EINVAL at a group stop.
 pub fn stop_siginfo(tid: i32) -> Result<RawSiginfo> {
     let mut siginfo = [0_u8; 128];
-    request(libc::PTRACE_GETSIGINFO, tid, 0, siginfo.as_mut_ptr() as usize)?;
+    request(
+        libc::PTRACE_GETSIGINFO,
+        tid,
+        0,
+        siginfo.as_mut_ptr() as usize,
+    )?;
     Ok(siginfo)
 }
 
@@ -203,7 +240,12 @@ pub fn stop_siginfo(tid: i32) -> Result<RawSiginfo> {
 /// As [`resume`].
 pub fn event_message(tid: i32) -> Result<u64> {
     let mut message: libc::c_ulong = 0;
-    request(libc::PTRACE_GETEVENTMSG, tid, 0, (&raw mut message) as usize)?;
+    request(
+        libc::PTRACE_GETEVENTMSG,
+        tid,
+        0,
+        (&raw mut message) as usize,
+    )?;
     Ok(message)
 }
 
@@ -229,7 +271,12 @@ pub struct RseqConfiguration {
 pub fn rseq_configuration(tid: i32) -> Result<RseqConfiguration> {
     let mut configuration = RseqConfiguration::default();
     let size = size_of::<RseqConfiguration>();
-    request(PTRACE_GET_RSEQ_CONFIGURATION, tid, size, (&raw mut configuration) as usize)?;
+    request(
+        PTRACE_GET_RSEQ_CONFIGURATION,
+        tid,
+        size,
+        (&raw mut configuration) as usize,
+    )?;
     Ok(configuration)
 }
 
@@ -254,7 +301,12 @@ pub struct UserDispatch {
 pub fn user_dispatch(tid: i32) -> Result<UserDispatch> {
     let mut configuration = UserDispatch::default();
     let size = size_of::<UserDispatch>();
-    request(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, tid, size, (&raw mut configuration) as usize)?;
+    request(
+        PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG,
+        tid,
+        size,
+        (&raw mut configuration) as usize,
+    )?;
     Ok(configuration)
 }
 

@@ -48,7 +48,14 @@ pub fn scheduling(tid: i32) -> Result<SchedulingAttributes> {
 /// ESRCH, EPERM, EINVAL, E2BIG.
 pub fn set_scheduling(tid: i32, attributes: &SchedulingAttributes) -> Result<()> {
     // SAFETY: the structure carries its own size and outlives the call.
-    check(unsafe { libc::syscall(libc::SYS_sched_setattr, tid, std::ptr::from_ref(attributes), 0) })?;
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_sched_setattr,
+            tid,
+            std::ptr::from_ref(attributes),
+            0,
+        )
+    })?;
     Ok(())
 }
 
@@ -59,7 +66,14 @@ pub fn set_scheduling(tid: i32, attributes: &SchedulingAttributes) -> Result<()>
 pub fn affinity(tid: i32) -> Result<Vec<u64>> {
     let mut mask = vec![0_u64; 128];
     // SAFETY: the buffer has the length that is passed along.
-    let length = check(unsafe { libc::syscall(libc::SYS_sched_getaffinity, tid, mask.len() * 8, mask.as_mut_ptr()) })?;
+    let length = check(unsafe {
+        libc::syscall(
+            libc::SYS_sched_getaffinity,
+            tid,
+            mask.len() * 8,
+            mask.as_mut_ptr(),
+        )
+    })?;
     mask.truncate((length / 8) as usize);
     Ok(mask)
 }
@@ -70,7 +84,14 @@ pub fn affinity(tid: i32) -> Result<Vec<u64>> {
 /// EINVAL when none of them exists here; EPERM; ESRCH.
 pub fn set_affinity(tid: i32, mask: &[u64]) -> Result<()> {
     // SAFETY: the buffer has the length that is passed along.
-    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, tid, mask.len() * 8, mask.as_ptr()) })?;
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_sched_setaffinity,
+            tid,
+            mask.len() * 8,
+            mask.as_ptr(),
+        )
+    })?;
     Ok(())
 }
 
@@ -99,7 +120,14 @@ pub struct RobustList {
 pub fn robust_list(tid: i32) -> Result<RobustList> {
     let mut list = RobustList::default();
     // SAFETY: both targets are 8 bytes wide, as the call expects, and outlive it.
-    check(unsafe { libc::syscall(libc::SYS_get_robust_list, tid, &raw mut list.head, &raw mut list.length) })?;
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_get_robust_list,
+            tid,
+            &raw mut list.head,
+            &raw mut list.length,
+        )
+    })?;
     Ok(list)
 }
 
@@ -123,7 +151,15 @@ pub const LIMIT_COUNT: u32 = 16;
 pub fn limit(pid: i32, resource: u32) -> Result<Limit> {
     let mut limit = Limit::default();
     // SAFETY: `Limit` has the layout of `struct rlimit64`.
-    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, std::ptr::null::<Limit>(), &raw mut limit) })?;
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            pid,
+            resource,
+            std::ptr::null::<Limit>(),
+            &raw mut limit,
+        )
+    })?;
     Ok(limit)
 }
 
@@ -134,7 +170,13 @@ pub fn limit(pid: i32, resource: u32) -> Result<Limit> {
 pub fn set_limit(pid: i32, resource: u32, limit: Limit) -> Result<()> {
     // SAFETY: `Limit` has the layout of `struct rlimit64`.
     check(unsafe {
-        libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const limit, std::ptr::null_mut::<Limit>())
+        libc::syscall(
+            libc::SYS_prlimit64,
+            pid,
+            resource,
+            &raw const limit,
+            std::ptr::null_mut::<Limit>(),
+        )
     })?;
     Ok(())
 }
@@ -165,8 +207,16 @@ pub enum Compare {
 /// EPERM, ESRCH, EBADF; ENOSYS without CONFIG_KCMP.
 pub fn compare(what: Compare, first: (i32, u64), second: (i32, u64)) -> Result<std::cmp::Ordering> {
     // SAFETY: no pointers are passed.
-    let order =
-        check(unsafe { libc::syscall(libc::SYS_kcmp, first.0, second.0, what as u32, first.1, second.1) })?;
+    let order = check(unsafe {
+        libc::syscall(
+            libc::SYS_kcmp,
+            first.0,
+            second.0,
+            what as u32,
+            first.1,
+            second.1,
+        )
+    })?;
     Ok(match order {
         0 => std::cmp::Ordering::Equal,
         1 => std::cmp::Ordering::Less,
@@ -187,10 +237,20 @@ struct EpollSlot {
 ///
 /// # Errors
 /// ENOENT when the epoll has no such entry; as [`compare`] otherwise.
-pub fn is_epoll_target((tid, fd): (i32, i32), (owner, epoll): (i32, i32), target: i32, offset: u32) -> Result<bool> {
-    let slot = EpollSlot { epoll: epoll as u32, target: target as u32, offset };
+pub fn is_epoll_target(
+    (tid, fd): (i32, i32),
+    (owner, epoll): (i32, i32),
+    target: i32,
+    offset: u32,
+) -> Result<bool> {
+    let slot = EpollSlot {
+        epoll: epoll as u32,
+        target: target as u32,
+        offset,
+    };
     // SAFETY: `slot` has the layout of `struct kcmp_epoll_slot` and outlives the call.
-    let order = check(unsafe { libc::syscall(libc::SYS_kcmp, tid, owner, 7, fd, &raw const slot) })?;
+    let order =
+        check(unsafe { libc::syscall(libc::SYS_kcmp, tid, owner, 7, fd, &raw const slot) })?;
     Ok(order == 0)
 }
 
@@ -214,9 +274,14 @@ pub fn effective_ids() -> (u32, u32) {
 /// # Errors
 /// EINVAL for an unknown clock.
 pub fn clock(clock: i32) -> Result<i128> {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `time` outlives the call.
-    check(i64::from(unsafe { libc::clock_gettime(clock, &raw mut time) }))?;
+    check(i64::from(unsafe {
+        libc::clock_gettime(clock, &raw mut time)
+    }))?;
     Ok(i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec))
 }
 
@@ -232,7 +297,13 @@ pub fn core_scheduling_cookie(tid: i32) -> Result<u64> {
     let mut cookie = 0_u64;
     // SAFETY: the command stores eight bytes at the address given, which outlives the call.
     check(i64::from(unsafe {
-        libc::prctl(PR_SCHED_CORE, PR_SCHED_CORE_GET, tid, PR_SCHED_CORE_SCOPE_THREAD, &raw mut cookie)
+        libc::prctl(
+            PR_SCHED_CORE,
+            PR_SCHED_CORE_GET,
+            tid,
+            PR_SCHED_CORE_SCOPE_THREAD,
+            &raw mut cookie,
+        )
     }))?;
     Ok(cookie)
 }
@@ -262,5 +333,8 @@ pub fn may_choose_timer_ids() -> bool {
 /// EACCES, EINVAL, EIDRM.
 pub fn last_semaphore_user(set: i32, number: i32) -> Result<i32> {
     // SAFETY: the command takes no fourth argument.
-    check(i64::from(unsafe { libc::semctl(set, number, libc::GETPID) })).map(|pid| pid as i32)
+    check(i64::from(unsafe {
+        libc::semctl(set, number, libc::GETPID)
+    }))
+    .map(|pid| pid as i32)
 }

@@ -150,11 +150,15 @@ pub fn open_master() -> io::Result<OwnedFd> {
 /// Opens the slave side of a pseudo-terminal by its master (TIOCGPTPEER, Linux 4.13), which works
 /// whatever is mounted at /dev/pts; it does not become the caller's controlling terminal.
 pub fn open_slave(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // Not O_CLOEXEC: this call keeps it among the flags of the open file itself, where /proc/PID/fdinfo shows it of every copy.
+    let flags = libc::O_RDWR | libc::O_NOCTTY;
     // SAFETY: the argument is an integer.
     let number = check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
     // SAFETY: the call just returned it, so nothing else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    let slave = unsafe { OwnedFd::from_raw_fd(number) };
+    // SAFETY: integers only.
+    check(unsafe { libc::fcntl(slave.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    Ok(slave)
 }
 
 /// The number of a pseudo-terminal: its slave is /dev/pts/NUMBER (TIOCGPTN).

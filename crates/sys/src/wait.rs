@@ -35,10 +35,17 @@ impl Status {
         if libc::WIFEXITED(status) {
             Status::Exited(libc::WEXITSTATUS(status))
         } else if libc::WIFSIGNALED(status) {
-            let core = if libc::WCOREDUMP(status) { CoreDump::Written } else { CoreDump::None };
+            let core = if libc::WCOREDUMP(status) {
+                CoreDump::Written
+            } else {
+                CoreDump::None
+            };
             Status::Killed(libc::WTERMSIG(status), core)
         } else if libc::WIFSTOPPED(status) {
-            Status::Stopped { signal: (status >> 8) & 0xff, event: status >> 16 }
+            Status::Stopped {
+                signal: (status >> 8) & 0xff,
+                event: status >> 16,
+            }
         } else {
             Status::Continued
         }

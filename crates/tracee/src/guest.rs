@@ -43,7 +43,10 @@ struct Page {
 
 impl Page {
     fn read(pid: i32, area: &Area) -> Option<Self> {
-        let mut page = Self { address: area.end - PAGE_SIZE, bytes: [0; PAGE_SIZE as usize] };
+        let mut page = Self {
+            address: area.end - PAGE_SIZE,
+            bytes: [0; PAGE_SIZE as usize],
+        };
         read_exact(pid, RemotePtr::new(page.address), &mut page.bytes).ok()?;
         Some(page)
     }
@@ -54,12 +57,19 @@ impl Page {
 
     /// Offsets of all places after the image's own last byte and a gap: zeros right after it may belong to it.
     fn places(&self) -> impl Iterator<Item = usize> + '_ {
-        let first_guest = (0..self.bytes.len() - 16).step_by(16).find(|&offset| self.is_guest(offset));
+        let first_guest = (0..self.bytes.len() - 16)
+            .step_by(16)
+            .find(|&offset| self.is_guest(offset));
         let image = &self.bytes[..first_guest.unwrap_or(self.bytes.len())];
-        let used = image.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        let used = image
+            .iter()
+            .rposition(|&byte| byte != 0)
+            .map_or(0, |last| last + 1);
         let start = (used + 32).next_multiple_of(16);
         let start = first_guest.map_or(start, |guest| start.min(guest));
-        (start..).step_by(stride()).take_while(|offset| offset + stride() <= self.bytes.len())
+        (start..)
+            .step_by(stride())
+            .take_while(|offset| offset + stride() <= self.bytes.len())
     }
 }
 
@@ -82,7 +92,9 @@ fn candidates(areas: &[Area]) -> Vec<&Area> {
 pub fn find_room(pid: i32, areas: &[Area]) -> Result<u64> {
     let mut left_behind = None;
     for area in candidates(areas) {
-        let Some(page) = Page::read(pid, area) else { continue };
+        let Some(page) = Page::read(pid, area) else {
+            continue;
+        };
         for offset in page.places() {
             let place = &page.bytes[offset..offset + stride()];
             if place.iter().all(|&byte| byte == 0) {
@@ -97,14 +109,24 @@ pub fn find_room(pid: i32, areas: &[Area]) -> Result<u64> {
         }
     }
     left_behind.ok_or_else(|| {
-        Error::Unexpected(pid, "no mapping of it has room for the code that asks it about itself".into())
+        Error::Unexpected(
+            pid,
+            "no mapping of it has room for the code that asks it about itself".into(),
+        )
     })
 }
 
 /// Address ranges of guest code in the vDSO that killed tracers have left behind. A task in there is on its way home.
 pub fn left_behind(pid: i32, areas: &[Area]) -> Vec<std::ops::Range<u64>> {
-    let Some(vdso) = areas.iter().find(|area| matches!(area.name, AreaName::Vdso)) else { return Vec::new() };
-    let Some(page) = Page::read(pid, vdso) else { return Vec::new() };
+    let Some(vdso) = areas
+        .iter()
+        .find(|area| matches!(area.name, AreaName::Vdso))
+    else {
+        return Vec::new();
+    };
+    let Some(page) = Page::read(pid, vdso) else {
+        return Vec::new();
+    };
     page.places()
         .filter(|&offset| page.is_guest(offset))
         .map(|offset| page.address + offset as u64..page.address + (offset + stride()) as u64)
@@ -117,16 +139,40 @@ impl Guest {
     ///
     /// # Errors
     /// When its memory cannot be written, or has no room for a small mapping.
-    pub fn enter(pid: i32, task: &mut Stopped, inner: (i32, i32), room: u64, caught: u64) -> Result<Self> {
+    pub fn enter(
+        pid: i32,
+        task: &mut Stopped,
+        inner: (i32, i32),
+        room: u64,
+        caught: u64,
+    ) -> Result<Self> {
         let path = format!("/proc/{pid}/mem");
-        let memory = at(pid, "opening its memory", OpenOptions::new().read(true).write(true).open(path))?;
-        let mut guest = Self { pid, memory, code: room, region: 0, caught };
-        at(pid, "placing code", guest.memory.write_all_at(arch::guest_code(), room))?;
+        let memory = at(
+            pid,
+            "opening its memory",
+            OpenOptions::new().read(true).write(true).open(path),
+        )?;
+        let mut guest = Self {
+            pid,
+            memory,
+            code: room,
+            region: 0,
+            caught,
+        };
+        at(
+            pid,
+            "placing code",
+            guest.memory.write_all_at(arch::guest_code(), room),
+        )?;
         guest.place_frame(task, inner, 0)?;
         let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
         let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
         let arguments = [0, REGION, protection, flags, u64::MAX, 0];
-        let registers = task.registers().about_to_call(room + arch::guest_boot(), libc::SYS_mmap as u64, arguments);
+        let registers = task.registers().about_to_call(
+            room + arch::guest_boot(),
+            libc::SYS_mmap as u64,
+            arguments,
+        );
         guest.send_off(task, &registers, !0)?;
         let region = guest.until_call_returns(task, room + arch::guest_boot() + 2)?;
         if region > u64::MAX - 4095 {
@@ -147,15 +193,27 @@ impl Guest {
     pub fn run(&self, task: &mut Stopped, inner: (i32, i32), list: &CallList) -> Result<Outcomes> {
         let bytes = list.encode(self.region);
         if bytes.len() as u64 > REGION {
-            return Err(Error::Unexpected(self.pid, format!("a list of {} bytes is too long", bytes.len())));
+            return Err(Error::Unexpected(
+                self.pid,
+                format!("a list of {} bytes is too long", bytes.len()),
+            ));
         }
         write_all(self.pid, RemotePtr::new(self.region), &bytes)?;
         let blocked = self.caught | task.mask();
-        let signal = QUIET_SIGNALS.into_iter().find(|signal| blocked & (1 << (signal - 1)) == 0).unwrap_or(0);
+        let signal = QUIET_SIGNALS
+            .into_iter()
+            .find(|signal| blocked & (1 << (signal - 1)) == 0)
+            .unwrap_or(0);
         self.place_frame(task, inner, signal)?;
         let start = self.code + arch::guest_run();
-        let registers = task.registers().about_to_run(start, self.region, list.len() as u64);
-        let mask = if signal == 0 { !0 } else { !(1 << (signal - 1)) };
+        let registers = task
+            .registers()
+            .about_to_run(start, self.region, list.len() as u64);
+        let mask = if signal == 0 {
+            !0
+        } else {
+            !(1 << (signal - 1))
+        };
         self.send_off(task, &registers, mask)?;
         let end = self.code + arch::guest_stopped();
         if signal == 0 {
@@ -178,11 +236,18 @@ impl Guest {
         let unmapped = self.code + arch::guest_unmapped();
         let arguments = [self.region, REGION, 0, 0, 0, 0];
         // The code's own unmapping call: what follows it is the way home, should we vanish here.
-        let registers = task.registers().about_to_call(unmapped - 2, libc::SYS_munmap as u64, arguments);
+        let registers =
+            task.registers()
+                .about_to_call(unmapped - 2, libc::SYS_munmap as u64, arguments);
         self.send_off(task, &registers, !0)?;
         self.until_call_returns(task, unmapped)?;
         self.bring_back(task)?;
-        at(self.pid, "removing code", self.memory.write_all_at(&vec![0; arch::guest_code().len()], self.code))
+        at(
+            self.pid,
+            "removing code",
+            self.memory
+                .write_all_at(&vec![0; arch::guest_code().len()], self.code),
+        )
     }
 
     fn place_frame(&self, task: &Stopped, (process, tid): (i32, i32), signal: i32) -> Result<()> {
@@ -195,27 +260,48 @@ impl Guest {
             registers: task.registers().continued(),
         };
         at(self.pid, "placing the way back", {
-            self.memory.write_all_at(&frame.to_bytes(), self.code + arch::guest_frame())
+            self.memory
+                .write_all_at(&frame.to_bytes(), self.code + arch::guest_frame())
         })
     }
 
     /// Registers first: from then on the code itself restores the mask.
     fn send_off(&self, task: &Stopped, registers: &arch::Registers, mask: u64) -> Result<()> {
-        at(task.tid(), "setting registers", ptrace::set_registers(task.tid(), registers))?;
-        at(task.tid(), "blocking signals", ptrace::set_signal_mask(task.tid(), mask))
+        at(
+            task.tid(),
+            "setting registers",
+            ptrace::set_registers(task.tid(), registers),
+        )?;
+        at(
+            task.tid(),
+            "blocking signals",
+            ptrace::set_signal_mask(task.tid(), mask),
+        )
     }
 
     /// The mask first: until the registers are back, the code would restore it anyway.
     fn bring_back(&self, task: &Stopped) -> Result<()> {
-        at(task.tid(), "restoring its signal mask", ptrace::set_signal_mask(task.tid(), task.mask()))?;
-        at(task.tid(), "restoring registers", ptrace::set_registers(task.tid(), task.registers()))
+        at(
+            task.tid(),
+            "restoring its signal mask",
+            ptrace::set_signal_mask(task.tid(), task.mask()),
+        )?;
+        at(
+            task.tid(),
+            "restoring registers",
+            ptrace::set_registers(task.tid(), task.registers()),
+        )
     }
 
     /// Runs until the system call that ends at `end` has returned; gives its result.
     fn until_call_returns(&self, task: &mut Stopped, end: u64) -> Result<u64> {
         let tid = task.tid();
         loop {
-            at(tid, "letting it run a call", ptrace::resume_to_system_call(tid, 0))?;
+            at(
+                tid,
+                "letting it run a call",
+                ptrace::resume_to_system_call(tid, 0),
+            )?;
             match at(tid, "waiting for its call", wait::wait_for(tid))? {
                 wait::Status::Stopped { signal, event: 0 } if signal == libc::SIGTRAP | 0x80 => {
                     let registers = at(tid, "reading registers", ptrace::registers(tid))?;
@@ -236,12 +322,18 @@ impl Guest {
         loop {
             at(tid, "letting it run a list", ptrace::resume(tid, 0))?;
             match at(tid, "waiting for its list", wait::wait_for(tid))? {
-                wait::Status::Stopped { signal: seen, event: 0 } if seen == signal => {
+                wait::Status::Stopped {
+                    signal: seen,
+                    event: 0,
+                } if seen == signal => {
                     if at(tid, "reading registers", ptrace::registers(tid))?.rip == end {
                         return Ok(());
                     }
                 }
-                wait::Status::Stopped { signal: seen, event: 0 } => task.hold(seen),
+                wait::Status::Stopped {
+                    signal: seen,
+                    event: 0,
+                } => task.hold(seen),
                 wait::Status::Stopped { .. } => {}
                 _ => return Err(Error::Gone(tid)),
             }

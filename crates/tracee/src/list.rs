@@ -111,7 +111,10 @@ impl CallList {
     /// # Panics
     /// When eight bytes do not fit there.
     pub fn set_word(&mut self, buffer: BufferId, offset: usize, word: u64) {
-        assert!(offset + 8 <= buffer.length, "the number lies within its buffer");
+        assert!(
+            offset + 8 <= buffer.length,
+            "the number lies within its buffer"
+        );
         self.buffers[buffer.offset + offset..][..8].copy_from_slice(&word.to_le_bytes());
     }
 
@@ -120,7 +123,10 @@ impl CallList {
     /// # Panics
     /// When eight bytes do not fit there.
     pub fn point(&mut self, at: BufferId, offset: usize, to: BufferId) {
-        assert!(offset + 8 <= at.length, "the pointer lies within its buffer");
+        assert!(
+            offset + 8 <= at.length,
+            "the pointer lies within its buffer"
+        );
         self.pointers.push((at.offset + offset, to.offset));
     }
 
@@ -177,7 +183,10 @@ impl CallList {
 
     /// Reads the results from the bytes that came back.
     pub(crate) fn outcomes(&self, bytes: Vec<u8>) -> Outcomes {
-        Outcomes { buffers_at: self.buffers_at(), bytes }
+        Outcomes {
+            buffers_at: self.buffers_at(),
+            bytes,
+        }
     }
 }
 
@@ -246,9 +255,13 @@ mod tests {
         let high = list.call(1, &[]);
         let mut bytes = list.encode(0);
         bytes[RESULT..RESULT + 8].copy_from_slice(&(-2_i64).to_le_bytes());
-        bytes[64 + RESULT..64 + RESULT + 8].copy_from_slice(&0xffff_8000_0000_0000_u64.to_le_bytes());
+        bytes[64 + RESULT..64 + RESULT + 8]
+            .copy_from_slice(&0xffff_8000_0000_0000_u64.to_le_bytes());
         let outcomes = list.outcomes(bytes);
-        assert_eq!(outcomes.result(failed).unwrap_err().raw_os_error(), Some(libc::ENOENT));
+        assert_eq!(
+            outcomes.result(failed).unwrap_err().raw_os_error(),
+            Some(libc::ENOENT)
+        );
         assert!(outcomes.result(high).is_ok());
     }
 }

@@ -58,7 +58,8 @@ impl Stub {
     /// # Errors
     /// [`Error::Gone`]; a list that does not fit is [`Error::Unexpected`].
     pub fn run(&self, pid: i32, tid: i32, list: &CallList) -> Result<Outcomes> {
-        self.run_births(pid, tid, list).map(|(outcomes, _)| outcomes)
+        self.run_births(pid, tid, list)
+            .map(|(outcomes, _)| outcomes)
     }
 
     /// Runs a list that forks; gives also the pids of the new processes as we see them, in order of birth.
@@ -69,13 +70,23 @@ impl Stub {
         let data = self.base + PAGE_SIZE;
         let mut bytes = list.encode(data);
         if bytes.len() as u64 > self.data {
-            return Err(Error::Unexpected(tid, format!("a list of {} bytes is too long", bytes.len())));
+            return Err(Error::Unexpected(
+                tid,
+                format!("a list of {} bytes is too long", bytes.len()),
+            ));
         }
         write_all(pid, RemotePtr::new(data), &bytes)?;
         let start = self.base + arch::STUB_CODE_OFFSET + arch::stub_run();
-        let registers = Registers { rip: start, ..at(tid, "reading registers", ptrace::registers(tid))? };
+        let registers = Registers {
+            rip: start,
+            ..at(tid, "reading registers", ptrace::registers(tid))?
+        };
         let registers = registers.about_to_run(start, data, list.len() as u64);
-        at(tid, "setting registers", ptrace::set_registers(tid, &registers))?;
+        at(
+            tid,
+            "setting registers",
+            ptrace::set_registers(tid, &registers),
+        )?;
         let births = self.until_breakpoint(tid)?;
         read_exact(pid, RemotePtr::new(data), &mut bytes)?;
         Ok((list.outcomes(bytes), births))
@@ -86,12 +97,26 @@ impl Stub {
         loop {
             at(tid, "letting it run a list", ptrace::resume(tid, 0))?;
             match at(tid, "waiting for its list", wait::wait_for(tid))? {
-                wait::Status::Stopped { event: 0, signal: libc::SIGTRAP } => return Ok(births),
-                wait::Status::Stopped { event: 0, signal: signal @ (libc::SIGSEGV | libc::SIGBUS | libc::SIGILL) } => {
-                    return Err(Error::Unexpected(tid, format!("it stumbled with signal {signal} while it was rebuilt")));
+                wait::Status::Stopped {
+                    event: 0,
+                    signal: libc::SIGTRAP,
+                } => return Ok(births),
+                wait::Status::Stopped {
+                    event: 0,
+                    signal: signal @ (libc::SIGSEGV | libc::SIGBUS | libc::SIGILL),
+                } => {
+                    return Err(Error::Unexpected(
+                        tid,
+                        format!("it stumbled with signal {signal} while it was rebuilt"),
+                    ));
                 }
-                wait::Status::Stopped { event: libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_CLONE, .. } => {
-                    births.push(at(tid, "learning of a new process", ptrace::event_message(tid))? as i32);
+                wait::Status::Stopped {
+                    event: libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_CLONE,
+                    ..
+                } => {
+                    births.push(
+                        at(tid, "learning of a new process", ptrace::event_message(tid))? as i32,
+                    );
                 }
                 wait::Status::Stopped { .. } => {}
                 _ => return Err(Error::Gone(tid)),

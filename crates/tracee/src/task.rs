@@ -69,7 +69,17 @@ impl Running {
         let registers = at(tid, "reading its registers", ptrace::registers(tid))?;
         let mask = at(tid, "reading its signal mask", ptrace::signal_mask(tid))?;
         self.ours = false;
-        Ok((Stopped { tid, registers, mask, stop, held: Vec::new(), ours: true }, births))
+        Ok((
+            Stopped {
+                tid,
+                registers,
+                mask,
+                stop,
+                held: Vec::new(),
+                ours: true,
+            },
+            births,
+        ))
     }
 }
 
@@ -93,8 +103,14 @@ fn until_event_stop(tid: i32, limit: Duration) -> Result<(Stop, Vec<i32>)> {
             continue;
         };
         match status {
-            wait::Status::Stopped { event: EVENT_STOP, signal: libc::SIGTRAP } => return Ok((Stop::Trap, births)),
-            wait::Status::Stopped { event: EVENT_STOP, signal } => return Ok((Stop::Group(signal), births)),
+            wait::Status::Stopped {
+                event: EVENT_STOP,
+                signal: libc::SIGTRAP,
+            } => return Ok((Stop::Trap, births)),
+            wait::Status::Stopped {
+                event: EVENT_STOP,
+                signal,
+            } => return Ok((Stop::Group(signal), births)),
             wait::Status::Stopped { event: 0, signal } => pass(tid, "passing a signal", signal)?,
             wait::Status::Stopped {
                 event: libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE,
@@ -174,7 +190,11 @@ impl Stopped {
         let mut signal = 0;
         for _ in 0..limit {
             if signal == 0 && arrived(&self.registers) {
-                self.mask = at(self.tid, "reading its signal mask", ptrace::signal_mask(self.tid))?;
+                self.mask = at(
+                    self.tid,
+                    "reading its signal mask",
+                    ptrace::signal_mask(self.tid),
+                )?;
                 return Ok(());
             }
             at(self.tid, "stepping", ptrace::single_step(self.tid, signal))?;
@@ -183,9 +203,16 @@ impl Stopped {
                 wait::Status::Stopped { .. } => 0,
                 _ => return Err(Error::Gone(self.tid)),
             };
-            self.registers = at(self.tid, "reading its registers", ptrace::registers(self.tid))?;
+            self.registers = at(
+                self.tid,
+                "reading its registers",
+                ptrace::registers(self.tid),
+            )?;
         }
-        Err(Error::Unexpected(self.tid, format!("it did not leave its place within {limit} instructions")))
+        Err(Error::Unexpected(
+            self.tid,
+            format!("it did not leave its place within {limit} instructions"),
+        ))
     }
 
     /// Makes it continue at `address`, with its other registers unchanged.
@@ -193,8 +220,15 @@ impl Stopped {
     /// # Errors
     /// [`Error::Gone`].
     pub fn move_to(&mut self, address: u64) -> Result<()> {
-        let registers = Registers { rip: address, ..self.registers };
-        at(self.tid, "setting registers", ptrace::set_registers(self.tid, &registers))?;
+        let registers = Registers {
+            rip: address,
+            ..self.registers
+        };
+        at(
+            self.tid,
+            "setting registers",
+            ptrace::set_registers(self.tid, &registers),
+        )?;
         self.registers = registers;
         Ok(())
     }
@@ -213,7 +247,11 @@ impl Stopped {
         }
         self.ours = false;
         if self.registers.interrupted() == Interrupted::NeverRestarted {
-            at(self.tid, "rewinding its call", ptrace::set_registers(self.tid, &self.registers.restarted_by_kernel()))?;
+            at(
+                self.tid,
+                "rewinding its call",
+                ptrace::set_registers(self.tid, &self.registers.restarted_by_kernel()),
+            )?;
         }
         for signal in self.held.drain(..) {
             let _ = task::kill(self.tid, signal);

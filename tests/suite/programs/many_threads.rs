@@ -8,7 +8,9 @@ use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::time::Duration;
 
 fn mix(digest: u64, word: u64) -> u64 {
-    (digest ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23)
+    (digest ^ word)
+        .wrapping_mul(0x0100_0000_01b3)
+        .rotate_left(23)
 }
 
 fn work(
@@ -49,7 +51,9 @@ fn work(
 }
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).map(|text| text.parse().expect("a number"));
+    let mut arguments = std::env::args()
+        .skip(1)
+        .map(|text| text.parse().expect("a number"));
     let threads: u64 = arguments.next().unwrap_or(300);
     let rounds: u64 = arguments.next().unwrap_or(1000);
     let total = Arc::new(AtomicU64::new(0));

@@ -1,7 +1,7 @@
 //! What the tests of the `cryo` command stand on: users, directories, processes that are watched and always cleaned
 //! up, victims compiled when they are first needed, and the command itself run with a time-out.
 //!
-//! A test is a call of [`test`] with a closure over a [`Scene`]. It fails with a text that contains everything a
+//! A test is a call of [`fn@test`] with a closure over a [`Scene`]. It fails with a text that contains everything a
 //! reader needs: what the program under test printed, what each `cryo` said, and how the processes stood.
 //! What this machine or user cannot show is skipped with a printed reason, and counted.
 //!

@@ -106,7 +106,11 @@ impl Victim {
         if mode != Mode::Plain
             && let Some(text) = self.refusal
         {
-            let target = if mode == Mode::Named { job_name() } else { job.pid().to_string() };
+            let target = if mode == Mode::Named {
+                job_name()
+            } else {
+                job.pid().to_string()
+            };
             skip_if_refused(scene, &job, &target, text)?;
         }
         match mode {

@@ -77,6 +77,7 @@ victims! {
 
     signal_actions => Victim::new("signal_actions");
     signal_pending => Victim::new("signal_pending");
+    signal_trap => Victim::new("signal_trap");
     signal_fd => Victim::new("signal_fd");
     signal_in_handler => Victim::new("signal_in_handler");
     signal_exchange => Victim::new("signal_exchange");
@@ -84,6 +85,7 @@ victims! {
     timer_intervals => Victim::new("timer_intervals");
     timer_alarm => Victim::new("timer_alarm");
     timer_posix => Victim::new("timer_posix");
+    timer_pending => Victim::new("timer_pending");
     timer_overrun => Victim::new("timer_overrun");
     timer_fd => Victim::new("timer_fd");
     timer_clocks => Victim::new("timer_clocks");

@@ -48,7 +48,9 @@ const NAMES: [(&str, &str); LIMIT_COUNT as usize] = [
 
 /// A limit's name.
 pub(super) fn name_of(resource: u32) -> &'static str {
-    NAMES.get(resource as usize).map_or("an unknown limit", |(name, _)| name)
+    NAMES
+        .get(resource as usize)
+        .map_or("an unknown limit", |(name, _)| name)
 }
 
 /// One limit.
@@ -77,7 +79,10 @@ pub struct LimitsRecord {
 }
 
 impl Record for LimitsRecord {
-    const KIND: Kind = Kind { name: "limits", version: 1 };
+    const KIND: Kind = Kind {
+        name: "limits",
+        version: 1,
+    };
 }
 
 /// The resource.
@@ -103,18 +108,28 @@ impl Resource for Limits {
     fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
         for process in frozen.alive_mut() {
             let limits = limits_of(process)?;
-            collection.put(&LimitsRecord { process: process.inner, limits })?;
+            collection.put(&LimitsRecord {
+                process: process.inner,
+                limits,
+            })?;
         }
         Ok(())
     }
 
     fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
-        let names: BTreeMap<i32, Vec<u8>> =
-            records.all::<ProcessRecord>()?.into_iter().map(|process| (process.pid, process.name)).collect();
+        let names: BTreeMap<i32, Vec<u8>> = records
+            .all::<ProcessRecord>()?
+            .into_iter()
+            .map(|process| (process.pid, process.name))
+            .collect();
         let records = records.all::<LimitsRecord>()?;
         let ceilings = Ceilings::find(&records)?;
-        let while_built = (0..LIMIT_COUNT).map(|resource| ceilings.of(resource)).collect();
-        let action = RaiseLimits { limits: while_built };
+        let while_built = (0..LIMIT_COUNT)
+            .map(|resource| ceilings.of(resource))
+            .collect();
+        let action = RaiseLimits {
+            limits: while_built,
+        };
         plan.linked_step(Stage::Objects, 0, vec![Token::Process(0)], vec![], action);
         for record in records {
             check(&record)?;
@@ -123,7 +138,10 @@ impl Resource for Limits {
             for limit in &mut limits {
                 let ceiling = ceilings.of(limit.resource);
                 if limit.hard > ceiling && host.clamp_limits == ClampLimits::No {
-                    let name = names.get(&process).map(|name| String::from_utf8_lossy(name)).unwrap_or_default();
+                    let name = names
+                        .get(&process)
+                        .map(|name| String::from_utf8_lossy(name))
+                        .unwrap_or_default();
                     let (variable, what) = NAMES[limit.resource as usize];
                     plan.refusals.add(
                         (process, &name),
@@ -145,9 +163,16 @@ impl Resource for Limits {
 /// Reads the limits of a process, or has it read them.
 fn limits_of(process: &mut FrozenProcess) -> Result<Vec<LimitRecord>> {
     let read = |resource: u32| {
-        task::limit(process.pid, resource).map(|limit| LimitRecord { resource, soft: limit.soft, hard: limit.hard })
+        task::limit(process.pid, resource).map(|limit| LimitRecord {
+            resource,
+            soft: limit.soft,
+            hard: limit.hard,
+        })
     };
-    match (0..LIMIT_COUNT).map(read).collect::<std::io::Result<Vec<_>>>() {
+    match (0..LIMIT_COUNT)
+        .map(read)
+        .collect::<std::io::Result<Vec<_>>>()
+    {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => ask(process),
         read => read.attempt(|| format!("process {}: reading its limits", process.pid)),
     }
@@ -166,10 +191,17 @@ fn ask(process: &mut FrozenProcess) -> Result<Vec<LimitRecord>> {
     let outcomes = process.run(0, &list)?;
     let mut limits = Vec::with_capacity(asked.len());
     for (resource, buffer, call) in asked {
-        outcomes.result(call).attempt(|| format!("process {}: reading {}", process.pid, name_of(resource)))?;
+        outcomes
+            .result(call)
+            .attempt(|| format!("process {}: reading {}", process.pid, name_of(resource)))?;
         let bytes = outcomes.buffer(buffer);
-        let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
-        limits.push(LimitRecord { resource, soft: word(0), hard: word(8) });
+        let word =
+            |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        limits.push(LimitRecord {
+            resource,
+            soft: word(0),
+            hard: word(8),
+        });
     }
     Ok(limits)
 }
@@ -180,7 +212,10 @@ fn check(record: &LimitsRecord) -> Result<()> {
     if record.limits.iter().all(possible) {
         Ok(())
     } else {
-        Err(Error::Failed(format!("the image is damaged: process {} has impossible limits", record.process)))
+        Err(Error::Failed(format!(
+            "the image is damaged: process {} has impossible limits",
+            record.process
+        )))
     }
 }
 
@@ -192,9 +227,13 @@ impl Ceilings {
     fn find(records: &[LimitsRecord]) -> Result<Self> {
         let mut ceilings = Vec::with_capacity(NAMES.len());
         for resource in 0..LIMIT_COUNT {
-            let own = task::limit(0, resource).attempt(|| format!("reading {}", name_of(resource)))?;
+            let own =
+                task::limit(0, resource).attempt(|| format!("reading {}", name_of(resource)))?;
             let limits = records.iter().flat_map(|record| &record.limits);
-            let wanted = limits.filter(|limit| limit.resource == resource).map(|limit| limit.hard).max();
+            let wanted = limits
+                .filter(|limit| limit.resource == resource)
+                .map(|limit| limit.hard)
+                .max();
             let mut ceiling = own.hard;
             if let Some(wanted) = wanted.filter(|wanted| *wanted > own.hard)
                 && may_raise(resource, own, wanted)
@@ -217,7 +256,16 @@ impl Ceilings {
 /// Whether we may raise a hard limit. Only trying tells (a capability may count in this user namespace only), so our own is
 /// raised and put back at once; nothing else sees it.
 fn may_raise(resource: u32, own: Limit, wanted: u64) -> bool {
-    if task::set_limit(0, resource, Limit { soft: own.soft, hard: wanted }).is_err() {
+    if task::set_limit(
+        0,
+        resource,
+        Limit {
+            soft: own.soft,
+            hard: wanted,
+        },
+    )
+    .is_err()
+    {
         return false;
     }
     // Lowering needs no privilege. Should it fail all the same, we have the higher limit, which does no harm.
@@ -232,7 +280,11 @@ fn largest_descriptor_limit() -> u64 {
 }
 
 fn printable(limit: u64) -> String {
-    if limit == u64::MAX { "unlimited".into() } else { limit.to_string() }
+    if limit == u64::MAX {
+        "unlimited".into()
+    } else {
+        limit.to_string()
+    }
 }
 
 /// Gives the progenitor, from whom all processes inherit them, the largest limits, so that none stands in the way while the
@@ -251,8 +303,15 @@ impl Action for RaiseLimits {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let pid = rebuild.built(0)?.pid;
         for (resource, &most) in (0..).zip(&self.limits) {
-            task::set_limit(pid, resource, Limit { soft: most, hard: most })
-                .attempt(|| format!("raising {} while the job is built", name_of(resource)))?;
+            task::set_limit(
+                pid,
+                resource,
+                Limit {
+                    soft: most,
+                    hard: most,
+                },
+            )
+            .attempt(|| format!("raising {} while the job is built", name_of(resource)))?;
         }
         Ok(())
     }
@@ -272,7 +331,12 @@ impl fmt::Display for SetLimits {
 impl Action for SetLimits {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let pid = rebuild.built(self.process)?.pid;
-        for &LimitRecord { resource, soft, hard } in &self.limits {
+        for &LimitRecord {
+            resource,
+            soft,
+            hard,
+        } in &self.limits
+        {
             task::set_limit(pid, resource, Limit { soft, hard })
                 .attempt(|| format!("process {}: setting {}", self.process, name_of(resource)))?;
         }
@@ -299,7 +363,14 @@ mod tests {
 
     fn record(hard: u64) -> LimitsRecord {
         let resource = libc::RLIMIT_NOFILE;
-        LimitsRecord { process: 7, limits: vec![LimitRecord { resource, soft: 1, hard }] }
+        LimitsRecord {
+            process: 7,
+            limits: vec![LimitRecord {
+                resource,
+                soft: 1,
+                hard,
+            }],
+        }
     }
 
     #[test]
@@ -313,8 +384,18 @@ mod tests {
     fn impossible_limits_are_damage() {
         assert!(check(&record(1)).is_ok());
         assert!(check(&record(0)).is_err());
-        let unknown = LimitRecord { resource: 16, soft: 0, hard: 0 };
-        assert!(check(&LimitsRecord { process: 7, limits: vec![unknown] }).is_err());
+        let unknown = LimitRecord {
+            resource: 16,
+            soft: 0,
+            hard: 0,
+        };
+        assert!(
+            check(&LimitsRecord {
+                process: 7,
+                limits: vec![unknown]
+            })
+            .is_err()
+        );
     }
 
     #[test]

@@ -19,7 +19,9 @@ use cryonaut_tracee::CallList;
 
 pub use area::{identity, under};
 pub use layout::{Change, changes};
-pub use record::{AddressSpace, AreaRecord, Backing, FIRST_OBJECT, FileIdentity, SharedObject, Vdso, attribute};
+pub use record::{
+    AddressSpace, AreaRecord, Backing, FIRST_OBJECT, FileIdentity, SharedObject, Vdso, attribute,
+};
 
 use crate::collect::{Collection, Space};
 use crate::copy_in::gaps;
@@ -49,8 +51,14 @@ impl Resource for Memory {
     }
 
     fn inspect(&self, target: &Target, refusals: &mut Refusals) {
-        for process in target.processes.iter().filter(|process| !process.is_zombie()) {
-            let Ok(areas) = areas_to_inspect(process) else { continue };
+        for process in target
+            .processes
+            .iter()
+            .filter(|process| !process.is_zombie())
+        {
+            let Ok(areas) = areas_to_inspect(process) else {
+                continue;
+            };
             let mut files = area::Files::of(&process.directory);
             for area in &areas {
                 if let Err(found) = area::describe(area, &mut files) {
@@ -70,18 +78,38 @@ impl Resource for Memory {
                 continue;
             }
             let mut areas = describe_all(&frozen.processes[index])?;
-            shared_objects(&mut frozen.processes[index], &mut areas, &mut objects, collection)?;
+            shared_objects(
+                &mut frozen.processes[index],
+                &mut areas,
+                &mut objects,
+                collection,
+            )?;
             let process = &frozen.processes[index];
             let mut ranges = pages::private_pages(process, &mut areas)?;
             pages::guard_pages(process, &mut areas, &mut ranges)?;
-            let mut space =
-                Space { id: process.inner as u64, pid: process.pid, ranges: Vec::new(), same: Vec::new() };
-            let parent = frozen.processes.iter().find(|other| other.pid == process.stat.ppid && !other.is_zombie());
+            let mut space = Space {
+                id: process.inner as u64,
+                pid: process.pid,
+                ranges: Vec::new(),
+                same: Vec::new(),
+            };
+            let parent = frozen
+                .processes
+                .iter()
+                .find(|other| other.pid == process.stat.ppid && !other.is_zombie());
             if let Some(parent) = parent
-                && let Some(parent_space) = spaces.iter().find(|space| space.process == parent.inner)
+                && let Some(parent_space) =
+                    spaces.iter().find(|space| space.process == parent.inner)
             {
-                let same = pages::same_pages((process, &areas), (parent, &parent_space.areas), &mut ranges)?;
-                let known = collection.spaces.iter().find(|space| space.id == parent.inner as u64);
+                let same = pages::same_pages(
+                    (process, &areas),
+                    (parent, &parent_space.areas),
+                    &mut ranges,
+                )?;
+                let known = collection
+                    .spaces
+                    .iter()
+                    .find(|space| space.id == parent.inner as u64);
                 space.same = resolve_same(&same, parent.inner as u64, known);
             }
             space.ranges = ranges;
@@ -132,7 +160,9 @@ impl Resource for Memory {
         for space in &spaces {
             check_files(space, host, plan);
             let process = space.process;
-            let parent = parents.get(&process).and_then(|parent| spaces.iter().find(|space| space.process == *parent));
+            let parent = parents
+                .get(&process)
+                .and_then(|parent| spaces.iter().find(|space| space.process == *parent));
             let inherits = parent.is_some_and(|parent| inherits(space, parent));
             if let Some(parent) = parent {
                 if inherits {
@@ -141,15 +171,26 @@ impl Resource for Memory {
                     plan.requires(Token::Memory(parent.process), Token::Process(process));
                 }
             }
-            let parent = inherits.then(|| parent.map(|parent| parent.process)).flatten();
+            let parent = inherits
+                .then(|| parent.map(|parent| parent.process))
+                .flatten();
             plan.linked_step(
                 Stage::Tree,
                 process,
                 vec![Token::Process(process)],
                 vec![Token::Memory(process)],
-                layout::BuildMemory { space: space.clone(), parent },
+                layout::BuildMemory {
+                    space: space.clone(),
+                    parent,
+                },
             );
-            plan.step(Stage::Process, process, layout::FinishMemory { space: space.clone() });
+            plan.step(
+                Stage::Process,
+                process,
+                layout::FinishMemory {
+                    space: space.clone(),
+                },
+            );
         }
         Ok(())
     }
@@ -157,7 +198,9 @@ impl Resource for Memory {
 
 /// The areas of a process that runs. With very many of them their flags, for which the kernel walks the page tables, are left
 /// until the job is frozen: what they stand in the way of is refused then, before anything is changed.
-fn areas_to_inspect(process: &TargetProcess) -> std::result::Result<Vec<SmapsArea>, cryonaut_procfs::ProcError> {
+fn areas_to_inspect(
+    process: &TargetProcess,
+) -> std::result::Result<Vec<SmapsArea>, cryonaut_procfs::ProcError> {
     const FEW: usize = 2000;
     let plain = process.directory.maps()?;
     if plain.len() <= FEW {
@@ -172,7 +215,10 @@ fn inherits(child: &AddressSpace, parent: &AddressSpace) -> bool {
         area.is_private()
             && area.pages > 0
             && parent.areas.iter().any(|ancestor| {
-                ancestor.start < area.end && area.start < ancestor.end && ancestor.pages > 0 && area.continues(ancestor)
+                ancestor.start < area.end
+                    && area.start < ancestor.end
+                    && ancestor.pages > 0
+                    && area.continues(ancestor)
             })
     })
 }
@@ -208,16 +254,25 @@ fn shared_objects(
     objects: &mut Objects,
     collection: &mut Collection,
 ) -> Result<()> {
-    for area in areas.iter_mut().filter(|area| area.backing() == Backing::SharedObject) {
+    for area in areas
+        .iter_mut()
+        .filter(|area| area.backing() == Backing::SharedObject)
+    {
         let source: SmapsArea = process
             .areas
             .iter()
             .find(|candidate| candidate.area.start == area.start)
             .cloned()
             .ok_or_else(|| Error::Failed(format!("process {}: an area vanished", process.pid)))?;
-        let key = (source.area.device.major, source.area.device.minor, source.area.inode);
+        let key = (
+            source.area.device.major,
+            source.area.device.minor,
+            source.area.inode,
+        );
         let next = FIRST_OBJECT + objects.len() as u64;
-        let (object, saved) = objects.entry(key).or_insert((SharedObject { id: next, size: 0 }, Vec::new()));
+        let (object, saved) = objects
+            .entry(key)
+            .or_insert((SharedObject { id: next, size: 0 }, Vec::new()));
         area.object = object.id;
         let mapped = (area.offset, area.offset + area.length());
         object.size = object.size.max(mapped.1);
@@ -226,16 +281,28 @@ fn shared_objects(
             continue;
         }
         let found = pages::shared_pages(process, area, source.swap > 0)?;
-        let ranges = found.iter().flat_map(|range| unsaved.iter().filter_map(|part| range.part(*part))).collect();
+        let ranges = found
+            .iter()
+            .flat_map(|range| unsaved.iter().filter_map(|part| range.part(*part)))
+            .collect();
         saved.push(mapped);
         saved.sort_unstable();
-        collection.spaces.push(Space { id: area.object, pid: process.pid, ranges, same: Vec::new() });
+        collection.spaces.push(Space {
+            id: area.object,
+            pid: process.pid,
+            ranges,
+            same: Vec::new(),
+        });
     }
     Ok(())
 }
 
 /// Pages that the parent itself shares with its own parent refer to the space that stores them.
-fn resolve_same(same: &[(u64, u64)], parent: u64, parent_space: Option<&Space>) -> Vec<(u64, u32, u64)> {
+fn resolve_same(
+    same: &[(u64, u64)],
+    parent: u64,
+    parent_space: Option<&Space>,
+) -> Vec<(u64, u32, u64)> {
     let page = cryonaut_sys::PAGE_SIZE;
     let mut resolved: Vec<(u64, u32, u64)> = Vec::new();
     for &(start, pages) in same {
@@ -243,7 +310,9 @@ fn resolve_same(same: &[(u64, u64)], parent: u64, parent_space: Option<&Space>) 
         let end = start + pages * page;
         while address < end {
             let inherited = parent_space.and_then(|space| {
-                space.same.iter().find(|(at, count, _)| *at <= address && address < at + u64::from(*count) * page)
+                space.same.iter().find(|(at, count, _)| {
+                    *at <= address && address < at + u64::from(*count) * page
+                })
             });
             let (stop, other) = match inherited {
                 Some((at, count, other)) => ((at + u64::from(*count) * page).min(end), *other),
@@ -266,7 +335,10 @@ fn resolve_same(same: &[(u64, u64)], parent: u64, parent_space: Option<&Space>) 
 fn layout_of(process: &mut FrozenProcess) -> Result<Vec<u64>> {
     let mut list = CallList::new();
     let call = list.call(libc::SYS_brk, &[0.into()]);
-    let brk = process.run(0, &list)?.result(call).attempt(|| "asking for the brk".into())?;
+    let brk = process
+        .run(0, &list)?
+        .result(call)
+        .attempt(|| "asking for the brk".into())?;
     let stat = &process.stat;
     Ok(vec![
         stat.start_code,
@@ -283,7 +355,11 @@ fn layout_of(process: &mut FrozenProcess) -> Result<Vec<u64>> {
     ])
 }
 
-fn address_space(process: &FrozenProcess, areas: Vec<AreaRecord>, layout: Vec<u64>) -> Result<AddressSpace> {
+fn address_space(
+    process: &FrozenProcess,
+    areas: Vec<AreaRecord>,
+    layout: Vec<u64>,
+) -> Result<AddressSpace> {
     let executable = process.directory.link("exe")?;
     let auxiliary = process.directory.read("auxv")?;
     Ok(AddressSpace {
@@ -313,7 +389,11 @@ struct MakeSharedObject {
 
 impl fmt::Display for MakeSharedObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "make shared memory {} of {} bytes and fill it", self.object.id, self.object.size)
+        write!(
+            f,
+            "make shared memory {} of {} bytes and fill it",
+            self.object.id, self.object.size
+        )
     }
 }
 
@@ -325,12 +405,16 @@ impl Action for MakeSharedObject {
 
 /// Whether the file is what it was: same size and time of last change.
 pub fn is_unchanged(then: &FileIdentity, now: &FileIdentity) -> bool {
-    then.size == now.size && then.modified == now.modified && then.mode & libc::S_IFMT == now.mode & libc::S_IFMT
+    then.size == now.size
+        && then.modified == now.modified
+        && then.mode & libc::S_IFMT == now.mode & libc::S_IFMT
 }
 
 /// The path of a file as text.
 pub fn printable(path: &[u8]) -> String {
-    Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(path)).display().to_string()
+    Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(path))
+        .display()
+        .to_string()
 }
 
 const SUPPORT: &[Support] = &[

@@ -60,7 +60,10 @@ pub struct ProcessRecord {
 }
 
 impl Record for ProcessRecord {
-    const KIND: Kind = Kind { name: "process", version: 1 };
+    const KIND: Kind = Kind {
+        name: "process",
+        version: 1,
+    };
 }
 
 /// The resource.
@@ -94,20 +97,30 @@ impl Resource for Processes {
                 refusals.add(
                     (pid, &name),
                     "its exit signal",
-                    format!("its end is reported by signal {} rather than SIGCHLD", process.stat.exit_signal),
+                    format!(
+                        "its end is reported by signal {} rather than SIGCHLD",
+                        process.stat.exit_signal
+                    ),
                     "start it by fork rather than by clone with another signal",
                 );
             }
         }
         let pids = target.pids();
-        if matches!(target.scope, crate::target::Scope::Process | crate::target::Scope::Group) {
+        if matches!(
+            target.scope,
+            crate::target::Scope::Process | crate::target::Scope::Group
+        ) {
             outside_relatives(&pids, refusals);
         }
     }
 
     fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
         let untold = untold_stops(frozen)?;
-        let inner: BTreeMap<i32, i32> = frozen.processes.iter().map(|process| (process.pid, process.inner)).collect();
+        let inner: BTreeMap<i32, i32> = frozen
+            .processes
+            .iter()
+            .map(|process| (process.pid, process.inner))
+            .collect();
         for process in &frozen.processes {
             let last = |ids: &[i32], outer: i32| ids.last().copied().unwrap_or(outer);
             collection.put(&ProcessRecord {
@@ -132,7 +145,16 @@ impl Resource for Processes {
         let family = Family::new(&processes);
         family.check(host, plan);
         let (holder, session) = family.progenitor(host);
-        plan.linked_step(Stage::Objects, 0, vec![], vec![Token::Process(0)], StartProgenitor { pid: holder, session });
+        plan.linked_step(
+            Stage::Objects,
+            0,
+            vec![],
+            vec![Token::Process(0)],
+            StartProgenitor {
+                pid: holder,
+                session,
+            },
+        );
         for process in &processes {
             family.plan_birth(process, plan);
             if process.session == process.pid {
@@ -144,7 +166,9 @@ impl Resource for Processes {
                     process.pid,
                     needs,
                     vec![Token::SessionOf(process.pid)],
-                    LeadSession { process: process.pid },
+                    LeadSession {
+                        process: process.pid,
+                    },
                 );
             }
         }
@@ -154,15 +178,38 @@ impl Resource for Processes {
                 plan.step(
                     Stage::Attach,
                     process.pid,
-                    EndZombie { process: process.pid, parent: process.parent, status },
+                    EndZombie {
+                        process: process.pid,
+                        parent: process.parent,
+                        status,
+                    },
                 );
             } else if let Some(signal) = process.stopped {
-                let told = if process.stop_untold { None } else { Some(process.parent).filter(|&parent| parent != 0) };
-                plan.step(Stage::Process, process.pid, StopAgain { process: process.pid, signal, told });
+                let told = if process.stop_untold {
+                    None
+                } else {
+                    Some(process.parent).filter(|&parent| parent != 0)
+                };
+                plan.step(
+                    Stage::Process,
+                    process.pid,
+                    StopAgain {
+                        process: process.pid,
+                        signal,
+                        told,
+                    },
+                );
             }
             if process.tasks.len() > 1 {
                 let threads = process.tasks[1..].to_vec();
-                plan.step(Stage::Threads, process.pid, StartThreads { process: process.pid, threads });
+                plan.step(
+                    Stage::Threads,
+                    process.pid,
+                    StartThreads {
+                        process: process.pid,
+                        threads,
+                    },
+                );
             }
         }
         plan.step(Stage::Descriptors, 0, EndProgenitor);
@@ -173,10 +220,15 @@ impl Resource for Processes {
 /// The stopped processes whose parents have not taken notice yet: asked of the parents, without taking notice for them.
 fn untold_stops(frozen: &mut Frozen) -> Result<BTreeSet<i32>> {
     let mut untold = BTreeSet::new();
-    let stopped: Vec<(i32, i32)> =
-        frozen.alive().filter(|p| job_stop(p).is_some()).map(|p| (p.inner, p.stat.ppid)).collect();
+    let stopped: Vec<(i32, i32)> = frozen
+        .alive()
+        .filter(|p| job_stop(p).is_some())
+        .map(|p| (p.inner, p.stat.ppid))
+        .collect();
     for (child, parent) in stopped {
-        let Some(parent) = frozen.alive_mut().find(|process| process.pid == parent) else { continue };
+        let Some(parent) = frozen.alive_mut().find(|process| process.pid == parent) else {
+            continue;
+        };
         let mut list = CallList::new();
         let siginfo = list.space(128);
         let call = wait_call(&mut list, child, siginfo, libc::WNOWAIT);
@@ -195,14 +247,25 @@ fn wait_call(list: &mut CallList, child: i32, siginfo: BufferId, flags: i32) -> 
     let options = libc::WSTOPPED | libc::WNOHANG | flags;
     list.call(
         libc::SYS_waitid,
-        &[(libc::P_PID as i32).into(), child.into(), siginfo.into(), options.into(), 0.into()],
+        &[
+            (libc::P_PID as i32).into(),
+            child.into(),
+            siginfo.into(),
+            options.into(),
+            0.into(),
+        ],
     )
 }
 
 fn outside_relatives(pids: &BTreeSet<i32>, refusals: &mut Refusals) {
-    let Ok(all) = cryonaut_procfs::system::all_stats() else { return };
+    let Ok(all) = cryonaut_procfs::system::all_stats() else {
+        return;
+    };
     for stat in all {
-        if pids.contains(&stat.ppid) && !pids.contains(&stat.pid) && stat.pid != std::process::id() as i32 {
+        if pids.contains(&stat.ppid)
+            && !pids.contains(&stat.pid)
+            && stat.pid != std::process::id() as i32
+        {
             let name = String::from_utf8_lossy(&stat.comm).into_owned();
             refusals.add(
                 (stat.ppid, ""),
@@ -222,11 +285,19 @@ struct Family<'a> {
 
 impl<'a> Family<'a> {
     fn new(processes: &'a [ProcessRecord]) -> Self {
-        Self { processes, by_pid: processes.iter().map(|process| (process.pid, process)).collect() }
+        Self {
+            processes,
+            by_pid: processes
+                .iter()
+                .map(|process| (process.pid, process))
+                .collect(),
+        }
     }
 
     fn children(&self, pid: i32) -> impl Iterator<Item = &'a ProcessRecord> {
-        self.processes.iter().filter(move |process| process.parent == pid)
+        self.processes
+            .iter()
+            .filter(move |process| process.parent == pid)
     }
 
     /// The session that a process must be born in, if that matters: its own, or for a leader the one that its children were
@@ -242,7 +313,10 @@ impl<'a> Family<'a> {
 
     fn born_before_session(&self, leader: i32) -> Vec<i32> {
         self.children(leader)
-            .filter(|child| self.birth_session(child).is_some_and(|session| session != leader))
+            .filter(|child| {
+                self.birth_session(child)
+                    .is_some_and(|session| session != leader)
+            })
             .map(|child| child.pid)
             .collect()
     }
@@ -251,13 +325,25 @@ impl<'a> Family<'a> {
     fn foreign_sessions(&self) -> BTreeSet<i32> {
         self.children(0)
             .filter_map(|root| self.birth_session(root))
-            .filter(|session| !self.by_pid.get(session).is_some_and(|leader| leader.session == *session))
+            .filter(|session| {
+                self.by_pid
+                    .get(session)
+                    .is_none_or(|leader| leader.session != *session)
+            })
             .collect()
     }
 
     fn all_ids(&self) -> BTreeSet<i32> {
-        let mut ids: BTreeSet<i32> = self.processes.iter().flat_map(|process| process.tasks.iter().copied()).collect();
-        ids.extend(self.processes.iter().flat_map(|process| [process.pid, process.group, process.session]));
+        let mut ids: BTreeSet<i32> = self
+            .processes
+            .iter()
+            .flat_map(|process| process.tasks.iter().copied())
+            .collect();
+        ids.extend(
+            self.processes
+                .iter()
+                .flat_map(|process| [process.pid, process.group, process.session]),
+        );
         ids
     }
 
@@ -265,7 +351,9 @@ impl<'a> Family<'a> {
     fn progenitor(&self, host: &Host) -> (Option<i32>, ProgenitorSession) {
         let foreign = self.foreign_sessions().into_iter().next();
         match foreign {
-            Some(session) if host.shares_pids && host.session == session => (None, ProgenitorSession::Inherited),
+            Some(session) if host.shares_pids && host.session == session => {
+                (None, ProgenitorSession::Inherited)
+            }
             Some(session) if session > 0 => (Some(session), ProgenitorSession::Own),
             _ if host.shares_pids => (None, ProgenitorSession::Own),
             _ => {
@@ -292,7 +380,11 @@ impl<'a> Family<'a> {
                     session != parent.session && Some(session) != self.birth_session(parent)
                 }
                 (Some(session), None) => {
-                    !foreign(session) && self.by_pid.get(&session).is_some_and(|leader| leader.parent != 0)
+                    !foreign(session)
+                        && self
+                            .by_pid
+                            .get(&session)
+                            .is_some_and(|leader| leader.parent != 0)
                 }
             };
             if unreachable {
@@ -307,7 +399,10 @@ impl<'a> Family<'a> {
         if host.shares_pids {
             let inherited = (host.session, host.session);
             for id in self.all_ids() {
-                let owned = self.processes.iter().any(|process| process.pid == id || process.tasks.contains(&id));
+                let owned = self
+                    .processes
+                    .iter()
+                    .any(|process| process.pid == id || process.tasks.contains(&id));
                 let held = id == inherited.0 && !owned;
                 if id > 0 && !held && is_taken(id) {
                     plan.refusals.add_for_job(
@@ -325,7 +420,9 @@ impl<'a> Family<'a> {
         let session = self.birth_session(process);
         if let Some(parent) = self.by_pid.get(&process.parent) {
             let mut needs = vec![Token::Process(parent.pid)];
-            if parent.session == parent.pid && session.is_none_or(|session| session == parent.session) {
+            if parent.session == parent.pid
+                && session.is_none_or(|session| session == parent.session)
+            {
                 needs.push(Token::SessionOf(parent.pid));
             }
             plan.linked_step(
@@ -333,14 +430,23 @@ impl<'a> Family<'a> {
                 process.pid,
                 needs,
                 gives,
-                Birth { process: process.pid, by: parent.pid, sibling: Sibling::No },
+                Birth {
+                    process: process.pid,
+                    by: parent.pid,
+                    sibling: Sibling::No,
+                },
             );
             return;
         }
         // A process without a parent in the job becomes a sibling of whoever leads the session that it is born in.
-        let leader = session.and_then(|session| self.by_pid.get(&session)).filter(|leader| leader.pid != process.pid);
+        let leader = session
+            .and_then(|session| self.by_pid.get(&session))
+            .filter(|leader| leader.pid != process.pid);
         let (by, needs) = match leader {
-            Some(leader) => (leader.pid, vec![Token::Process(leader.pid), Token::SessionOf(leader.pid)]),
+            Some(leader) => (
+                leader.pid,
+                vec![Token::Process(leader.pid), Token::SessionOf(leader.pid)],
+            ),
             None => (0, vec![Token::Process(0)]),
         };
         plan.linked_step(
@@ -348,7 +454,11 @@ impl<'a> Family<'a> {
             process.pid,
             needs,
             gives,
-            Birth { process: process.pid, by, sibling: Sibling::Yes },
+            Birth {
+                process: process.pid,
+                by,
+                sibling: Sibling::Yes,
+            },
         );
     }
 
@@ -361,24 +471,41 @@ impl<'a> Family<'a> {
                     process.pid,
                     vec![],
                     vec![Token::Group(process.pid)],
-                    JoinGroup { process: process.pid, group: process.pid },
+                    JoinGroup {
+                        process: process.pid,
+                        group: process.pid,
+                    },
                 );
             }
         }
         let mut orphaned: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-        for process in self.processes.iter().filter(|process| process.group != process.pid) {
+        for process in self
+            .processes
+            .iter()
+            .filter(|process| process.group != process.pid)
+        {
             match self.by_pid.get(&process.group) {
                 Some(leader) if leader.group == leader.pid => {
-                    let needs =
-                        if leader.session == leader.pid { vec![] } else { vec![Token::Group(process.group)] };
-                    let action = JoinGroup { process: process.pid, group: process.group };
+                    let needs = if leader.session == leader.pid {
+                        vec![]
+                    } else {
+                        vec![Token::Group(process.group)]
+                    };
+                    let action = JoinGroup {
+                        process: process.pid,
+                        group: process.group,
+                    };
                     plan.linked_step(Stage::Descriptors, process.pid, needs, vec![], action);
                 }
                 _ => orphaned.entry(process.group).or_default().push(process.pid),
             }
         }
         for (group, members) in orphaned {
-            plan.step(Stage::Descriptors, members[0], JoinOrphanedGroup { group, members });
+            plan.step(
+                Stage::Descriptors,
+                members[0],
+                JoinOrphanedGroup { group, members },
+            );
         }
     }
 }
@@ -405,9 +532,16 @@ struct StartProgenitor {
 impl fmt::Display for StartProgenitor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.session, self.pid) {
-            (ProgenitorSession::Inherited, _) => write!(f, "start the progenitor in the session of the restart"),
-            (ProgenitorSession::Own, Some(pid)) => write!(f, "start the progenitor as process {pid} with a session of its own"),
-            (ProgenitorSession::Own, None) => write!(f, "start the progenitor with a session of its own"),
+            (ProgenitorSession::Inherited, _) => {
+                write!(f, "start the progenitor in the session of the restart")
+            }
+            (ProgenitorSession::Own, Some(pid)) => write!(
+                f,
+                "start the progenitor as process {pid} with a session of its own"
+            ),
+            (ProgenitorSession::Own, None) => {
+                write!(f, "start the progenitor with a session of its own")
+            }
         }
     }
 }
@@ -470,7 +604,9 @@ impl fmt::Display for LeadSession {
 
 impl Action for LeadSession {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        rebuild.call(self.process, "leading a session", libc::SYS_setsid, &[]).map(drop)
+        rebuild
+            .call(self.process, "leading a session", libc::SYS_setsid, &[])
+            .map(drop)
     }
 }
 
@@ -488,7 +624,14 @@ impl fmt::Display for JoinGroup {
 impl Action for JoinGroup {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let arguments = [0.into(), self.group.into()];
-        rebuild.call(self.process, "joining its process group", libc::SYS_setpgid, &arguments).map(drop)
+        rebuild
+            .call(
+                self.process,
+                "joining its process group",
+                libc::SYS_setpgid,
+                &arguments,
+            )
+            .map(drop)
     }
 }
 
@@ -500,7 +643,11 @@ struct JoinOrphanedGroup {
 
 impl fmt::Display for JoinOrphanedGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "make process group {} by a helper for {:?}", self.group, self.members)
+        write!(
+            f,
+            "make process group {} by a helper for {:?}",
+            self.group, self.members
+        )
     }
 }
 
@@ -510,7 +657,12 @@ impl Action for JoinOrphanedGroup {
         let join = |rebuild: &Rebuild<'_>| -> Result<()> {
             for &member in &self.members {
                 let arguments = [0.into(), self.group.into()];
-                rebuild.call(member, "joining its process group", libc::SYS_setpgid, &arguments)?;
+                rebuild.call(
+                    member,
+                    "joining its process group",
+                    libc::SYS_setpgid,
+                    &arguments,
+                )?;
             }
             Ok(())
         };
@@ -519,7 +671,12 @@ impl Action for JoinOrphanedGroup {
         }
         rebuild.birth_of_helper(first, self.group)?;
         let arguments = [0.into(), self.group.into()];
-        rebuild.call(self.group, "making a process group", libc::SYS_setpgid, &arguments)?;
+        rebuild.call(
+            self.group,
+            "making a process group",
+            libc::SYS_setpgid,
+            &arguments,
+        )?;
         join(rebuild)?;
         rebuild.end_helper(first, self.group)
     }
@@ -586,7 +743,11 @@ impl Action for EndZombie {
         let signal = self.status & 0x7f;
         let signal = (signal != 0).then_some(signal);
         rebuild.end_process(self.process, signal, (self.status >> 8) & 0xff)?;
-        if self.parent == 0 { Ok(()) } else { rebuild.drain_child_signal(self.parent) }
+        if self.parent == 0 {
+            Ok(())
+        } else {
+            rebuild.drain_child_signal(self.parent)
+        }
     }
 }
 

@@ -88,7 +88,10 @@ pub struct SignalsRecord {
 }
 
 impl Record for SignalsRecord {
-    const KIND: Kind = Kind { name: "signals", version: 1 };
+    const KIND: Kind = Kind {
+        name: "signals",
+        version: 1,
+    };
 }
 
 /// The resource.
@@ -108,19 +111,36 @@ impl Resource for Signals {
     }
 
     fn inspect(&self, target: &Target, refusals: &mut Refusals) {
-        let alive = target.processes.iter().filter(|process| !process.is_zombie());
-        refuse_sharing(&alive.map(|process| process.label()).collect::<Vec<_>>(), refusals);
+        let alive = target
+            .processes
+            .iter()
+            .filter(|process| !process.is_zombie());
+        refuse_sharing(
+            &alive.map(|process| process.label()).collect::<Vec<_>>(),
+            refusals,
+        );
     }
 
     fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
         let mut refusals = Refusals::default();
-        refuse_sharing(&frozen.alive().map(|process| (process.pid, process.name())).collect::<Vec<_>>(), &mut refusals);
+        refuse_sharing(
+            &frozen
+                .alive()
+                .map(|process| (process.pid, process.name()))
+                .collect::<Vec<_>>(),
+            &mut refusals,
+        );
         refusals.into_result()?;
         for process in frozen.alive_mut() {
             // Pending signals first: nothing has been run in the process for them yet.
             let (pending, tasks) = pending_of(process)?;
             let actions = actions_of(process)?;
-            collection.put(&SignalsRecord { process: process.inner, actions, pending, tasks })?;
+            collection.put(&SignalsRecord {
+                process: process.inner,
+                actions,
+                pending,
+                tasks,
+            })?;
         }
         Ok(())
     }
@@ -130,9 +150,15 @@ impl Resource for Signals {
         let records_of_signals = records.all::<SignalsRecord>()?;
         for record in &records_of_signals {
             check(record)?;
-            total += record.pending.len() + record.tasks.iter().map(|task| task.pending.len()).sum::<usize>();
+            total += record.pending.len()
+                + record
+                    .tasks
+                    .iter()
+                    .map(|task| task.pending.len())
+                    .sum::<usize>();
         }
-        let limit = task::limit(0, PENDING_SIGNALS).attempt(|| "reading the limit of pending signals".into())?;
+        let limit = task::limit(0, PENDING_SIGNALS)
+            .attempt(|| "reading the limit of pending signals".into())?;
         if total as u64 > limit.soft {
             plan.refusals.add_for_job(
                 format!("its {total} pending signals"),
@@ -141,14 +167,30 @@ impl Resource for Signals {
             );
         }
         let processes = records.all::<ProcessRecord>()?;
-        for process in processes.iter().filter(|process| process.zombie.is_none()).map(|process| process.pid) {
-            let record = records_of_signals.iter().find(|record| record.process == process);
-            let actions = record.map(|record| record.actions.clone()).unwrap_or_default();
+        for process in processes
+            .iter()
+            .filter(|process| process.zombie.is_none())
+            .map(|process| process.pid)
+        {
+            let record = records_of_signals
+                .iter()
+                .find(|record| record.process == process);
+            let actions = record
+                .map(|record| record.actions.clone())
+                .unwrap_or_default();
             // After zombies have ended: a parent that ignores SIGCHLD would have them vanish.
             plan.step(Stage::Attach, process, SetActions { process, actions });
-            if let Some(record) = record.filter(|record| !(record.pending.is_empty() && record.tasks.is_empty())) {
+            if let Some(record) =
+                record.filter(|record| !(record.pending.is_empty() && record.tasks.is_empty()))
+            {
                 // After zombies too: the signal of their end is drained, a saved one must stay.
-                plan.step(Stage::Restrict, process, QueueSignals { record: record.clone() });
+                plan.step(
+                    Stage::Restrict,
+                    process,
+                    QueueSignals {
+                        record: record.clone(),
+                    },
+                );
             }
             if let Some(last) = record.and_then(FinishTrap::of) {
                 plan.step(Stage::Release, process, last);
@@ -162,7 +204,10 @@ impl Resource for Signals {
 fn refuse_sharing(processes: &[(i32, String)], refusals: &mut Refusals) {
     let pids: Vec<i32> = processes.iter().map(|(pid, _)| *pid).collect();
     for (pid, other) in sharing(Compare::SignalActions, &pids) {
-        let name = processes.iter().find(|(candidate, _)| *candidate == pid).map_or("", |(_, name)| name);
+        let name = processes
+            .iter()
+            .find(|(candidate, _)| *candidate == pid)
+            .map_or("", |(_, name)| name);
         refusals.add(
             (pid, name),
             "its signal actions",
@@ -179,8 +224,9 @@ pub(super) fn sharing(what: Compare, pids: &[i32]) -> Vec<(i32, i32)> {
     let mut pairs = Vec::new();
     for &pid in pids {
         // kcmp orders objects, so that n of them take n log n calls.
-        let place = sorted
-            .binary_search_by(|&other| task::compare(what, (other, 0), (pid, 0)).unwrap_or(Ordering::Less));
+        let place = sorted.binary_search_by(|&other| {
+            task::compare(what, (other, 0), (pid, 0)).unwrap_or(Ordering::Less)
+        });
         match place {
             Ok(found) => pairs.push((pid, sorted[found])),
             Err(place) => sorted.insert(place, pid),
@@ -195,13 +241,25 @@ fn actions_of(process: &mut FrozenProcess) -> Result<Vec<SignalAction>> {
     let asked: Vec<_> = settable()
         .map(|signal| {
             let old = list.space(ACTION_SIZE);
-            (signal, old, list.call(libc::SYS_rt_sigaction, &[signal.into(), 0.into(), old.into(), MASK_SIZE.into()]))
+            (
+                signal,
+                old,
+                list.call(
+                    libc::SYS_rt_sigaction,
+                    &[signal.into(), 0.into(), old.into(), MASK_SIZE.into()],
+                ),
+            )
         })
         .collect();
     let outcomes = process.run(0, &list)?;
     let mut actions = Vec::new();
     for (signal, old, call) in asked {
-        let what = || format!("process {}: reading what it does upon signal {signal}", process.pid);
+        let what = || {
+            format!(
+                "process {}: reading what it does upon signal {signal}",
+                process.pid
+            )
+        };
         outcomes.result(call).attempt(what)?;
         let bytes = outcomes.buffer(old);
         if bytes.iter().any(|&byte| byte != 0) {
@@ -219,13 +277,22 @@ fn settable() -> impl Iterator<Item = i32> {
 /// Reads the kernel's `struct sigaction`.
 fn decode_action(signal: i32, bytes: &[u8]) -> SignalAction {
     let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
-    SignalAction { signal, handler: word(0), flags: word(8), restorer: word(16), mask: word(24) }
+    SignalAction {
+        signal,
+        handler: word(0),
+        flags: word(8),
+        restorer: word(16),
+        mask: word(24),
+    }
 }
 
 /// Writes the kernel's `struct sigaction`.
 fn encode_action(action: &SignalAction) -> [u8; ACTION_SIZE] {
     let mut bytes = [0; ACTION_SIZE];
-    for (index, word) in [action.handler, action.flags, action.restorer, action.mask].into_iter().enumerate() {
+    for (index, word) in [action.handler, action.flags, action.restorer, action.mask]
+        .into_iter()
+        .enumerate()
+    {
         bytes[index * 8..][..8].copy_from_slice(&word.to_le_bytes());
     }
     bytes
@@ -236,7 +303,12 @@ fn pending_of(process: &FrozenProcess) -> Result<(Vec<Vec<u8>>, Vec<TaskSignals>
     let (queued, limit) = process.status.signals_queued;
     let tight = limit < ROOMY_QUEUE || queued.saturating_mul(2) >= limit;
     let leader = process.tasks[0].stopped.tid();
-    let shared = queue(process, leader, Queue::Process, process.status.signals_pending_shared)?;
+    let shared = queue(
+        process,
+        leader,
+        Queue::Process,
+        process.status.signals_pending_shared,
+    )?;
     let mut tasks = Vec::new();
     for (index, task) in process.tasks.iter().enumerate() {
         let tid = task.stopped.tid();
@@ -248,7 +320,10 @@ fn pending_of(process: &FrozenProcess) -> Result<(Vec<Vec<u8>>, Vec<TaskSignals>
         };
         let pending = queue(process, tid, Queue::Task, mask)?;
         if !pending.is_empty() {
-            tasks.push(TaskSignals { task: task.inner, pending });
+            tasks.push(TaskSignals {
+                task: task.inner,
+                pending,
+            });
         }
     }
     Ok((shared, tasks))
@@ -256,22 +331,36 @@ fn pending_of(process: &FrozenProcess) -> Result<(Vec<Vec<u8>>, Vec<TaskSignals>
 
 /// The pending signals of one queue; `mask` names all of them, also those without a `siginfo_t`.
 fn queue(process: &FrozenProcess, tid: i32, which: Queue, mask: u64) -> Result<Vec<Vec<u8>>> {
-    let entries =
-        ptrace::pending_signals(tid, which).attempt(|| format!("task {tid}: reading its pending signals"))?;
-    let known = entries.iter().fold(0_u64, |known, information| known | bit(signal_of(information)));
+    let entries = ptrace::pending_signals(tid, which)
+        .attempt(|| format!("task {tid}: reading its pending signals"))?;
+    let known = entries.iter().fold(0_u64, |known, information| {
+        known | bit(signal_of(information))
+    });
     let pending = complete(&without_expiries(process, entries)?, mask & !known);
-    if pending.iter().any(|information| signal_of(information) == libc::SIGKILL) {
-        return Err(Error::Failed(format!("process {} ({}) is just being killed", process.pid, process.name())));
+    if pending
+        .iter()
+        .any(|information| signal_of(information) == libc::SIGKILL)
+    {
+        return Err(Error::Failed(format!(
+            "process {} ({}) is just being killed",
+            process.pid,
+            process.name()
+        )));
     }
     Ok(pending)
 }
 
 /// Without the signals of timers that still exist: those belong to the timers.
-fn without_expiries(process: &FrozenProcess, mut entries: Vec<RawSiginfo>) -> Result<Vec<RawSiginfo>> {
+fn without_expiries(
+    process: &FrozenProcess,
+    mut entries: Vec<RawSiginfo>,
+) -> Result<Vec<RawSiginfo>> {
     if entries.iter().any(timer::is_from_timer) {
         let timers = process.directory.timers()?;
         let sent = |information: &RawSiginfo| {
-            timers.iter().any(|timer| timer::is_expiry(information, timer.id, timer.signal, timer.value))
+            timers
+                .iter()
+                .any(|timer| timer::is_expiry(information, timer.id, timer.signal, timer.value))
         };
         entries.retain(|information| !sent(information));
     }
@@ -280,7 +369,10 @@ fn without_expiries(process: &FrozenProcess, mut entries: Vec<RawSiginfo>) -> Re
 
 /// The entries as they are stored, and for each signal of `bare`, which have none, what the kernel would deliver.
 fn complete(entries: &[RawSiginfo], bare: u64) -> Vec<Vec<u8>> {
-    let mut pending: Vec<Vec<u8>> = entries.iter().map(|information| trimmed(information)).collect();
+    let mut pending: Vec<Vec<u8>> = entries
+        .iter()
+        .map(|information| trimmed(information))
+        .collect();
     for signal in (1..=SIGNAL_COUNT).filter(|signal| bare & bit(*signal) != 0) {
         // The kernel sends such a one as from nobody: SI_USER (0), process 0, user 0 (collect_signal in kernel/signal.c).
         pending.push(trimmed(&signal.to_le_bytes()));
@@ -289,12 +381,19 @@ fn complete(entries: &[RawSiginfo], bare: u64) -> Vec<Vec<u8>> {
 }
 
 fn bit(signal: i32) -> u64 {
-    if (1..=SIGNAL_COUNT).contains(&signal) { 1 << (signal - 1) } else { 0 }
+    if (1..=SIGNAL_COUNT).contains(&signal) {
+        1 << (signal - 1)
+    } else {
+        0
+    }
 }
 
 /// Without the zero bytes at the end, of which a `siginfo_t` mostly consists.
 fn trimmed(information: &[u8]) -> Vec<u8> {
-    let length = information.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    let length = information
+        .iter()
+        .rposition(|&byte| byte != 0)
+        .map_or(0, |last| last + 1);
     information[..length].to_vec()
 }
 
@@ -308,14 +407,30 @@ fn signal_of(information: &[u8]) -> i32 {
 
 /// Refuses records that no process can have had.
 fn check(record: &SignalsRecord) -> Result<()> {
-    let damaged = |what: &str| Err(Error::Failed(format!("the image is damaged: process {} {what}", record.process)));
-    if record.actions.iter().any(|action| settable().all(|signal| signal != action.signal)) {
+    let damaged = |what: &str| {
+        Err(Error::Failed(format!(
+            "the image is damaged: process {} {what}",
+            record.process
+        )))
+    };
+    if record
+        .actions
+        .iter()
+        .any(|action| settable().all(|signal| signal != action.signal))
+    {
         return damaged("has an action for a signal that can have none");
     }
-    let pending = record.tasks.iter().flat_map(|task| &task.pending).chain(&record.pending);
+    let pending = record
+        .tasks
+        .iter()
+        .flat_map(|task| &task.pending)
+        .chain(&record.pending);
     for information in pending {
         let signal = signal_of(information);
-        if information.len() > size_of::<RawSiginfo>() || bit(signal) == 0 || signal == libc::SIGKILL {
+        if information.len() > size_of::<RawSiginfo>()
+            || bit(signal) == 0
+            || signal == libc::SIGKILL
+        {
             return damaged("has a pending signal that cannot be pending");
         }
     }
@@ -330,7 +445,11 @@ struct SetActions {
 
 impl fmt::Display for SetActions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "set signal actions, {} of them not the default", self.actions.len())
+        write!(
+            f,
+            "set signal actions, {} of them not the default",
+            self.actions.len()
+        )
     }
 }
 
@@ -347,7 +466,12 @@ impl Action for SetActions {
         }
         let outcomes = rebuild.run(self.process, &list)?;
         for (signal, call) in calls {
-            let what = || format!("process {}: setting what it does upon signal {signal}", self.process);
+            let what = || {
+                format!(
+                    "process {}: setting what it does upon signal {signal}",
+                    self.process
+                )
+            };
             outcomes.result(call).attempt(what)?;
         }
         Ok(())
@@ -362,24 +486,54 @@ struct QueueSignals {
 
 impl fmt::Display for QueueSignals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let own: usize = self.record.tasks.iter().map(|task| task.pending.len()).sum();
-        write!(f, "queue {} pending signals, {own} of them for single tasks", self.record.pending.len() + own)
+        let own: usize = self
+            .record
+            .tasks
+            .iter()
+            .map(|task| task.pending.len())
+            .sum();
+        write!(
+            f,
+            "queue {} pending signals, {own} of them for single tasks",
+            self.record.pending.len() + own
+        )
     }
 }
 
 impl Action for QueueSignals {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let process = self.record.process;
-        self.send(rebuild, process, &self.record.pending, libc::SYS_rt_sigqueueinfo, &[process.into()])?;
+        self.send(
+            rebuild,
+            process,
+            &self.record.pending,
+            libc::SYS_rt_sigqueueinfo,
+            &[process.into()],
+        )?;
         for task in &self.record.tasks {
             let whom = [process.into(), task.task.into()];
-            self.send(rebuild, task.task, &task.pending, libc::SYS_rt_tgsigqueueinfo, &whom)?;
+            self.send(
+                rebuild,
+                task.task,
+                &task.pending,
+                libc::SYS_rt_tgsigqueueinfo,
+                &whom,
+            )?;
         }
-        let all = self.record.tasks.iter().flat_map(|task| &task.pending).chain(&self.record.pending);
-        if all.map(|information| signal_of(information)).any(|signal| signal == libc::SIGSTOP) {
+        let all = self
+            .record
+            .tasks
+            .iter()
+            .flat_map(|task| &task.pending)
+            .chain(&self.record.pending);
+        if all
+            .map(|information| signal_of(information))
+            .any(|signal| signal == libc::SIGSTOP)
+        {
             let pid = rebuild.built(process)?.pid;
             rebuild.after_commit.push(Box::new(move || {
-                task::kill(pid, libc::SIGSTOP).attempt(|| format!("process {process}: stopping it as it was about to"))
+                task::kill(pid, libc::SIGSTOP)
+                    .attempt(|| format!("process {process}: stopping it as it was about to"))
             }));
         }
         Ok(())
@@ -406,12 +560,21 @@ impl QueueSignals {
             for information in chunk {
                 let signal = signal_of(information);
                 let buffer = list.bytes(&padded(information));
-                let arguments: Vec<Argument> = whom.iter().copied().chain([signal.into(), buffer.into()]).collect();
+                let arguments: Vec<Argument> = whom
+                    .iter()
+                    .copied()
+                    .chain([signal.into(), buffer.into()])
+                    .collect();
                 calls.push((signal, list.call(number, &arguments)));
             }
             let outcomes = rebuild.run_in_task(self.record.process, task, &list)?;
             for (signal, call) in calls {
-                let what = || format!("process {}: queueing pending signal {signal} for {task}", self.record.process);
+                let what = || {
+                    format!(
+                        "process {}: queueing pending signal {signal} for {task}",
+                        self.record.process
+                    )
+                };
                 outcomes.result(call).map(drop).map_err(|error| match error.raw_os_error() {
                     Some(libc::EAGAIN) => Error::Failed(format!(
                         "{}: this user has no more pending signals free; raise {} and restart again",
@@ -444,7 +607,8 @@ impl FinishTrap {
         let ignored = |action: &&SignalAction| {
             action.signal == libc::SIGTRAP && action.handler == libc::SIG_IGN as u64
         };
-        let of_task = |task: &TaskSignals| Some((task.task, task.pending.iter().find(is_trap)?.clone()));
+        let of_task =
+            |task: &TaskSignals| Some((task.task, task.pending.iter().find(is_trap)?.clone()));
         let last = Self {
             process: record.process,
             ignored: record.actions.iter().find(ignored).cloned(),
@@ -458,7 +622,15 @@ impl FinishTrap {
 impl fmt::Display for FinishTrap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pending = self.tasks.len() + usize::from(self.pending.is_some());
-        write!(f, "{} SIGTRAP, queue {pending}", if self.ignored.is_some() { "ignore" } else { "do not ignore" })
+        write!(
+            f,
+            "{} SIGTRAP, queue {pending}",
+            if self.ignored.is_some() {
+                "ignore"
+            } else {
+                "do not ignore"
+            }
+        )
     }
 }
 
@@ -482,12 +654,24 @@ impl Action for FinishTrap {
         if let Some(information) = &self.pending {
             let arguments = |data| [process as u64, signal, data, 0, 0, 0];
             let information = padded(information);
-            rebuild.call_directly((process, process), what, libc::SYS_rt_sigqueueinfo, &information, arguments)?;
+            rebuild.call_directly(
+                (process, process),
+                what,
+                libc::SYS_rt_sigqueueinfo,
+                &information,
+                arguments,
+            )?;
         }
         for (task, information) in &self.tasks {
             let arguments = |data| [process as u64, *task as u64, signal, data, 0, 0];
             let information = padded(information);
-            rebuild.call_directly((process, *task), what, libc::SYS_rt_tgsigqueueinfo, &information, arguments)?;
+            rebuild.call_directly(
+                (process, *task),
+                what,
+                libc::SYS_rt_tgsigqueueinfo,
+                &information,
+                arguments,
+            )?;
         }
         Ok(())
     }
@@ -549,17 +733,29 @@ mod tests {
                 mask: !0,
             }],
             pending: vec![vec![10, 0, 0, 0, 0, 0, 0, 0, 0x80], vec![64]],
-            tasks: vec![TaskSignals { task: 8, pending: vec![vec![34, 0, 0, 0, 0, 0, 0, 0, 0xff]] }],
+            tasks: vec![TaskSignals {
+                task: 8,
+                pending: vec![vec![34, 0, 0, 0, 0, 0, 0, 0, 0xff]],
+            }],
         };
         let mut set = RecordSet::new();
         set.push(&record).unwrap();
-        assert_eq!(set.all::<SignalsRecord>().unwrap(), std::slice::from_ref(&record));
+        assert_eq!(
+            set.all::<SignalsRecord>().unwrap(),
+            std::slice::from_ref(&record)
+        );
         check(&record).unwrap();
     }
 
     #[test]
     fn actions_keep_the_kernel_layout() {
-        let action = SignalAction { signal: 17, handler: 1, flags: 2, restorer: 3, mask: 1 << 63 };
+        let action = SignalAction {
+            signal: 17,
+            handler: 1,
+            flags: 2,
+            restorer: 3,
+            mask: 1 << 63,
+        };
         let bytes = encode_action(&action);
         assert_eq!((bytes[0], bytes[8], bytes[16], bytes[31]), (1, 2, 3, 0x80));
         assert_eq!(decode_action(17, &bytes), action);
@@ -583,35 +779,82 @@ mod tests {
         queued[0] = 34;
         queued[24] = 9;
         let pending = complete(&[queued, queued], bit(10) | bit(64));
-        let signals: Vec<i32> = pending.iter().map(|information| signal_of(information)).collect();
+        let signals: Vec<i32> = pending
+            .iter()
+            .map(|information| signal_of(information))
+            .collect();
         assert_eq!(signals, [34, 34, 10, 64]);
         assert_eq!(pending[2], [10]);
     }
 
     #[test]
     fn traps_are_left_for_the_end() {
-        let ignored = SignalAction { signal: libc::SIGTRAP, handler: 1, ..SignalAction::default() };
-        let handled = SignalAction { handler: 0x4000, ..ignored.clone() };
-        let record = SignalsRecord { process: 7, actions: vec![ignored], ..SignalsRecord::default() };
-        assert_eq!(FinishTrap::of(&record).unwrap().to_string(), "ignore SIGTRAP, queue 0");
-        let record = SignalsRecord { actions: vec![handled], pending: vec![vec![10]], ..record };
+        let ignored = SignalAction {
+            signal: libc::SIGTRAP,
+            handler: 1,
+            ..SignalAction::default()
+        };
+        let handled = SignalAction {
+            handler: 0x4000,
+            ..ignored.clone()
+        };
+        let record = SignalsRecord {
+            process: 7,
+            actions: vec![ignored],
+            ..SignalsRecord::default()
+        };
+        assert_eq!(
+            FinishTrap::of(&record).unwrap().to_string(),
+            "ignore SIGTRAP, queue 0"
+        );
+        let record = SignalsRecord {
+            actions: vec![handled],
+            pending: vec![vec![10]],
+            ..record
+        };
         assert!(FinishTrap::of(&record).is_none());
-        let tasks = vec![TaskSignals { task: 8, pending: vec![vec![10], vec![5, 0, 0, 0, 0, 0, 0, 0, 1]] }];
-        let last = FinishTrap::of(&SignalsRecord { pending: vec![vec![5]], tasks, ..record }).unwrap();
+        let tasks = vec![TaskSignals {
+            task: 8,
+            pending: vec![vec![10], vec![5, 0, 0, 0, 0, 0, 0, 0, 1]],
+        }];
+        let last = FinishTrap::of(&SignalsRecord {
+            pending: vec![vec![5]],
+            tasks,
+            ..record
+        })
+        .unwrap();
         assert_eq!(last.to_string(), "do not ignore SIGTRAP, queue 2");
         assert_eq!(last.tasks, [(8, vec![5, 0, 0, 0, 0, 0, 0, 0, 1])]);
     }
 
     #[test]
     fn damaged_records_are_found() {
-        let kill = SignalAction { signal: libc::SIGKILL, ..SignalAction::default() };
+        let kill = SignalAction {
+            signal: libc::SIGKILL,
+            ..SignalAction::default()
+        };
         let damaged = [
-            SignalsRecord { actions: vec![kill], ..SignalsRecord::default() },
-            SignalsRecord { pending: vec![vec![]], ..SignalsRecord::default() },
-            SignalsRecord { pending: vec![vec![9]], ..SignalsRecord::default() },
-            SignalsRecord { pending: vec![vec![10; 129]], ..SignalsRecord::default() },
             SignalsRecord {
-                tasks: vec![TaskSignals { task: 1, pending: vec![vec![65]] }],
+                actions: vec![kill],
+                ..SignalsRecord::default()
+            },
+            SignalsRecord {
+                pending: vec![vec![]],
+                ..SignalsRecord::default()
+            },
+            SignalsRecord {
+                pending: vec![vec![9]],
+                ..SignalsRecord::default()
+            },
+            SignalsRecord {
+                pending: vec![vec![10; 129]],
+                ..SignalsRecord::default()
+            },
+            SignalsRecord {
+                tasks: vec![TaskSignals {
+                    task: 1,
+                    pending: vec![vec![65]],
+                }],
                 ..SignalsRecord::default()
             },
         ];
@@ -625,7 +868,10 @@ mod tests {
             return;
         }
         assert_eq!(sharing(Compare::SignalActions, &[own, own]), [(own, own)]);
-        let mut child = std::process::Command::new("sleep").arg("10").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("10")
+            .spawn()
+            .unwrap();
         assert_eq!(sharing(Compare::FileSystem, &[own, child.id() as i32]), []);
         child.kill().unwrap();
         child.wait().unwrap();

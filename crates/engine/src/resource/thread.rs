@@ -9,8 +9,8 @@ use std::fmt;
 
 use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_sys::arch::{Interrupted, Registers};
-use cryonaut_sys::task::{self, SchedulingAttributes};
 use cryonaut_sys::ptrace;
+use cryonaut_sys::task::{self, SchedulingAttributes};
 use cryonaut_tracee::CallList;
 
 use crate::collect::Collection;
@@ -86,7 +86,10 @@ pub struct TaskRecord {
 }
 
 impl Record for TaskRecord {
-    const KIND: Kind = Kind { name: "task", version: 1 };
+    const KIND: Kind = Kind {
+        name: "task",
+        version: 1,
+    };
 }
 
 /// The resource.
@@ -116,9 +119,14 @@ impl Resource for Threads {
                 collection.put(&record)?;
             }
         }
-        collection.needs.insert("cpu.xsave-bytes".into(), largest.to_string());
+        collection
+            .needs
+            .insert("cpu.xsave-bytes".into(), largest.to_string());
         let processor = cryonaut_procfs::system::processor()?;
-        collection.needs.insert("cpu.features".into(), crate::host::instruction_sets(&processor.flags));
+        collection.needs.insert(
+            "cpu.features".into(),
+            crate::host::instruction_sets(&processor.flags),
+        );
         Ok(())
     }
 
@@ -135,7 +143,10 @@ impl Resource for Threads {
                 );
             }
             if task.registers.len() != REGISTER_COUNT {
-                return Err(Error::Failed(format!("task {}: its registers are damaged in the image", task.task)));
+                return Err(Error::Failed(format!(
+                    "task {}: its registers are damaged in the image",
+                    task.task
+                )));
             }
             let process = task.process;
             plan.step(Stage::Task, process, RestoreTask { task: task.clone() });
@@ -143,8 +154,20 @@ impl Resource for Threads {
         }
         let processes = records.all::<super::process::ProcessRecord>()?;
         for process in processes.iter().filter(|process| process.zombie.is_none()) {
-            plan.step(Stage::Finish, process.pid, CloseChannel { process: process.pid });
-            plan.step(Stage::Release, process.pid, RemoveStub { process: process.pid });
+            plan.step(
+                Stage::Finish,
+                process.pid,
+                CloseChannel {
+                    process: process.pid,
+                },
+            );
+            plan.step(
+                Stage::Release,
+                process.pid,
+                RemoveStub {
+                    process: process.pid,
+                },
+            );
         }
         for task in records.all::<TaskRecord>()? {
             plan.step(Stage::Release, task.process, SetRegisters { task });
@@ -161,7 +184,10 @@ fn own_extended_state() -> Option<usize> {
 }
 
 fn collect_task(process: &mut FrozenProcess, index: usize) -> Result<TaskRecord> {
-    let (tid, inner) = (process.tasks[index].stopped.tid(), process.tasks[index].inner);
+    let (tid, inner) = (
+        process.tasks[index].stopped.tid(),
+        process.tasks[index].inner,
+    );
     let registers = *process.tasks[index].stopped.registers();
     let mask = process.tasks[index].stopped.mask();
     let what = |what: &'static str| move || format!("task {tid}: {what}");
@@ -175,23 +201,39 @@ fn collect_task(process: &mut FrozenProcess, index: usize) -> Result<TaskRecord>
         }]));
     }
     let mut extended = vec![0; EXTENDED_STATE];
-    let length = ptrace::extended_state(tid, &mut extended).attempt(what("reading its processor state"))?;
+    let length =
+        ptrace::extended_state(tid, &mut extended).attempt(what("reading its processor state"))?;
     extended.truncate(length);
     let mut list = CallList::new();
     let stack = list.space(24);
     let address = list.space(8);
     let death = list.space(8);
     let stack_call = list.call(libc::SYS_sigaltstack, &[0.into(), stack.into()]);
-    let address_call = list.call(libc::SYS_prctl, &[PR_GET_TID_ADDRESS.into(), address.into()]);
+    let address_call = list.call(
+        libc::SYS_prctl,
+        &[PR_GET_TID_ADDRESS.into(), address.into()],
+    );
     let death_call = list.call(libc::SYS_prctl, &[PR_GET_PDEATHSIG.into(), death.into()]);
     let slack_call = list.call(libc::SYS_prctl, &[PR_GET_TIMERSLACK.into()]);
     let outcomes = process.run(index, &list)?;
-    outcomes.result(stack_call).attempt(what("asking for its signal stack"))?;
-    outcomes.result(address_call).attempt(what("asking for clear_child_tid"))?;
-    outcomes.result(death_call).attempt(what("asking for its parent-death signal"))?;
-    let timer_slack = outcomes.result(slack_call).attempt(what("asking for its timer slack"))?;
+    outcomes
+        .result(stack_call)
+        .attempt(what("asking for its signal stack"))?;
+    outcomes
+        .result(address_call)
+        .attempt(what("asking for clear_child_tid"))?;
+    outcomes
+        .result(death_call)
+        .attempt(what("asking for its parent-death signal"))?;
+    let timer_slack = outcomes
+        .result(slack_call)
+        .attempt(what("asking for its timer slack"))?;
     let word = |at: usize| {
-        u64::from_le_bytes(outcomes.buffer(stack)[at..at + 8].try_into().expect("eight bytes"))
+        u64::from_le_bytes(
+            outcomes.buffer(stack)[at..at + 8]
+                .try_into()
+                .expect("eight bytes"),
+        )
     };
     let robust = task::robust_list(tid).attempt(what("reading its robust list"))?;
     let rseq = ptrace::rseq_configuration(tid).unwrap_or_default();
@@ -205,8 +247,16 @@ fn collect_task(process: &mut FrozenProcess, index: usize) -> Result<TaskRecord>
         signal_stack: vec![word(0), word(8) & 0xffff_ffff, word(16)],
         clear_child_tid: outcomes.word(address),
         robust_list: vec![robust.head, robust.length],
-        rseq: vec![rseq.address, u64::from(rseq.length), u64::from(rseq.signature)],
-        name: if index == 0 { process.stat.comm.clone() } else { process.directory.task(tid)?.comm()? },
+        rseq: vec![
+            rseq.address,
+            u64::from(rseq.length),
+            u64::from(rseq.signature),
+        ],
+        name: if index == 0 {
+            process.stat.comm.clone()
+        } else {
+            process.directory.task(tid)?.comm()?
+        },
         scheduling: vec![
             i64::from(scheduling.policy),
             scheduling.flags as i64,
@@ -240,7 +290,12 @@ fn remaining_time(process: &FrozenProcess, registers: &Registers) -> Option<u64>
     }
     let seconds = i64::from_le_bytes(time[..8].try_into().ok()?);
     let nanoseconds = i64::from_le_bytes(time[8..].try_into().ok()?);
-    u64::try_from(seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds)?).ok()
+    u64::try_from(
+        seconds
+            .checked_mul(1_000_000_000)?
+            .checked_add(nanoseconds)?,
+    )
+    .ok()
 }
 
 /// Everything of a task but its registers.
@@ -251,7 +306,11 @@ struct RestoreTask {
 impl fmt::Display for RestoreTask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = String::from_utf8_lossy(&self.task.name);
-        write!(f, "restore task {} ({name}): name, signal stack, robust list, scheduling", self.task.task)
+        write!(
+            f,
+            "restore task {} ({name}): name, signal stack, robust list, scheduling",
+            self.task.task
+        )
     }
 }
 
@@ -264,13 +323,22 @@ impl Action for RestoreTask {
         name.truncate(15);
         let name = list.path(&name);
         let mut calls = vec![
-            (list.call(libc::SYS_prctl, &[PR_SET_NAME.into(), name.into()]), "setting its name"),
             (
-                list.call(libc::SYS_prctl, &[PR_SET_TIMERSLACK.into(), record.timer_slack.into()]),
+                list.call(libc::SYS_prctl, &[PR_SET_NAME.into(), name.into()]),
+                "setting its name",
+            ),
+            (
+                list.call(
+                    libc::SYS_prctl,
+                    &[PR_SET_TIMERSLACK.into(), record.timer_slack.into()],
+                ),
                 "setting its timer slack",
             ),
             // Its result is the task's id.
-            (list.call(libc::SYS_set_tid_address, &[record.clear_child_tid.into()]), "setting clear_child_tid"),
+            (
+                list.call(libc::SYS_set_tid_address, &[record.clear_child_tid.into()]),
+                "setting clear_child_tid",
+            ),
         ];
         if let [address, flags, size] = record.signal_stack[..] {
             // A task on its signal stack now (SS_ONSTACK) gets it set all the same: its registers are elsewhere.
@@ -279,21 +347,32 @@ impl Action for RestoreTask {
             list.set_word(stack, 0, address);
             list.set_word(stack, 8, flags & !SS_ONSTACK);
             list.set_word(stack, 16, size);
-            calls.push((list.call(libc::SYS_sigaltstack, &[stack.into(), 0.into()]), "setting its signal stack"));
+            calls.push((
+                list.call(libc::SYS_sigaltstack, &[stack.into(), 0.into()]),
+                "setting its signal stack",
+            ));
         }
         if let [head, length] = record.robust_list[..]
             && head != 0
         {
             let arguments = [head.into(), length.into()];
-            calls.push((list.call(libc::SYS_set_robust_list, &arguments), "setting its robust list"));
+            calls.push((
+                list.call(libc::SYS_set_robust_list, &arguments),
+                "setting its robust list",
+            ));
         }
         if record.io_priority >> 13 != 0 {
             let arguments = [1.into(), 0.into(), record.io_priority.into()];
-            calls.push((list.call(libc::SYS_ioprio_set, &arguments), "setting its I/O priority"));
+            calls.push((
+                list.call(libc::SYS_ioprio_set, &arguments),
+                "setting its I/O priority",
+            ));
         }
         let outcomes = rebuild.run_in_task(record.process, record.task, &list)?;
         for (call, what) in calls {
-            outcomes.result(call).attempt(|| format!("task {}: {what}", record.task))?;
+            outcomes
+                .result(call)
+                .attempt(|| format!("task {}: {what}", record.task))?;
         }
         self.schedule(tid)
     }
@@ -302,13 +381,17 @@ impl Action for RestoreTask {
 impl RestoreTask {
     fn schedule(&self, tid: i32) -> Result<()> {
         let record = &self.task;
-        let now = task::affinity(tid).attempt(|| format!("task {}: reading its affinity", record.task))?;
+        let now = task::affinity(tid)
+            .attempt(|| format!("task {}: reading its affinity", record.task))?;
         if now != record.affinity {
             // Processors that do not exist here are left out; with none left all are allowed.
             let _ = task::set_affinity(tid, &record.affinity);
         }
-        let &[policy, flags, nice, priority, minimum, maximum] = &record.scheduling[..] else { return Ok(()) };
-        let now = task::scheduling(tid).attempt(|| format!("task {}: reading its scheduling", record.task))?;
+        let &[policy, flags, nice, priority, minimum, maximum] = &record.scheduling[..] else {
+            return Ok(());
+        };
+        let now = task::scheduling(tid)
+            .attempt(|| format!("task {}: reading its scheduling", record.task))?;
         let wanted = SchedulingAttributes {
             size: 56,
             policy: policy as u32,
@@ -319,7 +402,9 @@ impl RestoreTask {
             utilization_max: maximum as u32,
             ..now
         };
-        if (now.policy, now.nice, now.priority, now.flags) == (wanted.policy, wanted.nice, wanted.priority, wanted.flags) {
+        if (now.policy, now.nice, now.priority, now.flags)
+            == (wanted.policy, wanted.nice, wanted.priority, wanted.flags)
+        {
             return Ok(());
         }
         task::set_scheduling(tid, &wanted).attempt(|| {
@@ -351,7 +436,10 @@ impl Action for FinishTask {
         if record.parent_death_signal != 0 {
             // Not before the credentials: changing those clears it.
             let arguments = [PR_SET_PDEATHSIG.into(), record.parent_death_signal.into()];
-            calls.push((list.call(libc::SYS_prctl, &arguments), "setting its parent-death signal"));
+            calls.push((
+                list.call(libc::SYS_prctl, &arguments),
+                "setting its parent-death signal",
+            ));
         }
         if let [address, length, signature] = record.rseq[..]
             && address != 0
@@ -364,7 +452,9 @@ impl Action for FinishTask {
         }
         let outcomes = rebuild.run_in_task(record.process, record.task, &list)?;
         for (call, what) in calls {
-            outcomes.result(call).attempt(|| format!("task {}: {what}", record.task))?;
+            outcomes
+                .result(call)
+                .attempt(|| format!("task {}: {what}", record.task))?;
         }
         Ok(())
     }
@@ -400,9 +490,19 @@ impl fmt::Display for RemoveStub {
 impl Action for RemoveStub {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         // Sleeps go on from here: nothing but the last instructions follows.
-        for record in rebuild.records.all::<TaskRecord>()?.iter().filter(|record| record.process == self.process) {
+        for record in rebuild
+            .records
+            .all::<TaskRecord>()?
+            .iter()
+            .filter(|record| record.process == self.process)
+        {
             if let Some(remaining) = record.remaining {
-                rebuild.resume_sleep(self.process, record.task, &Registers::from_words(&record.registers), remaining)?;
+                rebuild.resume_sleep(
+                    self.process,
+                    record.task,
+                    &Registers::from_words(&record.registers),
+                    remaining,
+                )?;
             }
         }
         rebuild.unmap_stub(self.process)
@@ -415,7 +515,11 @@ struct SetRegisters {
 
 impl fmt::Display for SetRegisters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "set registers and signal mask of task {}", self.task.task)
+        write!(
+            f,
+            "set registers and signal mask of task {}",
+            self.task.task
+        )
     }
 }
 
@@ -424,10 +528,15 @@ impl Action for SetRegisters {
         let record = &self.task;
         let tid = rebuild.task(record.process, record.task)?;
         let what = |what: &'static str| move || format!("task {}: {what}", self.task.task);
-        ptrace::set_extended_state(tid, &record.extended).attempt(what("setting its processor state"))?;
+        ptrace::set_extended_state(tid, &record.extended)
+            .attempt(what("setting its processor state"))?;
         let registers = Registers::from_words(&record.registers);
         // With its restart block in place the kernel goes on with the sleep; without, it issues the call again.
-        let registers = if record.remaining.is_some() { registers } else { registers.restarted_by_kernel() };
+        let registers = if record.remaining.is_some() {
+            registers
+        } else {
+            registers.restarted_by_kernel()
+        };
         ptrace::set_registers(tid, &registers).attempt(what("setting its registers"))?;
         ptrace::set_signal_mask(tid, record.mask).attempt(what("setting its signal mask"))
     }

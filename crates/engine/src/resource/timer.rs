@@ -116,7 +116,10 @@ pub struct TimersRecord {
 }
 
 impl Record for TimersRecord {
-    const KIND: Kind = Kind { name: "timers", version: 1 };
+    const KIND: Kind = Kind {
+        name: "timers",
+        version: 1,
+    };
 }
 
 /// The resource.
@@ -136,7 +139,11 @@ impl Resource for Timers {
     }
 
     fn inspect(&self, target: &Target, refusals: &mut Refusals) {
-        for process in target.processes.iter().filter(|process| !process.is_zombie()) {
+        for process in target
+            .processes
+            .iter()
+            .filter(|process| !process.is_zombie())
+        {
             let label = process.label();
             match process.directory.timers() {
                 Ok(timers) if timers.is_empty() => {}
@@ -144,11 +151,12 @@ impl Resource for Timers {
                     let tasks = tasks_of(process);
                     describe_all(&timers, (&label, process.inner_pid()), &tasks, refusals);
                 }
-                Err(error) if error.is_missing() && process.directory.exists() => refusals.add_for_job(
-                    "timers",
-                    "this kernel does not show them (/proc/PID/timers is missing)",
-                    "use a kernel with CONFIG_CHECKPOINT_RESTORE",
-                ),
+                Err(error) if error.is_missing() && process.directory.exists() => refusals
+                    .add_for_job(
+                        "timers",
+                        "this kernel does not show them (/proc/PID/timers is missing)",
+                        "use a kernel with CONFIG_CHECKPOINT_RESTORE",
+                    ),
                 Err(_) => {}
             }
         }
@@ -158,13 +166,21 @@ impl Resource for Timers {
         let mut refusals = Refusals::default();
         for process in frozen.alive_mut() {
             let listed = process.directory.timers()?;
-            let tasks: Vec<_> = process.tasks.iter().map(|task| (task.stopped.tid(), task.inner)).collect();
+            let tasks: Vec<_> = process
+                .tasks
+                .iter()
+                .map(|task| (task.stopped.tid(), task.inner))
+                .collect();
             let label = (process.pid, process.name());
             let mut timers = describe_all(&listed, (&label, process.inner), &tasks, &mut refusals);
             let mut interval_timers = read_times(process, &mut timers)?;
             note_expired(process, &mut timers, &mut interval_timers)?;
             if !interval_timers.is_empty() || !timers.is_empty() {
-                collection.put(&TimersRecord { process: process.inner, interval_timers, timers })?;
+                collection.put(&TimersRecord {
+                    process: process.inner,
+                    interval_timers,
+                    timers,
+                })?;
             }
         }
         refusals.into_result()
@@ -174,13 +190,21 @@ impl Resource for Timers {
         let processes = records.all::<ProcessRecord>()?;
         let capabilities = cryonaut_sys::spawn::effective_capabilities().unwrap_or(0);
         for record in records.all::<TimersRecord>()? {
-            let process = processes.iter().find(|process| process.pid == record.process);
-            let tasks = process.map(|process| process.tasks.as_slice()).unwrap_or_default();
-            let name = process.map(|process| String::from_utf8_lossy(&process.name)).unwrap_or_default();
+            let process = processes
+                .iter()
+                .find(|process| process.pid == record.process);
+            let tasks = process
+                .map(|process| process.tasks.as_slice())
+                .unwrap_or_default();
+            let name = process
+                .map(|process| String::from_utf8_lossy(&process.name))
+                .unwrap_or_default();
             check(&record, tasks)?;
             for timer in &record.timers {
                 let label = (record.process, name.as_ref());
-                if matches!(timer.clock, REALTIME_ALARM | BOOTTIME_ALARM) && capabilities & WAKE_ALARM == 0 {
+                if matches!(timer.clock, REALTIME_ALARM | BOOTTIME_ALARM)
+                    && capabilities & WAKE_ALARM == 0
+                {
                     plan.refusals.add(
                         label,
                         format!("its timer {}", timer.id),
@@ -198,18 +222,34 @@ impl Resource for Timers {
                 }
             }
             if !record.timers.is_empty() {
-                plan.step(Stage::Attach, record.process, CreateTimers { record: record.clone() });
+                plan.step(
+                    Stage::Attach,
+                    record.process,
+                    CreateTimers {
+                        record: record.clone(),
+                    },
+                );
             }
             // As late as can be, so that nothing expires while the job is built.
-            let (trapping, timers): (Vec<_>, Vec<_>) =
-                record.timers.into_iter().filter(PosixTimer::is_set).partition(|timer| timer.signal == libc::SIGTRAP);
+            let (trapping, timers): (Vec<_>, Vec<_>) = record
+                .timers
+                .into_iter()
+                .filter(PosixTimer::is_set)
+                .partition(|timer| timer.signal == libc::SIGTRAP);
             let process = record.process;
             if !timers.is_empty() || !record.interval_timers.is_empty() {
                 let record = TimersRecord { timers, ..record };
                 plan.step(Stage::Restrict, process, ArmTimers { record });
             }
             if !trapping.is_empty() {
-                plan.step(Stage::Release, process, ArmTrapping { process, timers: trapping });
+                plan.step(
+                    Stage::Release,
+                    process,
+                    ArmTrapping {
+                        process,
+                        timers: trapping,
+                    },
+                );
             }
         }
         Ok(())
@@ -220,9 +260,18 @@ impl Resource for Timers {
 fn tasks_of(process: &TargetProcess) -> Vec<(i32, i32)> {
     let inner = |tid: i32| {
         let status = process.directory.task(tid).and_then(|task| task.status());
-        status.ok().and_then(|status| status.namespace_pid.last().copied()).unwrap_or(tid)
+        status
+            .ok()
+            .and_then(|status| status.namespace_pid.last().copied())
+            .unwrap_or(tid)
     };
-    process.directory.threads().unwrap_or_default().into_iter().map(|tid| (tid, inner(tid))).collect()
+    process
+        .directory
+        .threads()
+        .unwrap_or_default()
+        .into_iter()
+        .map(|tid| (tid, inner(tid)))
+        .collect()
 }
 
 /// The records of timers, without times; refuses those that cannot be rebuilt. `tasks` are ids as we see them and as the
@@ -237,7 +286,12 @@ fn describe_all(
     for timer in timers {
         match describe(timer, process, tasks) {
             Ok(timer) => described.push(timer),
-            Err((reason, remedy)) => refusals.add((*pid, name), format!("its timer {}", timer.id), reason, remedy),
+            Err((reason, remedy)) => refusals.add(
+                (*pid, name),
+                format!("its timer {}", timer.id),
+                reason,
+                remedy,
+            ),
         }
     }
     described
@@ -311,7 +365,10 @@ fn measured_task(
         return Ok(Measured::Nothing);
     }
     if clock & 7 == DEVICE {
-        return Err(("it runs on the clock of a device", "have the program delete it before the checkpoint"));
+        return Err((
+            "it runs on the clock of a device",
+            "have the program delete it before the checkpoint",
+        ));
     }
     let thread = clock & PER_THREAD != 0;
     match !(clock >> 3) {
@@ -331,14 +388,23 @@ fn measured_task(
 }
 
 /// Asks a process for the times of its timers, in as few lists as they fit in; gives those of setitimer(2) that are set.
-fn read_times(process: &mut FrozenProcess, timers: &mut [PosixTimer]) -> Result<Vec<IntervalTimer>> {
+fn read_times(
+    process: &mut FrozenProcess,
+    timers: &mut [PosixTimer],
+) -> Result<Vec<IntervalTimer>> {
     let pid = process.pid;
-    let what = |error: std::io::Error| Error::Failed(format!("process {pid}: reading its timers: {error}"));
+    let what = |error: std::io::Error| {
+        Error::Failed(format!("process {pid}: reading its timers: {error}"))
+    };
     let mut list = CallList::new();
     let asked: Vec<(i32, BufferId, CallId)> = (0..3)
         .map(|which| {
             let spec = list.space(SPEC_SIZE);
-            (which, spec, list.call(libc::SYS_getitimer, &[which.into(), spec.into()]))
+            (
+                which,
+                spec,
+                list.call(libc::SYS_getitimer, &[which.into(), spec.into()]),
+            )
         })
         .collect();
     let mut interval_timers = Vec::new();
@@ -355,7 +421,10 @@ fn read_times(process: &mut FrozenProcess, timers: &mut [PosixTimer]) -> Result<
             .iter()
             .map(|timer| {
                 let spec = list.space(SPEC_SIZE);
-                (spec, list.call(libc::SYS_timer_gettime, &[timer.id.into(), spec.into()]))
+                (
+                    spec,
+                    list.call(libc::SYS_timer_gettime, &[timer.id.into(), spec.into()]),
+                )
             })
             .collect();
         let outcomes = process.run(0, &std::mem::take(&mut list))?;
@@ -363,7 +432,11 @@ fn read_times(process: &mut FrozenProcess, timers: &mut [PosixTimer]) -> Result<
             outcomes.result(call).map_err(what)?;
             let (interval, left) = decode_spec(outcomes.buffer(spec), MICROSECONDS);
             if left != 0 || (which == libc::ITIMER_REAL && interval != 0) {
-                interval_timers.push(IntervalTimer { which, interval, left });
+                interval_timers.push(IntervalTimer {
+                    which,
+                    interval,
+                    left,
+                });
             }
         }
         for (timer, (spec, call)) in chunk.iter_mut().zip(calls) {
@@ -382,9 +455,19 @@ fn note_expired(
 ) -> Result<()> {
     let leader = process.tasks[0].stopped.tid();
     let shared = pending(leader, Queue::Process)?;
-    if shared.iter().any(|information| information[..4] == libc::SIGALRM.to_le_bytes()) {
-        if interval_timers.iter().all(|timer| timer.which != libc::ITIMER_REAL) {
-            interval_timers.push(IntervalTimer { which: libc::ITIMER_REAL, interval: 0, left: 0 });
+    if shared
+        .iter()
+        .any(|information| information[..4] == libc::SIGALRM.to_le_bytes())
+    {
+        if interval_timers
+            .iter()
+            .all(|timer| timer.which != libc::ITIMER_REAL)
+        {
+            interval_timers.push(IntervalTimer {
+                which: libc::ITIMER_REAL,
+                interval: 0,
+                left: 0,
+            });
         }
     } else {
         // Expired while its signal was ignored: nothing sets it anew.
@@ -392,14 +475,20 @@ fn note_expired(
     }
     let mut own: BTreeMap<i32, Vec<RawSiginfo>> = BTreeMap::new();
     for timer in timers {
-        let queue = match process.tasks.iter().find(|task| timer.target != 0 && task.inner == timer.target) {
+        let queue = match process
+            .tasks
+            .iter()
+            .find(|task| timer.target != 0 && task.inner == timer.target)
+        {
             Some(task) => match own.entry(timer.target) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(unknown) => unknown.insert(pending(task.stopped.tid(), Queue::Task)?),
             },
             None => &shared,
         };
-        let sent = queue.iter().any(|information| is_expiry(information, timer.id, timer.signal, timer.value));
+        let sent = queue
+            .iter()
+            .any(|information| is_expiry(information, timer.id, timer.signal, timer.value));
         // A single expiry that is still to come: the signal is of an earlier setting, and the kernel will drop it.
         timer.expired = sent && (timer.interval != 0 || timer.left == 0);
     }
@@ -407,7 +496,8 @@ fn note_expired(
 }
 
 fn pending(tid: i32, queue: Queue) -> Result<Vec<RawSiginfo>> {
-    ptrace::pending_signals(tid, queue).attempt(|| format!("task {tid}: reading its pending signals"))
+    ptrace::pending_signals(tid, queue)
+        .attempt(|| format!("task {tid}: reading its pending signals"))
 }
 
 /// Whether a signal was sent by a timer of timer_create(2): its code is SI_TIMER.
@@ -433,7 +523,12 @@ fn decode_spec(bytes: &[u8], parts: u64) -> (u64, u64) {
 /// The structure that [`decode_spec`] reads.
 fn encode_spec(interval: u64, left: u64, parts: u64) -> [u8; SPEC_SIZE] {
     let mut bytes = [0; SPEC_SIZE];
-    let words = [interval / parts, interval % parts, left / parts, left % parts];
+    let words = [
+        interval / parts,
+        interval % parts,
+        left / parts,
+        left % parts,
+    ];
     for (index, word) in words.into_iter().enumerate() {
         bytes[index * 8..][..8].copy_from_slice(&word.to_le_bytes());
     }
@@ -454,13 +549,22 @@ fn encode_event(timer: &PosixTimer) -> [u8; EVENT_SIZE] {
 fn check(record: &TimersRecord, tasks: &[i32]) -> Result<()> {
     let mut ids: Vec<i32> = record.timers.iter().map(|timer| timer.id).collect();
     ids.sort_unstable();
-    let distinct = ids.windows(2).all(|pair| pair[0] != pair[1]) && ids.first().is_none_or(|id| *id >= 0);
-    let known = |timer: &PosixTimer| tasks.contains(&timer.creator) && (timer.target == 0 || tasks.contains(&timer.target));
-    let possible = record.interval_timers.iter().all(|timer| (0..3).contains(&timer.which));
+    let distinct =
+        ids.windows(2).all(|pair| pair[0] != pair[1]) && ids.first().is_none_or(|id| *id >= 0);
+    let known = |timer: &PosixTimer| {
+        tasks.contains(&timer.creator) && (timer.target == 0 || tasks.contains(&timer.target))
+    };
+    let possible = record
+        .interval_timers
+        .iter()
+        .all(|timer| (0..3).contains(&timer.which));
     if distinct && possible && record.timers.iter().all(known) {
         Ok(())
     } else {
-        Err(Error::Failed(format!("the image is damaged: process {} has impossible timers", record.process)))
+        Err(Error::Failed(format!(
+            "the image is damaged: process {} has impossible timers",
+            record.process
+        )))
     }
 }
 
@@ -478,7 +582,12 @@ impl fmt::Display for CreateTimers {
 impl Action for CreateTimers {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let process = self.record.process;
-        let by_id: BTreeMap<i32, &PosixTimer> = self.record.timers.iter().map(|timer| (timer.id, timer)).collect();
+        let by_id: BTreeMap<i32, &PosixTimer> = self
+            .record
+            .timers
+            .iter()
+            .map(|timer| (timer.id, timer))
+            .collect();
         let mut batch = Batch::new(rebuild, process);
         if choose_ids(rebuild, process, Choice::Ours)? {
             for timer in by_id.values() {
@@ -490,7 +599,9 @@ impl Action for CreateTimers {
         // The kernel counts from 0: ids that are not wanted are used up by timers that go at once.
         let last = by_id.keys().next_back().copied().unwrap_or(-1);
         if last > LARGEST_COUNTED_ID {
-            return Err(Error::Failed(format!("process {process}: timer {last} cannot get its id under this kernel")));
+            return Err(Error::Failed(format!(
+                "process {process}: timer {last} cannot get its id under this kernel"
+            )));
         }
         for id in 0..=last {
             match by_id.get(&id) {
@@ -513,7 +624,10 @@ enum Choice {
 fn choose_ids(rebuild: &Rebuild<'_>, process: i32, choice: Choice) -> Result<bool> {
     let mut list = CallList::new();
     let on = u64::from(choice == Choice::Ours);
-    let call = list.call(libc::SYS_prctl, &[PR_TIMER_CREATE_RESTORE_IDS.into(), on.into()]);
+    let call = list.call(
+        libc::SYS_prctl,
+        &[PR_TIMER_CREATE_RESTORE_IDS.into(), on.into()],
+    );
     Ok(rebuild.run(process, &list)?.result(call).is_ok())
 }
 
@@ -528,7 +642,13 @@ struct Batch<'a, 'b> {
 
 impl<'a, 'b> Batch<'a, 'b> {
     fn new(rebuild: &'a Rebuild<'b>, process: i32) -> Self {
-        Self { rebuild, process, task: process, list: CallList::new(), expected: Vec::new() }
+        Self {
+            rebuild,
+            process,
+            task: process,
+            list: CallList::new(),
+            expected: Vec::new(),
+        }
     }
 
     fn create(&mut self, timer: &PosixTimer) -> Result<()> {
@@ -538,7 +658,13 @@ impl<'a, 'b> Batch<'a, 'b> {
     /// Uses up an id.
     fn skip(&mut self, id: i32) -> Result<()> {
         let clock = libc::CLOCK_MONOTONIC;
-        self.add(&PosixTimer { id, clock, notify: NOTIFY_NOBODY, creator: self.task, ..PosixTimer::default() })?;
+        self.add(&PosixTimer {
+            id,
+            clock,
+            notify: NOTIFY_NOBODY,
+            creator: self.task,
+            ..PosixTimer::default()
+        })?;
         self.list.call(libc::SYS_timer_delete, &[id.into()]);
         Ok(())
     }
@@ -551,7 +677,11 @@ impl<'a, 'b> Batch<'a, 'b> {
         let event = self.list.bytes(&encode_event(timer));
         let id = self.list.bytes(&timer.id.to_le_bytes());
         let arguments = [timer.clock.into(), event.into(), id.into()];
-        self.expected.push((self.list.call(libc::SYS_timer_create, &arguments), id, timer.id));
+        self.expected.push((
+            self.list.call(libc::SYS_timer_create, &arguments),
+            id,
+            timer.id,
+        ));
         Ok(())
     }
 
@@ -565,7 +695,10 @@ impl<'a, 'b> Batch<'a, 'b> {
             let what = || format!("process {}: creating timer {id}", self.process);
             outcomes.result(call).attempt(what)?;
             if outcomes.buffer(buffer) != id.to_le_bytes() {
-                return Err(Error::Failed(format!("{}: the kernel gave it another id", what())));
+                return Err(Error::Failed(format!(
+                    "{}: the kernel gave it another id",
+                    what()
+                )));
             }
         }
         Ok(())
@@ -580,7 +713,11 @@ impl PosixTimer {
     /// Arguments of timer_settime(2): flags and `struct itimerspec`.
     fn setting(&self) -> (i32, [u8; SPEC_SIZE]) {
         // A clock of processor time stands still while its process waits: only a time in its past comes at once.
-        let flags = if self.expired && self.clock < 0 { libc::TIMER_ABSTIME } else { 0 };
+        let flags = if self.expired && self.clock < 0 {
+            libc::TIMER_ABSTIME
+        } else {
+            0
+        };
         let left = if self.expired { 1 } else { self.left };
         (flags, encode_spec(self.interval, left, NANOSECONDS))
     }
@@ -593,7 +730,11 @@ struct ArmTimers {
 
 impl fmt::Display for ArmTimers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "set {} timers", self.record.timers.len() + self.record.interval_timers.len())
+        write!(
+            f,
+            "set {} timers",
+            self.record.timers.len() + self.record.interval_timers.len()
+        )
     }
 }
 
@@ -602,14 +743,24 @@ impl Action for ArmTimers {
         let mut list = CallList::new();
         let mut calls: Vec<(String, CallId)> = Vec::new();
         for timer in &self.record.interval_timers {
-            let spec = list.bytes(&encode_spec(timer.interval, timer.left.max(1), MICROSECONDS));
-            let call = list.call(libc::SYS_setitimer, &[timer.which.into(), spec.into(), 0.into()]);
+            let spec = list.bytes(&encode_spec(
+                timer.interval,
+                timer.left.max(1),
+                MICROSECONDS,
+            ));
+            let call = list.call(
+                libc::SYS_setitimer,
+                &[timer.which.into(), spec.into(), 0.into()],
+            );
             calls.push((format!("interval timer {}", timer.which), call));
         }
         for timer in &self.record.timers {
             let (flags, spec) = timer.setting();
             let spec = list.bytes(&spec);
-            let call = list.call(libc::SYS_timer_settime, &[timer.id.into(), flags.into(), spec.into(), 0.into()]);
+            let call = list.call(
+                libc::SYS_timer_settime,
+                &[timer.id.into(), flags.into(), spec.into(), 0.into()],
+            );
             calls.push((format!("timer {}", timer.id), call));
             if calls.len() >= AT_ONCE {
                 self.run(rebuild, &std::mem::take(&mut list), &mut calls)?;
@@ -620,13 +771,20 @@ impl Action for ArmTimers {
 }
 
 impl ArmTimers {
-    fn run(&self, rebuild: &Rebuild<'_>, list: &CallList, calls: &mut Vec<(String, CallId)>) -> Result<()> {
+    fn run(
+        &self,
+        rebuild: &Rebuild<'_>,
+        list: &CallList,
+        calls: &mut Vec<(String, CallId)>,
+    ) -> Result<()> {
         if list.is_empty() {
             return Ok(());
         }
         let outcomes = rebuild.run(self.record.process, list)?;
         for (what, call) in calls.drain(..) {
-            outcomes.result(call).attempt(|| format!("process {}: setting {what}", self.record.process))?;
+            outcomes
+                .result(call)
+                .attempt(|| format!("process {}: setting {what}", self.record.process))?;
         }
         Ok(())
     }
@@ -651,7 +809,13 @@ impl Action for ArmTrapping {
             let (flags, spec) = timer.setting();
             let arguments = |data| [timer.id as u64, flags as u64, data, 0, 0, 0];
             let whom = (self.process, self.process);
-            rebuild.call_directly(whom, "setting a timer", libc::SYS_timer_settime, &spec, arguments)?;
+            rebuild.call_directly(
+                whom,
+                "setting a timer",
+                libc::SYS_timer_settime,
+                &spec,
+                arguments,
+            )?;
         }
         Ok(())
     }
@@ -692,7 +856,14 @@ mod tests {
     use super::*;
 
     fn listed(clock: i32, target: NotifyTarget) -> Timer {
-        Timer { id: 3, signal: 14, value: 0xabc, notify: NotifyKind::Signal, target, clock }
+        Timer {
+            id: 3,
+            signal: 14,
+            value: 0xabc,
+            notify: NotifyKind::Signal,
+            target,
+            clock,
+        }
     }
 
     #[test]
@@ -711,26 +882,54 @@ mod tests {
         };
         let record = TimersRecord {
             process: 9,
-            interval_timers: vec![IntervalTimer { which: 2, interval: 0, left: 1 }],
+            interval_timers: vec![IntervalTimer {
+                which: 2,
+                interval: 0,
+                left: 1,
+            }],
             timers: vec![timer],
         };
         let mut set = RecordSet::new();
         set.push(&record).unwrap();
-        assert_eq!(set.all::<TimersRecord>().unwrap(), std::slice::from_ref(&record));
+        assert_eq!(
+            set.all::<TimersRecord>().unwrap(),
+            std::slice::from_ref(&record)
+        );
         assert!(check(&record, &[9]).is_ok());
         assert!(check(&record, &[8]).is_err());
-        assert!(check(&TimersRecord { timers: vec![timer, timer], ..record }, &[9]).is_err());
+        assert!(
+            check(
+                &TimersRecord {
+                    timers: vec![timer, timer],
+                    ..record
+                },
+                &[9]
+            )
+            .is_err()
+        );
     }
 
     #[test]
     fn structures_keep_the_kernel_layout() {
         let spec = encode_spec(2_000_000_007, 1_500_000_000, NANOSECONDS);
         assert_eq!((spec[0], spec[8], spec[16]), (2, 7, 1));
-        assert_eq!(decode_spec(&spec, NANOSECONDS), (2_000_000_007, 1_500_000_000));
+        assert_eq!(
+            decode_spec(&spec, NANOSECONDS),
+            (2_000_000_007, 1_500_000_000)
+        );
         let micro = encode_spec(0, 1_000_001, MICROSECONDS);
         assert_eq!((micro[16], micro[24]), (1, 1));
-        let event = encode_event(&PosixTimer { value: 1, signal: 2, notify: 4, target: 3, ..PosixTimer::default() });
-        assert_eq!((event[0], event[8], event[12], event[16], event.len()), (1, 2, 4, 3, 64));
+        let event = encode_event(&PosixTimer {
+            value: 1,
+            signal: 2,
+            notify: 4,
+            target: 3,
+            ..PosixTimer::default()
+        });
+        assert_eq!(
+            (event[0], event[8], event[12], event[16], event.len()),
+            (1, 2, 4, 3, 64)
+        );
         assert_eq!(size_of::<libc::sigevent>(), EVENT_SIZE);
         assert_eq!(size_of::<libc::itimerspec>(), SPEC_SIZE);
     }
@@ -752,12 +951,26 @@ mod tests {
 
     #[test]
     fn expired_timers_expire_at_once() {
-        let timer = PosixTimer { clock: 1, interval: 5, left: 4, ..PosixTimer::default() };
+        let timer = PosixTimer {
+            clock: 1,
+            interval: 5,
+            left: 4,
+            ..PosixTimer::default()
+        };
         assert_eq!(timer.setting(), (0, encode_spec(5, 4, NANOSECONDS)));
-        let expired = PosixTimer { expired: true, ..timer };
+        let expired = PosixTimer {
+            expired: true,
+            ..timer
+        };
         assert_eq!(expired.setting(), (0, encode_spec(5, 1, NANOSECONDS)));
-        let of_processor = PosixTimer { clock: -6, ..expired };
-        assert_eq!(of_processor.setting(), (libc::TIMER_ABSTIME, encode_spec(5, 1, NANOSECONDS)));
+        let of_processor = PosixTimer {
+            clock: -6,
+            ..expired
+        };
+        assert_eq!(
+            of_processor.setting(),
+            (libc::TIMER_ABSTIME, encode_spec(5, 1, NANOSECONDS))
+        );
         assert!(!PosixTimer { left: 0, ..timer }.is_set());
         assert!(PosixTimer { left: 0, ..expired }.is_set());
     }
@@ -766,7 +979,10 @@ mod tests {
     fn notified_threads_get_their_inner_ids() {
         let tasks = [(100, 1), (101, 2)];
         let timer = describe(&listed(1, NotifyTarget::Thread(101)), 1, &tasks).unwrap();
-        assert_eq!((timer.notify, timer.target, timer.creator), (NOTIFY_THREAD, 2, 1));
+        assert_eq!(
+            (timer.notify, timer.target, timer.creator),
+            (NOTIFY_THREAD, 2, 1)
+        );
         let ended = describe(&listed(1, NotifyTarget::Thread(102)), 1, &tasks).unwrap();
         assert_eq!((ended.notify, ended.target), (NOTIFY_NOBODY, 0));
         let process = describe(&listed(0, NotifyTarget::Process(100)), 1, &tasks).unwrap();
@@ -789,6 +1005,13 @@ mod tests {
         let notified = describe(&listed(OWN_THREAD, NotifyTarget::Thread(101)), 7, &tasks).unwrap();
         assert_eq!(notified.creator, 8);
         assert!(describe(&listed(OWN_THREAD, NotifyTarget::Process(100)), 7, &tasks).is_err());
-        assert!(describe(&listed(OWN_THREAD, NotifyTarget::Process(100)), 7, &tasks[..1]).is_ok());
+        assert!(
+            describe(
+                &listed(OWN_THREAD, NotifyTarget::Process(100)),
+                7,
+                &tasks[..1]
+            )
+            .is_ok()
+        );
     }
 }

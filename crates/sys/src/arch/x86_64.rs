@@ -90,7 +90,9 @@ impl Registers {
 
     /// How an interrupted system call goes on.
     pub fn interrupted(&self) -> Interrupted {
-        let Some(call) = self.system_call() else { return Interrupted::No };
+        let Some(call) = self.system_call() else {
+            return Interrupted::No;
+        };
         match self.rax as i64 {
             ERESTARTSYS | ERESTARTNOINTR | ERESTARTNOHAND => Interrupted::Again,
             ERESTART_RESTARTBLOCK => Interrupted::FromRestartBlock,
@@ -103,7 +105,12 @@ impl Registers {
     pub fn issued_again(&self) -> Registers {
         match self.interrupted() {
             Interrupted::No => *self,
-            _ => Registers { rax: self.orig_rax, rip: self.rip - 2, orig_rax: u64::MAX, ..*self },
+            _ => Registers {
+                rax: self.orig_rax,
+                rip: self.rip - 2,
+                orig_rax: u64::MAX,
+                ..*self
+            },
         }
     }
 
@@ -111,9 +118,10 @@ impl Registers {
     /// has it return EINTR if a signal with a handler has arrived.
     pub fn restarted_by_kernel(&self) -> Registers {
         match self.interrupted() {
-            Interrupted::FromRestartBlock | Interrupted::NeverRestarted => {
-                Registers { rax: ERESTARTNOHAND as u64, ..*self }
-            }
+            Interrupted::FromRestartBlock | Interrupted::NeverRestarted => Registers {
+                rax: ERESTARTNOHAND as u64,
+                ..*self
+            },
             _ => *self,
         }
     }
@@ -121,9 +129,12 @@ impl Registers {
     /// The registers with which a task whose tracer is gone continues by itself, with the kernel's restart block intact.
     pub fn continued(&self) -> Registers {
         match self.interrupted() {
-            Interrupted::FromRestartBlock => {
-                Registers { rax: SYS_RESTART, rip: self.rip - 2, orig_rax: u64::MAX, ..*self }
-            }
+            Interrupted::FromRestartBlock => Registers {
+                rax: SYS_RESTART,
+                rip: self.rip - 2,
+                orig_rax: u64::MAX,
+                ..*self
+            },
             _ => self.issued_again(),
         }
     }
@@ -136,12 +147,29 @@ impl Registers {
     /// These registers, about to issue `number` with `arguments` by the `syscall` instruction at `rip`.
     pub fn about_to_call(&self, rip: u64, number: u64, arguments: [u64; 6]) -> Registers {
         let [rdi, rsi, rdx, r10, r8, r9] = arguments;
-        Registers { rax: number, orig_rax: u64::MAX, rip, rdi, rsi, rdx, r10, r8, r9, ..*self }
+        Registers {
+            rax: number,
+            orig_rax: u64::MAX,
+            rip,
+            rdi,
+            rsi,
+            rdx,
+            r10,
+            r8,
+            r9,
+            ..*self
+        }
     }
 
     /// These registers, about to run `count` entries of a call list at `entries` with the code at `rip`.
     pub fn about_to_run(&self, rip: u64, entries: u64, count: u64) -> Registers {
-        Registers { rip, r15: entries, r14: count, orig_rax: u64::MAX, ..*self }
+        Registers {
+            rip,
+            r15: entries,
+            r14: count,
+            orig_rax: u64::MAX,
+            ..*self
+        }
     }
 
     /// The registers in the order of the structure.
@@ -310,7 +338,10 @@ fn blob(start: *const u8, end: *const u8) -> &'static [u8] {
 
 /// The code of a guest: what runs call lists in a live tracee.
 pub fn guest_code() -> &'static [u8] {
-    blob(&raw const cryonaut_guest_start, &raw const cryonaut_guest_end)
+    blob(
+        &raw const cryonaut_guest_start,
+        &raw const cryonaut_guest_end,
+    )
 }
 
 /// What [`guest_code`] begins with, in every version: so that what a killed tracer left behind is known as such.

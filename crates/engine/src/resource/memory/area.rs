@@ -40,8 +40,13 @@ const FLAGS: [(VmFlag, u64); 13] = [
 /// Describes an area; `None` for those that every process has by itself. `files` are looked at once each.
 pub fn describe(area: &SmapsArea, files: &mut Files) -> Result<Option<AreaRecord>, Unsupported> {
     let range = || format!("memory at {:#x}-{:#x}", area.area.start, area.area.end);
-    let unsupported =
-        |what: String, reason, remedy| Err(Unsupported { object: format!("{} ({what})", range()), reason, remedy });
+    let unsupported = |what: String, reason, remedy| {
+        Err(Unsupported {
+            object: format!("{} ({what})", range()),
+            reason,
+            remedy,
+        })
+    };
     let shared = area.area.permissions.shared;
     let mut file = None;
     let backing = match &area.area.name {
@@ -49,17 +54,30 @@ pub fn describe(area: &SmapsArea, files: &mut Files) -> Result<Option<AreaRecord
         AreaName::Vdso => Backing::Vdso,
         AreaName::Vvar => Backing::Vvar,
         AreaName::VvarVclock => Backing::VvarVclock,
-        AreaName::Anonymous | AreaName::Heap | AreaName::Stack | AreaName::AnonNamed { shared: false, .. } => {
-            Backing::Anonymous
-        }
+        AreaName::Anonymous
+        | AreaName::Heap
+        | AreaName::Stack
+        | AreaName::AnonNamed { shared: false, .. } => Backing::Anonymous,
         AreaName::SharedAnonymous if shared => Backing::SharedObject,
         AreaName::AnonNamed { shared: true, .. } => Backing::SharedObject,
         AreaName::SharedAnonymous => Backing::Anonymous,
-        AreaName::File { path, deleted: false } if path == b"/dev/zero" && !shared => Backing::Anonymous,
-        AreaName::File { path, deleted: false } => match files.identity(path) {
-            Some(found) if found.inode == area.area.inode && found.mode & libc::S_IFMT == libc::S_IFREG => {
+        AreaName::File {
+            path,
+            deleted: false,
+        } if path == b"/dev/zero" && !shared => Backing::Anonymous,
+        AreaName::File {
+            path,
+            deleted: false,
+        } => match files.identity(path) {
+            Some(found)
+                if found.inode == area.area.inode && found.mode & libc::S_IFMT == libc::S_IFREG =>
+            {
                 file = Some(found);
-                if shared { Backing::FileShared } else { Backing::FilePrivate }
+                if shared {
+                    Backing::FileShared
+                } else {
+                    Backing::FilePrivate
+                }
             }
             Some(found) if found.mode & libc::S_IFMT != libc::S_IFREG => {
                 return unsupported(
@@ -76,7 +94,10 @@ pub fn describe(area: &SmapsArea, files: &mut Files) -> Result<Option<AreaRecord
                 );
             }
         },
-        AreaName::File { path, deleted: true } => {
+        AreaName::File {
+            path,
+            deleted: true,
+        } => {
             return unsupported(
                 lossy(path),
                 "it maps a file that has been deleted, or a memory file, whose content is nowhere else",
@@ -161,8 +182,16 @@ fn refuse_flags(area: &SmapsArea, range: &dyn Fn() -> String) -> Result<(), Unsu
             "userfaultfd serves its page faults, which cannot be handed over",
             "have the program unregister it before the checkpoint",
         ),
-        (VmFlag::DeviceMemory, "it is device memory", "have the program unmap it before the checkpoint"),
-        (VmFlag::HugeTlb, "hugetlb memory is not saved", "start the program with transparent huge pages instead"),
+        (
+            VmFlag::DeviceMemory,
+            "it is device memory",
+            "have the program unmap it before the checkpoint",
+        ),
+        (
+            VmFlag::HugeTlb,
+            "hugetlb memory is not saved",
+            "start the program with transparent huge pages instead",
+        ),
         (
             VmFlag::Sealed,
             "it is sealed (mseal), and a seal lets nobody rebuild what lies under it",
@@ -176,7 +205,11 @@ fn refuse_flags(area: &SmapsArea, range: &dyn Fn() -> String) -> Result<(), Unsu
     ];
     for (flag, reason, remedy) in REFUSED {
         if area.flags.contains(flag) {
-            return Err(Unsupported { object: range(), reason, remedy });
+            return Err(Unsupported {
+                object: range(),
+                reason,
+                remedy,
+            });
         }
     }
     if area.protection_key.unwrap_or(0) != 0 {
@@ -199,8 +232,13 @@ impl Files {
     /// Files as a process' maps name them: relative to our root, or to that of its own mount namespace.
     pub fn of(directory: &ProcessDirectory) -> Self {
         let root = directory.link("root").unwrap_or_default();
-        let base = crate::resource::fs_context::base(directory, &root).ok().flatten();
-        Self { root: base.unwrap_or_else(|| directory.path().join("root")), known: HashMap::new() }
+        let base = crate::resource::fs_context::base(directory, &root)
+            .ok()
+            .flatten();
+        Self {
+            root: base.unwrap_or_else(|| directory.path().join("root")),
+            known: HashMap::new(),
+        }
     }
 
     /// What the file is like now.

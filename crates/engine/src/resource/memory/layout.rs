@@ -25,10 +25,17 @@ pub enum Change {
 pub fn changes(old: &[AreaRecord], new: &[AreaRecord]) -> Vec<Change> {
     let mut kept: Vec<(u64, u64)> = Vec::new();
     let mut mapped = Vec::new();
-    for (index, area) in new.iter().enumerate().filter(|(_, area)| !area.is_kernel_provided()) {
+    for (index, area) in new
+        .iter()
+        .enumerate()
+        .filter(|(_, area)| !area.is_kernel_provided())
+    {
         let mut at = area.start;
         let first = old.partition_point(|ancestor| ancestor.end <= area.start);
-        for ancestor in old[first..].iter().take_while(|ancestor| ancestor.start < area.end) {
+        for ancestor in old[first..]
+            .iter()
+            .take_while(|ancestor| ancestor.start < area.end)
+        {
             if !area.is_private() || !area.continues(ancestor) {
                 continue;
             }
@@ -46,10 +53,16 @@ pub fn changes(old: &[AreaRecord], new: &[AreaRecord]) -> Vec<Change> {
     }
     kept.sort_unstable();
     let mut all = Vec::new();
-    for area in old.iter().filter(|area| !area.is_kernel_provided() && !area.has(attribute::DONT_FORK)) {
+    for area in old
+        .iter()
+        .filter(|area| !area.is_kernel_provided() && !area.has(attribute::DONT_FORK))
+    {
         let mut at = area.start;
         let first = kept.partition_point(|&(_, end)| end <= area.start);
-        for &(start, end) in kept[first..].iter().take_while(|&&(start, _)| start < area.end) {
+        for &(start, end) in kept[first..]
+            .iter()
+            .take_while(|&&(start, _)| start < area.end)
+        {
             if at < start {
                 all.push(Change::Unmap(at, start));
             }
@@ -66,7 +79,11 @@ pub fn changes(old: &[AreaRecord], new: &[AreaRecord]) -> Vec<Change> {
 /// The protection that an area has while it is filled.
 fn filling_protection(area: &AreaRecord) -> u32 {
     let private_with_pages = area.is_private() && area.pages > 0;
-    if private_with_pages { (libc::PROT_READ | libc::PROT_WRITE) as u32 } else { area.protection }
+    if private_with_pages {
+        (libc::PROT_READ | libc::PROT_WRITE) as u32
+    } else {
+        area.protection
+    }
 }
 
 /// Maps and fills the memory of a process.
@@ -78,7 +95,11 @@ pub(super) struct BuildMemory {
 impl fmt::Display for BuildMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pages: u64 = self.space.areas.iter().map(|area| area.pages).sum();
-        write!(f, "map {} areas and fill {pages} pages", self.space.areas.len())?;
+        write!(
+            f,
+            "map {} areas and fill {pages} pages",
+            self.space.areas.len()
+        )?;
         match self.parent {
             Some(parent) => write!(f, ", inheriting from {parent}"),
             None => Ok(()),
@@ -111,7 +132,11 @@ impl Action for BuildMemory {
                         rebuild,
                         "making inherited memory writable",
                         libc::SYS_mprotect,
-                        &[start.into(), (end - start).into(), u64::from(filling_protection(area)).into()],
+                        &[
+                            start.into(),
+                            (end - start).into(),
+                            u64::from(filling_protection(area)).into(),
+                        ],
                         0,
                     )?;
                     kept.push((start, end));
@@ -126,15 +151,28 @@ impl Action for BuildMemory {
 }
 
 /// Moves the vDSO and its data to where the process had them.
-fn move_kernel_areas(rebuild: &mut Rebuild<'_>, old: &[AreaRecord], space: &AddressSpace) -> Result<()> {
+fn move_kernel_areas(
+    rebuild: &mut Rebuild<'_>,
+    old: &[AreaRecord],
+    space: &AddressSpace,
+) -> Result<()> {
     let process = space.process;
     let mut moves = Vec::new();
     for area in space.areas.iter().filter(|area| area.is_kernel_provided()) {
-        let Some(current) = old.iter().find(|candidate| candidate.backing == area.backing) else {
-            return Err(Error::Failed(format!("process {process}: this kernel gives no {:?}", area.backing())));
+        let Some(current) = old
+            .iter()
+            .find(|candidate| candidate.backing == area.backing)
+        else {
+            return Err(Error::Failed(format!(
+                "process {process}: this kernel gives no {:?}",
+                area.backing()
+            )));
         };
         if current.length() != area.length() {
-            return Err(Error::Failed(format!("process {process}: this kernel's {:?} has another size", area.backing())));
+            return Err(Error::Failed(format!(
+                "process {process}: this kernel's {:?} has another size",
+                area.backing()
+            )));
         }
         if current.start != area.start {
             moves.push((current.start, area.start, area.length()));
@@ -151,7 +189,13 @@ fn move_kernel_areas(rebuild: &mut Rebuild<'_>, old: &[AreaRecord], space: &Addr
             calls.push((
                 list.call(
                     libc::SYS_mremap,
-                    &[(*from).into(), length_argument, length_argument, flags.into(), destination.into()],
+                    &[
+                        (*from).into(),
+                        length_argument,
+                        length_argument,
+                        flags.into(),
+                        destination.into(),
+                    ],
                 ),
                 destination,
             ));
@@ -166,9 +210,13 @@ fn move_kernel_areas(rebuild: &mut Rebuild<'_>, old: &[AreaRecord], space: &Addr
     }
     let outcomes = rebuild.run(process, &list)?;
     for (call, destination) in calls {
-        let moved = outcomes.result(call).attempt(|| format!("process {process}: moving the vDSO"))?;
+        let moved = outcomes
+            .result(call)
+            .attempt(|| format!("process {process}: moving the vDSO"))?;
         if moved != destination {
-            return Err(Error::Failed(format!("process {process}: the vDSO went to a wrong place")));
+            return Err(Error::Failed(format!(
+                "process {process}: the vDSO went to a wrong place"
+            )));
         }
     }
     Ok(())
@@ -194,28 +242,68 @@ fn map(
     match area.backing() {
         Backing::Anonymous => {
             flags |= libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-            let arguments =
-                [start.into(), length.into(), protection.into(), flags.into(), u64::MAX.into(), 0_u64.into()];
+            let arguments = [
+                start.into(),
+                length.into(),
+                protection.into(),
+                flags.into(),
+                u64::MAX.into(),
+                0_u64.into(),
+            ];
             queue.expect(rebuild, "mapping memory", libc::SYS_mmap, &arguments, start)?;
             if area.has(attribute::HUGE_PAGE) {
                 let advice = [start.into(), length.into(), libc::MADV_HUGEPAGE.into()];
-                queue.expect(rebuild, "asking for huge pages", libc::SYS_madvise, &advice, 0)?;
+                queue.expect(
+                    rebuild,
+                    "asking for huge pages",
+                    libc::SYS_madvise,
+                    &advice,
+                    0,
+                )?;
             }
         }
         Backing::FilePrivate | Backing::FileShared => {
-            let file = area.file.as_ref().ok_or_else(|| Error::Failed("an area lacks its file".into()))?;
+            let file = area
+                .file
+                .as_ref()
+                .ok_or_else(|| Error::Failed("an area lacks its file".into()))?;
             let shared = area.backing() == Backing::FileShared;
-            flags |= if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+            flags |= if shared {
+                libc::MAP_SHARED
+            } else {
+                libc::MAP_PRIVATE
+            };
             let writable = shared && area.protection & libc::PROT_WRITE as u32 != 0;
-            let mode = if writable { libc::O_RDWR } else { libc::O_RDONLY };
-            queue.map_file(rebuild, &file.path, mode, [start, length, protection, flags as u64, offset])?;
+            let mode = if writable {
+                libc::O_RDWR
+            } else {
+                libc::O_RDONLY
+            };
+            queue.map_file(
+                rebuild,
+                &file.path,
+                mode,
+                [start, length, protection, flags as u64, offset],
+            )?;
         }
         Backing::SharedObject => {
             let source = rebuild.shared_object(area.object)? + offset;
             let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
             // An old size of 0 makes a second mapping of shared memory rather than moving the first (mremap(2)).
-            let arguments = [source.into(), 0_u64.into(), length.into(), flags.into(), start.into()];
-            queue.expect(rebuild, "mapping shared memory", libc::SYS_mremap, &arguments, start)?;
+            let arguments = [
+                source.into(),
+                0_u64.into(),
+                length.into(),
+                flags.into(),
+                start.into(),
+            ];
+            queue.expect(
+                rebuild,
+                "mapping shared memory",
+                libc::SYS_mremap,
+                &arguments,
+                start,
+            )?;
             queue.expect(
                 rebuild,
                 "protecting shared memory",
@@ -225,7 +313,11 @@ fn map(
             )?;
         }
         Backing::Vdso | Backing::Vvar | Backing::VvarVclock => {}
-        Backing::Unknown => return Err(Error::Failed("an area is of no known kind: the image is damaged".into())),
+        Backing::Unknown => {
+            return Err(Error::Failed(
+                "an area is of no known kind: the image is damaged".into(),
+            ));
+        }
     }
     Ok(())
 }
@@ -237,7 +329,10 @@ pub(super) struct FinishMemory {
 
 impl fmt::Display for FinishMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "protect memory, apply advice, set brk, arguments, environment and executable")
+        write!(
+            f,
+            "protect memory, apply advice, set brk, arguments, environment and executable"
+        )
     }
 }
 
@@ -258,21 +353,48 @@ impl Action for FinishMemory {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let process = self.space.process;
         let mut queue = Queue::new(process);
-        for area in self.space.areas.iter().filter(|area| !area.is_kernel_provided()) {
+        for area in self
+            .space
+            .areas
+            .iter()
+            .filter(|area| !area.is_kernel_provided())
+        {
             let range = [area.start.into(), area.length().into()];
             if filling_protection(area) != area.protection {
                 let arguments = [range[0], range[1], u64::from(area.protection).into()];
-                queue.expect(rebuild, "protecting memory", libc::SYS_mprotect, &arguments, 0)?;
+                queue.expect(
+                    rebuild,
+                    "protecting memory",
+                    libc::SYS_mprotect,
+                    &arguments,
+                    0,
+                )?;
             }
             for (attribute, advice) in ADVICE {
                 if area.has(attribute) {
                     let arguments = [range[0], range[1], advice.into()];
-                    queue.expect(rebuild, "advising about memory", libc::SYS_madvise, &arguments, 0)?;
+                    queue.expect(
+                        rebuild,
+                        "advising about memory",
+                        libc::SYS_madvise,
+                        &arguments,
+                        0,
+                    )?;
                 }
             }
             for guard in area.guards.chunks_exact(2) {
-                let arguments = [guard[0].into(), guard[1].saturating_sub(guard[0]).into(), MADV_GUARD_INSTALL.into()];
-                queue.expect(rebuild, "installing guard pages (Linux 6.13)", libc::SYS_madvise, &arguments, 0)?;
+                let arguments = [
+                    guard[0].into(),
+                    guard[1].saturating_sub(guard[0]).into(),
+                    MADV_GUARD_INSTALL.into(),
+                ];
+                queue.expect(
+                    rebuild,
+                    "installing guard pages (Linux 6.13)",
+                    libc::SYS_madvise,
+                    &arguments,
+                    0,
+                )?;
             }
             if area.has(attribute::LOCKED) && area.backing() == Backing::SharedObject {
                 rebuild.fault_in_shared(process, area)?;
@@ -280,15 +402,32 @@ impl Action for FinishMemory {
             if area.has(attribute::LOCKED) {
                 let flags = u64::from(area.has(attribute::LOCKED_ON_FAULT));
                 let arguments = [range[0], range[1], flags.into()];
-                queue.expect(rebuild, "locking memory (see `ulimit -l`)", libc::SYS_mlock2, &arguments, 0)?;
+                queue.expect(
+                    rebuild,
+                    "locking memory (see `ulimit -l`)",
+                    libc::SYS_mlock2,
+                    &arguments,
+                    0,
+                )?;
             }
         }
         queue.flush(rebuild)?;
         if self.space.layout.len() != 11 {
-            return Err(Error::Failed(format!("process {process}: its layout is damaged in the image")));
+            return Err(Error::Failed(format!(
+                "process {process}: its layout is damaged in the image"
+            )));
         }
-        let executable = self.space.executable.as_ref().map(|file| file.path.as_slice());
-        rebuild.set_memory_map(process, &self.space.layout, &self.space.auxiliary, executable)
+        let executable = self
+            .space
+            .executable
+            .as_ref()
+            .map(|file| file.path.as_slice());
+        rebuild.set_memory_map(
+            process,
+            &self.space.layout,
+            &self.space.auxiliary,
+            executable,
+        )
     }
 }
 
@@ -297,7 +436,13 @@ mod tests {
     use super::*;
 
     fn area(start: u64, end: u64) -> AreaRecord {
-        AreaRecord { start, end, backing: Backing::Anonymous as i32, pages: 1, ..AreaRecord::default() }
+        AreaRecord {
+            start,
+            end,
+            backing: Backing::Anonymous as i32,
+            pages: 1,
+            ..AreaRecord::default()
+        }
     }
 
     #[test]
@@ -321,7 +466,11 @@ mod tests {
         let new = [area(0x1000, 0x4000)];
         assert_eq!(
             changes(&old, &new),
-            [Change::Keep(0, 0x1000, 0x2000), Change::Map(0, 0x2000, 0x3000), Change::Keep(0, 0x3000, 0x4000)]
+            [
+                Change::Keep(0, 0x1000, 0x2000),
+                Change::Map(0, 0x2000, 0x3000),
+                Change::Keep(0, 0x3000, 0x4000)
+            ]
         );
     }
 
@@ -329,6 +478,9 @@ mod tests {
     fn memory_that_is_not_inherited_at_fork_is_mapped_afresh() {
         let mut old = [area(0x1000, 0x2000)];
         old[0].attributes = attribute::DONT_FORK;
-        assert_eq!(changes(&old, &[area(0x1000, 0x2000)]), [Change::Map(0, 0x1000, 0x2000)]);
+        assert_eq!(
+            changes(&old, &[area(0x1000, 0x2000)]),
+            [Change::Map(0, 0x1000, 0x2000)]
+        );
     }
 }

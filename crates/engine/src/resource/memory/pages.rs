@@ -41,7 +41,9 @@ pub fn private_pages(process: &FrozenProcess, areas: &mut [AreaRecord]) -> Resul
                 while current < index && areas[current].end <= start {
                     current += 1;
                 }
-                let Some(area) = areas[..index].get_mut(current) else { return };
+                let Some(area) = areas[..index].get_mut(current) else {
+                    return;
+                };
                 let from = start.max(area.start);
                 let to = end.min(area.end);
                 if from >= to {
@@ -55,7 +57,11 @@ pub fn private_pages(process: &FrozenProcess, areas: &mut [AreaRecord]) -> Resul
                         end: to,
                         recorded: from,
                         zero: zero_pages(area),
-                        access: if area.protection & libc::PROT_READ as u32 == 0 || private_file { Access::File } else { Access::Pinned },
+                        access: if area.protection & libc::PROT_READ as u32 == 0 || private_file {
+                            Access::File
+                        } else {
+                            Access::Pinned
+                        },
                     });
                 }
                 start = to;
@@ -81,7 +87,11 @@ fn zero_pages(area: &AreaRecord) -> ZeroPages {
 ///
 /// # Errors
 /// When the page tables cannot be read.
-pub fn guard_pages(process: &FrozenProcess, areas: &mut [AreaRecord], ranges: &mut Vec<PageRange>) -> Result<()> {
+pub fn guard_pages(
+    process: &FrozenProcess,
+    areas: &mut [AreaRecord],
+    ranges: &mut Vec<PageRange>,
+) -> Result<()> {
     let mut words = Window::new(process);
     for area in areas.iter_mut().filter(|area| area.has(attribute::GUARDED)) {
         for address in (area.start..area.end).step_by(PAGE_SIZE as usize) {
@@ -94,14 +104,22 @@ pub fn guard_pages(process: &FrozenProcess, areas: &mut [AreaRecord], ranges: &m
             }
         }
     }
-    let guards: Vec<(u64, u64)> =
-        areas.iter().flat_map(|area| area.guards.chunks_exact(2)).map(|pair| (pair[0], pair[1])).collect();
+    let guards: Vec<(u64, u64)> = areas
+        .iter()
+        .flat_map(|area| area.guards.chunks_exact(2))
+        .map(|pair| (pair[0], pair[1]))
+        .collect();
     if !guards.is_empty() {
         *ranges = ranges
             .iter()
             .flat_map(|range| {
                 let left = gaps(&[(range.start, range.end)], &guards);
-                left.into_iter().map(|(start, end)| PageRange { start, end, recorded: start, ..*range })
+                left.into_iter().map(|(start, end)| PageRange {
+                    start,
+                    end,
+                    recorded: start,
+                    ..*range
+                })
             })
             .collect();
     }
@@ -119,7 +137,11 @@ impl<'a> Window<'a> {
     const WORDS: u64 = 512;
 
     fn new(process: &'a FrozenProcess) -> Self {
-        Self { process, start: 0, words: Vec::new() }
+        Self {
+            process,
+            start: 0,
+            words: Vec::new(),
+        }
     }
 
     fn get(&mut self, address: u64) -> Result<PagemapEntry> {
@@ -128,7 +150,11 @@ impl<'a> Window<'a> {
             let mut bytes = [0_u8; Self::WORDS as usize * 8];
             self.start = address & !(length - 1);
             let what = || format!("process {}: reading its page table", self.process.pid);
-            let count = self.process.pagemap.read_at(&mut bytes, self.start / PAGE_SIZE * 8).attempt(what)?;
+            let count = self
+                .process
+                .pagemap
+                .read_at(&mut bytes, self.start / PAGE_SIZE * 8)
+                .attempt(what)?;
             self.words = cryonaut_procfs::pagemap::decode(&bytes[..count]).collect();
         }
         let index = ((address - self.start) / PAGE_SIZE) as usize;
@@ -142,7 +168,9 @@ fn protect_sharing(process: &FrozenProcess, ranges: Vec<PageRange>) -> Result<Ve
     let mut checked = Vec::with_capacity(ranges.len());
     let mut words = Window::new(process);
     for range in ranges {
-        let index = process.areas.partition_point(|area| area.area.end <= range.start);
+        let index = process
+            .areas
+            .partition_point(|area| area.area.end <= range.start);
         let shared = process.areas.get(index).is_none_or(|area| area.shared > 0);
         if range.access == Access::File || !shared {
             checked.push(range);
@@ -150,8 +178,17 @@ fn protect_sharing(process: &FrozenProcess, ranges: Vec<PageRange>) -> Result<Ve
         }
         for start in (range.start..range.end).step_by(PAGE_SIZE as usize) {
             let entry = words.get(start)?;
-            let access = if entry.present() && entry.exclusive() { Access::Pinned } else { Access::File };
-            push_range(&mut checked, &PageRange { access, ..range }, start, start + PAGE_SIZE);
+            let access = if entry.present() && entry.exclusive() {
+                Access::Pinned
+            } else {
+                Access::File
+            };
+            push_range(
+                &mut checked,
+                &PageRange { access, ..range },
+                start,
+                start + PAGE_SIZE,
+            );
         }
     }
     Ok(checked)
@@ -164,11 +201,21 @@ fn runs(
     mut found: impl FnMut(u64, u64, bool),
 ) -> Result<()> {
     let any = page::PRESENT | page::SWAPPED;
-    let scanned = memory::scan(process.pagemap.as_fd(), span, any, any | page::FILE | page::ZERO, |region| {
-        if region.categories & page::ZERO == 0 {
-            found(region.start, region.end, region.categories & page::FILE != 0);
-        }
-    });
+    let scanned = memory::scan(
+        process.pagemap.as_fd(),
+        span,
+        any,
+        any | page::FILE | page::ZERO,
+        |region| {
+            if region.categories & page::ZERO == 0 {
+                found(
+                    region.start,
+                    region.end,
+                    region.categories & page::FILE != 0,
+                );
+            }
+        },
+    );
     match scanned {
         Ok(()) => Ok(()),
         // Kernels before 6.7 have no PAGEMAP_SCAN: read the words themselves, piece by piece.
@@ -177,7 +224,12 @@ fn runs(
             let mut start = span.0;
             while start < span.1 {
                 let end = (start + PIECE).min(span.1);
-                for (index, entry) in process.directory.pagemap(start, end)?.into_iter().enumerate() {
+                for (index, entry) in process
+                    .directory
+                    .pagemap(start, end)?
+                    .into_iter()
+                    .enumerate()
+                {
                     if entry.present() || entry.swapped() {
                         let address = start + index as u64 * PAGE_SIZE;
                         found(address, address + PAGE_SIZE, entry.file_or_shared());
@@ -187,7 +239,10 @@ fn runs(
             }
             Ok(())
         }
-        Err(error) => Err(Error::Failed(format!("process {}: finding its pages: {error}", process.pid))),
+        Err(error) => Err(Error::Failed(format!(
+            "process {}: finding its pages: {error}",
+            process.pid
+        ))),
     }
 }
 
@@ -195,10 +250,18 @@ fn runs(
 ///
 /// # Errors
 /// When the process has ended.
-pub fn shared_pages(process: &mut FrozenProcess, area: &AreaRecord, swapped: bool) -> Result<Vec<PageRange>> {
+pub fn shared_pages(
+    process: &mut FrozenProcess,
+    area: &AreaRecord,
+    swapped: bool,
+) -> Result<Vec<PageRange>> {
     let readable = area.protection & libc::PROT_READ as u32 != 0;
     // Shared memory is nobody's private copy: pinning it copies nothing.
-    let access = if readable { Access::Pinned } else { Access::File };
+    let access = if readable {
+        Access::Pinned
+    } else {
+        Access::File
+    };
     let whole = |start: u64, end: u64| PageRange {
         start,
         end,
@@ -217,9 +280,14 @@ pub fn shared_pages(process: &mut FrozenProcess, area: &AreaRecord, swapped: boo
         let end = (start + PIECE).min(area.end);
         let mut list = CallList::new();
         let vector = list.space(((end - start) / PAGE_SIZE) as usize);
-        let call = list.call(libc::SYS_mincore, &[start.into(), (end - start).into(), vector.into()]);
+        let call = list.call(
+            libc::SYS_mincore,
+            &[start.into(), (end - start).into(), vector.into()],
+        );
         let outcomes = process.run(0, &list)?;
-        outcomes.result(call).attempt(|| format!("process {}: finding its shared pages", process.pid))?;
+        outcomes
+            .result(call)
+            .attempt(|| format!("process {}: finding its shared pages", process.pid))?;
         for (index, &byte) in outcomes.buffer(vector).iter().enumerate() {
             if byte & 1 == 0 {
                 continue;
@@ -249,29 +317,43 @@ pub fn same_pages(
     let mut windows = (Window::new(child), Window::new(parent));
     let mut rest = Vec::with_capacity(ranges.len());
     for range in ranges.drain(..) {
-        let Some(area) = area_at(child_areas, range.start) else { continue };
+        let Some(area) = area_at(child_areas, range.start) else {
+            continue;
+        };
         let mut address = range.start;
         while address < range.end {
-            let ancestor = area_at(parent_areas, address).filter(|ancestor| area.continues(ancestor));
+            let ancestor =
+                area_at(parent_areas, address).filter(|ancestor| area.continues(ancestor));
             let Some(ancestor) = ancestor else {
                 // Not shared up to where the parent's next area begins.
-                let next = parent_areas.iter().map(|a| a.start).find(|&start| start > address).unwrap_or(u64::MAX);
+                let next = parent_areas
+                    .iter()
+                    .map(|a| a.start)
+                    .find(|&start| start > address)
+                    .unwrap_or(u64::MAX);
                 let end = next.min(range.end);
                 push_range(&mut rest, &range, address, end);
                 address = end;
                 continue;
             };
             let end = range.end.min(ancestor.end);
-            compare((child, parent), &mut windows, (address, end), |start, end, equal| {
-                if equal {
-                    match same.last_mut() {
-                        Some((first, pages)) if *first + *pages * PAGE_SIZE == start => *pages += (end - start) / PAGE_SIZE,
-                        _ => same.push((start, (end - start) / PAGE_SIZE)),
+            compare(
+                (child, parent),
+                &mut windows,
+                (address, end),
+                |start, end, equal| {
+                    if equal {
+                        match same.last_mut() {
+                            Some((first, pages)) if *first + *pages * PAGE_SIZE == start => {
+                                *pages += (end - start) / PAGE_SIZE
+                            }
+                            _ => same.push((start, (end - start) / PAGE_SIZE)),
+                        }
+                    } else {
+                        push_range(&mut rest, &range, start, end);
                     }
-                } else {
-                    push_range(&mut rest, &range, start, end);
-                }
-            })?;
+                },
+            )?;
             address = end;
         }
     }
@@ -281,8 +363,15 @@ pub fn same_pages(
 
 fn push_range(into: &mut Vec<PageRange>, like: &PageRange, start: u64, end: u64) {
     match into.last_mut() {
-        Some(last) if last.end == start && last.zero == like.zero && last.access == like.access => last.end = end,
-        _ => into.push(PageRange { start, end, recorded: start, ..*like }),
+        Some(last) if last.end == start && last.zero == like.zero && last.access == like.access => {
+            last.end = end
+        }
+        _ => into.push(PageRange {
+            start,
+            end,
+            recorded: start,
+            ..*like
+        }),
     }
 }
 
@@ -300,13 +389,16 @@ fn compare(
     let (mut left, mut right) = ([0_u8; PAGE_SIZE as usize], [0_u8; PAGE_SIZE as usize]);
     for address in (start..end).step_by(PAGE_SIZE as usize) {
         let (a, b) = (windows.0.get(address)?, windows.1.get(address)?);
-        let shared = |entry: PagemapEntry| entry.swapped() || (entry.present() && !entry.exclusive());
+        let shared =
+            |entry: PagemapEntry| entry.swapped() || (entry.present() && !entry.exclusive());
         let equal = if !shared(a) || !shared(b) {
             false
         } else if a.present() && b.present() && a.pfn() != 0 && b.pfn() != 0 {
             a.pfn() == b.pfn()
         } else {
-            child.read(address, &mut left).is_ok() && parent.read(address, &mut right).is_ok() && left == right
+            child.read(address, &mut left).is_ok()
+                && parent.read(address, &mut right).is_ok()
+                && left == right
         };
         found(address, address + PAGE_SIZE, equal);
     }
@@ -318,14 +410,22 @@ fn compare(
 /// # Errors
 /// When it cannot be read.
 pub fn vdso(process: &FrozenProcess, areas: &[AreaRecord]) -> Result<Option<Vec<u8>>> {
-    let Some(area) = areas.iter().find(|area| area.backing() == Backing::Vdso) else { return Ok(None) };
+    let Some(area) = areas.iter().find(|area| area.backing() == Backing::Vdso) else {
+        return Ok(None);
+    };
     let mut content = vec![0; area.length() as usize];
     process.read(area.start, &mut content)?;
     // The code that asks the process about itself may sit in its unused tail.
-    if let Some(at) = content.windows(arch::GUEST_MAGIC.len()).position(|window| window == arch::GUEST_MAGIC) {
+    if let Some(at) = content
+        .windows(arch::GUEST_MAGIC.len())
+        .position(|window| window == arch::GUEST_MAGIC)
+    {
         content.truncate(at);
     }
-    let end = content.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    let end = content
+        .iter()
+        .rposition(|&byte| byte != 0)
+        .map_or(0, |last| last + 1);
     content.truncate(end);
     Ok(Some(content))
 }

@@ -152,13 +152,22 @@ pub struct Vdso {
 }
 
 impl Record for AddressSpace {
-    const KIND: Kind = Kind { name: "memory.address-space", version: 1 };
+    const KIND: Kind = Kind {
+        name: "memory.address-space",
+        version: 1,
+    };
 }
 impl Record for SharedObject {
-    const KIND: Kind = Kind { name: "memory.shared-object", version: 1 };
+    const KIND: Kind = Kind {
+        name: "memory.shared-object",
+        version: 1,
+    };
 }
 impl Record for Vdso {
-    const KIND: Kind = Kind { name: "memory.vdso", version: 1 };
+    const KIND: Kind = Kind {
+        name: "memory.vdso",
+        version: 1,
+    };
 }
 
 /// Spaces of shared objects are numbered from here; below are pids.
@@ -182,12 +191,18 @@ impl AreaRecord {
 
     /// Whether the kernel made it at exec.
     pub fn is_kernel_provided(&self) -> bool {
-        matches!(self.backing(), Backing::Vdso | Backing::Vvar | Backing::VvarVclock)
+        matches!(
+            self.backing(),
+            Backing::Vdso | Backing::Vvar | Backing::VvarVclock
+        )
     }
 
     /// Whether a child forked from a process with `parent` finds the same memory where both lie.
     pub fn continues(&self, parent: &AreaRecord) -> bool {
-        if !parent.is_private() || self.backing != parent.backing || parent.has(attribute::DONT_FORK | attribute::WIPE_ON_FORK) {
+        if !parent.is_private()
+            || self.backing != parent.backing
+            || parent.has(attribute::DONT_FORK | attribute::WIPE_ON_FORK)
+        {
             return false;
         }
         let same_file = match (&self.file, &parent.file) {

@@ -1,0 +1,463 @@
+//! Births, stops and ends of processes being rebuilt.
+
+use cryonaut_launch::{ChildSpec, Program, Role, Session, StopBeforeExec};
+use cryonaut_procfs::ProcessDirectory;
+use cryonaut_sys::{ptrace, task, wait};
+use cryonaut_tracee::{CallId, CallList};
+
+use super::{Built, OPTIONS, Rebuild, STUB_DATA, STUB_MASK, write_memory};
+use crate::error::Attempt;
+use crate::resource::memory::{AreaRecord, Backing};
+use crate::{Error, Result};
+
+impl Rebuild<'_> {
+    /// Starts the process from which all others descend: it becomes no part of the job, but gives it its session and shared memory.
+    ///
+    /// # Errors
+    /// When it cannot be started; a taken pid is said.
+    pub fn start_progenitor(&mut self, pid: Option<i32>, session: Session) -> Result<()> {
+        let file = self
+            .program
+            .try_clone()
+            .attempt(|| "starting a process".into())?;
+        let mut spec = ChildSpec::new(Program::Image {
+            file,
+            name: "cryo-stub".into(),
+        });
+        spec.inner_pid = pid;
+        spec.session = session;
+        spec.stop_before_exec = StopBeforeExec::Yes;
+        spec.privilege = cryonaut_launch::Privilege::Kept;
+        spec.role = Role::Other;
+        let theirs = self
+            .channel
+            .1
+            .try_clone()
+            .attempt(|| "starting a process".into())?;
+        spec.keep_descriptors = vec![(theirs, self.channel_number)];
+        let mut child = self
+            .nursery
+            .spawn(&spec)
+            .map_err(|error| Error::Failed(error.to_string()))?;
+        let outer = child.pid;
+        // Siblings are reported as clones (clone3 knows them by an exit signal of 0).
+        ptrace::seize(outer, OPTIONS | libc::PTRACE_O_TRACECLONE)
+            .attempt(|| "tracing the first process".into())?;
+        task::kill(outer, libc::SIGCONT).attempt(|| "starting the first process".into())?;
+        loop {
+            match wait::wait_for(outer).attempt(|| "waiting for the first process".into())? {
+                wait::Status::Stopped {
+                    event: ptrace::EVENT_EXEC,
+                    ..
+                } => break,
+                wait::Status::Stopped { event: 0, signal }
+                    if signal != libc::SIGCONT && signal != libc::SIGSTOP =>
+                {
+                    ptrace::resume(outer, signal)
+                        .attempt(|| "starting the first process".into())?;
+                }
+                wait::Status::Stopped { .. } => {
+                    ptrace::resume(outer, 0).attempt(|| "starting the first process".into())?;
+                }
+                wait::Status::Continued => {}
+                _ => {
+                    child
+                        .exec_outcome()
+                        .map_err(|error| Error::Failed(error.to_string()))?;
+                    return Err(Error::Failed(
+                        "the first process ended before it was built".into(),
+                    ));
+                }
+            }
+        }
+        child
+            .exec_outcome()
+            .map_err(|error| Error::Failed(error.to_string()))?;
+        if let Some(processor) = &self.processor {
+            // What follows has its own affinity restored; where this fails the rebuild is only slower.
+            let _ = task::set_affinity(outer, &processor.only);
+        }
+        ptrace::set_signal_mask(outer, STUB_MASK).attempt(|| "blocking signals".into())?;
+        let areas = self.clear_stub(outer)?;
+        let inner = child.inner_pid;
+        self.processes.insert(
+            0,
+            Built {
+                pid: outer,
+                tasks: vec![(inner, outer)],
+                areas,
+            },
+        );
+        self.progenitor = Some((child, inner));
+        Ok(())
+    }
+
+    /// Leaves nothing mapped but the stub and what the kernel provides. The stub moves to anonymous memory: as long as any part
+    /// of a process' executable is mapped, the kernel does not let it have another one.
+    fn clear_stub(&self, pid: i32) -> Result<Vec<AreaRecord>> {
+        let page = cryonaut_sys::PAGE_SIZE;
+        let mut list = CallList::new();
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        let code = libc::PROT_READ | libc::PROT_EXEC;
+        let data = libc::PROT_READ | libc::PROT_WRITE;
+        let mut wanted = Vec::new();
+        for (at, length, protection) in [
+            (self.stub.base(), page, code),
+            (self.stub.data(), STUB_DATA, data),
+        ] {
+            let arguments = [
+                at.into(),
+                length.into(),
+                protection.into(),
+                flags.into(),
+                u64::MAX.into(),
+                0_u64.into(),
+            ];
+            wanted.push((list.call(libc::SYS_mmap, &arguments), at));
+        }
+        let outcomes = self.loader.run(pid, pid, &list)?;
+        for (call, at) in wanted {
+            if outcomes
+                .result(call)
+                .attempt(|| "mapping the stub".into())?
+                != at
+            {
+                return Err(Error::Failed("the stub went to a wrong place".into()));
+            }
+        }
+        write_memory(pid, self.stub.code(), cryonaut_sys::arch::stub_code())?;
+        let mut kept = Vec::new();
+        let mut list = CallList::new();
+        let own = self.stub.base()..self.stub.base() + self.stub.length();
+        for area in ProcessDirectory::open(pid)?.maps()? {
+            let backing = match area.name {
+                cryonaut_procfs::AreaName::Vdso => Backing::Vdso,
+                cryonaut_procfs::AreaName::Vvar => Backing::Vvar,
+                cryonaut_procfs::AreaName::VvarVclock => Backing::VvarVclock,
+                cryonaut_procfs::AreaName::Vsyscall => continue,
+                _ if own.contains(&area.start) => continue,
+                _ => {
+                    list.call(libc::SYS_munmap, &[area.start.into(), area.length().into()]);
+                    continue;
+                }
+            };
+            kept.push(AreaRecord {
+                start: area.start,
+                end: area.end,
+                backing: backing as i32,
+                ..AreaRecord::default()
+            });
+        }
+        // Standard descriptors came along from us; only the channel stays.
+        let channel = self.channel_number;
+        if channel > 0 {
+            list.call(
+                libc::SYS_close_range,
+                &[0.into(), (channel - 1).into(), 0.into()],
+            );
+        }
+        list.call(
+            libc::SYS_close_range,
+            &[(channel + 1).into(), u64::from(u32::MAX).into(), 0.into()],
+        );
+        self.stub.run(pid, pid, &list)?;
+        Ok(kept)
+    }
+
+    /// Has `parent` (0: the progenitor, as a sibling) fork the process `pid`. Its memory is a copy of its parent's.
+    ///
+    /// # Errors
+    /// When the pid is taken, or fork fails.
+    pub fn birth(&mut self, parent: i32, pid: i32, sibling: Sibling) -> Result<()> {
+        let flags = if sibling == Sibling::Yes {
+            libc::CLONE_PARENT as u64
+        } else {
+            0
+        };
+        // With CLONE_PARENT the exit signal is the parent's own (clone(2)).
+        let signal = if sibling == Sibling::Yes {
+            0
+        } else {
+            libc::SIGCHLD as u64
+        };
+        let mut list = CallList::new();
+        let call = clone_call(&mut list, flags, signal, Some(pid));
+        let by = self.built(parent)?.pid;
+        let (outcomes, births) = self.stub.run_births(by, by, &list)?;
+        outcomes
+            .result(call)
+            .map_err(|error| match error.raw_os_error() {
+                Some(libc::EEXIST) => Error::Failed(format!(
+                    "pid {pid} was taken meanwhile; try again, or use --pids namespace"
+                )),
+                _ => Error::Failed(format!("starting process {pid}: {error}")),
+            })?;
+        let outer = match births.first() {
+            Some(&outer) => outer,
+            None => {
+                return Err(Error::Failed(format!(
+                    "process {pid} was started, but did not report"
+                )));
+            }
+        };
+        await_birth(outer)?;
+        ptrace::set_options(outer, OPTIONS).attempt(|| format!("tracing process {pid}"))?;
+        let areas = self.built(parent)?.areas.clone();
+        self.processes.insert(
+            pid,
+            Built {
+                pid: outer,
+                tasks: vec![(pid, outer)],
+                areas,
+            },
+        );
+        if sibling == Sibling::Yes {
+            self.roots.push(pid);
+        }
+        Ok(())
+    }
+
+    /// Forks a process from `parent` that only holds an id and is ended by [`Rebuild::end_helper`]. Its parent is told nothing.
+    ///
+    /// # Errors
+    /// When the pid is taken, or fork fails.
+    pub fn birth_of_helper(&mut self, parent: i32, pid: i32) -> Result<()> {
+        self.birth(parent, pid, Sibling::No)?;
+        self.helpers.push(pid);
+        Ok(())
+    }
+
+    /// Ends a helper; its parent reaps it.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn end_helper(&mut self, parent: i32, pid: i32) -> Result<()> {
+        self.end_process(pid, Some(libc::SIGKILL), 0)?;
+        self.helpers.retain(|helper| *helper != pid);
+        self.call(
+            parent,
+            "reaping a helper",
+            libc::SYS_wait4,
+            &[pid.into(), 0.into(), libc::__WALL.into(), 0.into()],
+        )?;
+        self.drain_child_signal(parent)
+    }
+
+    /// Has a process end by `signal`, or with `status`; its parent does not reap it.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn end_process(&mut self, process: i32, signal: Option<i32>, status: i32) -> Result<()> {
+        let built = self
+            .processes
+            .remove(&process)
+            .ok_or_else(|| Error::Failed(format!("no process {process}")))?;
+        let pid = built.pid;
+        let start = self.stub.call_instruction();
+        let registers = ptrace::registers(pid).attempt(|| format!("ending process {process}"))?;
+        match signal {
+            Some(libc::SIGKILL) => {
+                task::kill(pid, libc::SIGKILL).attempt(|| format!("ending process {process}"))?
+            }
+            Some(signal) => {
+                // Its memory was dumped, if at all, at its first end. A limit of 1 keeps dumps from files and from programs
+                // alike (core(5)).
+                let limit = task::limit(pid, libc::RLIMIT_CORE)
+                    .attempt(|| format!("ending process {process}"))?;
+                let none = task::Limit {
+                    soft: 1.min(limit.hard),
+                    ..limit
+                };
+                task::set_limit(pid, libc::RLIMIT_CORE, none)
+                    .attempt(|| format!("ending process {process}"))?;
+                let mut list = CallList::new();
+                // The default action of every signal is in force in a stub; only its mask keeps it from acting.
+                list.call(libc::SYS_kill, &[process.into(), signal.into()]);
+                self.stub.run(pid, pid, &list)?;
+                ptrace::set_signal_mask(pid, 0).attempt(|| format!("ending process {process}"))?;
+                ptrace::resume(pid, 0).attempt(|| format!("ending process {process}"))?;
+            }
+            None => {
+                let arguments = [status as u64, 0, 0, 0, 0, 0];
+                let registers =
+                    registers.about_to_call(start, libc::SYS_exit_group as u64, arguments);
+                ptrace::set_registers(pid, &registers)
+                    .attempt(|| format!("ending process {process}"))?;
+                ptrace::resume(pid, 0).attempt(|| format!("ending process {process}"))?;
+            }
+        }
+        loop {
+            match wait::wait_for(pid) {
+                Ok(wait::Status::Stopped { signal, event: 0 }) => {
+                    ptrace::resume(pid, signal).attempt(|| format!("ending process {process}"))?;
+                }
+                Ok(wait::Status::Stopped { .. }) => {
+                    ptrace::resume(pid, 0).attempt(|| format!("ending process {process}"))?;
+                }
+                Ok(wait::Status::Continued) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => {
+                    return Err(Error::Failed(format!("ending process {process}: {error}")));
+                }
+            }
+        }
+    }
+
+    /// Stops a process as job control does, by `signal` if that has any effect where it is, else by SIGSTOP. It still runs lists.
+    ///
+    /// # Errors
+    /// When it does not stop.
+    pub fn stop_by_job_control(&self, process: i32, signal: i32) -> Result<()> {
+        let pid = self.built(process)?.pid;
+        let what = || format!("process {process}: stopping it again");
+        // A blocked signal would be queued rather than delivered.
+        ptrace::set_signal_mask(pid, STUB_MASK & !(1 << (signal - 1))).attempt(what)?;
+        let stopped = self.deliver_stop(pid, signal);
+        ptrace::set_signal_mask(pid, STUB_MASK).attempt(what)?;
+        stopped.attempt(what)
+    }
+
+    fn deliver_stop(&self, pid: i32, signal: i32) -> std::io::Result<()> {
+        for signal in [signal, libc::SIGSTOP] {
+            task::kill(pid, libc::SIGSTOP)?;
+            let mut deliver = 0;
+            loop {
+                ptrace::resume(pid, deliver)?;
+                match wait::wait_for(pid)? {
+                    wait::Status::Stopped {
+                        event: 0,
+                        signal: libc::SIGSTOP,
+                    } => deliver = signal,
+                    wait::Status::Stopped {
+                        event: ptrace::EVENT_STOP,
+                        ..
+                    } => return Ok(()),
+                    // Back at its breakpoint: a stop by the terminal has no effect in an orphaned group.
+                    wait::Status::Stopped { .. } => break,
+                    _ => return Err(std::io::Error::from_raw_os_error(libc::ESRCH)),
+                }
+            }
+        }
+        Err(std::io::Error::from_raw_os_error(libc::EBUSY))
+    }
+
+    /// Takes the SIGCHLD that the end of a child has left pending.
+    ///
+    /// # Errors
+    /// When the process stumbles.
+    pub fn drain_child_signal(&self, process: i32) -> Result<()> {
+        let mut list = CallList::new();
+        let set = list.bytes(&(1_u64 << (libc::SIGCHLD - 1)).to_le_bytes());
+        let zero = list.space(16);
+        list.call(
+            libc::SYS_rt_sigtimedwait,
+            &[set.into(), 0.into(), zero.into(), 8.into()],
+        );
+        self.run(process, &list)?;
+        Ok(())
+    }
+
+    /// Starts the other threads of a process, with these ids.
+    ///
+    /// # Errors
+    /// When an id is taken or a limit reached.
+    pub fn start_threads(&mut self, process: i32, threads: &[i32]) -> Result<()> {
+        let flags = libc::CLONE_VM
+            | libc::CLONE_FS
+            | libc::CLONE_FILES
+            | libc::CLONE_SIGHAND
+            | libc::CLONE_THREAD
+            | libc::CLONE_SYSVSEM
+            | libc::CLONE_PTRACE;
+        let pid = self.built(process)?.pid;
+        for chunk in threads.chunks(700) {
+            let mut list = CallList::new();
+            let calls: Vec<CallId> = chunk
+                .iter()
+                .map(|&tid| clone_call(&mut list, flags as u64, 0, Some(tid)))
+                .collect();
+            let outcomes = self.stub.run(pid, pid, &list)?;
+            for (call, tid) in calls.iter().zip(chunk) {
+                outcomes
+                    .result(*call)
+                    .attempt(|| format!("process {process}: starting thread {tid}"))?;
+            }
+        }
+        let nested = self.nursery.namespaces().is_some();
+        let mut found: Vec<(i32, i32)> = Vec::new();
+        if nested {
+            let directory = ProcessDirectory::open(pid)?;
+            for outer in directory.threads()? {
+                if outer != pid {
+                    let status = directory.task(outer)?.status()?;
+                    found.push((status.namespace_pid.last().copied().unwrap_or(outer), outer));
+                }
+            }
+        } else {
+            found.extend(threads.iter().map(|&tid| (tid, tid)));
+        }
+        for &(_, outer) in &found {
+            await_birth(outer)?;
+        }
+        let built = self
+            .processes
+            .get_mut(&process)
+            .expect("it was there above");
+        built.tasks.extend(found);
+        Ok(())
+    }
+
+    /// Ends the progenitor, whose work is done.
+    ///
+    /// # Errors
+    /// When it cannot be ended.
+    pub fn end_progenitor(&mut self) -> Result<()> {
+        if self.progenitor.take().is_some() {
+            self.end_process(0, Some(libc::SIGKILL), 0)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a new process is to be its creator's sibling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sibling {
+    /// It has the same parent as its creator.
+    Yes,
+    /// It is its creator's child.
+    No,
+}
+
+/// clone3(2) with `struct clone_args` of 88 bytes.
+fn clone_call(list: &mut CallList, flags: u64, signal: u64, pid: Option<i32>) -> CallId {
+    let arguments = list.space(88);
+    list.set_word(arguments, 0, flags);
+    list.set_word(arguments, 32, signal);
+    if let Some(pid) = pid {
+        let ids = list.bytes(&pid.to_le_bytes());
+        list.point(arguments, 64, ids);
+        list.set_word(arguments, 72, 1);
+    }
+    list.call(libc::SYS_clone3, &[arguments.into(), 88.into()])
+}
+
+/// Waits for the first stop of a task that its creator's tracing has attached to us.
+fn await_birth(tid: i32) -> Result<()> {
+    loop {
+        match wait::wait_for(tid).attempt(|| format!("waiting for new task {tid}"))? {
+            wait::Status::Stopped {
+                event: ptrace::EVENT_STOP,
+                ..
+            } => return Ok(()),
+            wait::Status::Stopped { .. } => {
+                ptrace::resume(tid, 0).attempt(|| format!("starting task {tid}"))?
+            }
+            wait::Status::Continued => {}
+            _ => {
+                return Err(Error::Failed(format!(
+                    "new task {tid} ended before it was built"
+                )));
+            }
+        }
+    }
+}
