@@ -27,6 +27,7 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_sys::task::{self, Compare};
@@ -50,6 +51,10 @@ const LIMIT: u32 = libc::RLIMIT_NOFILE;
 const ROOM: i32 = 512;
 /// From its channel's number on, where a descriptor that only rebuilding needs is put.
 const SPARE: i32 = 400;
+/// How often a running job is looked at before its checkpoint is refused.
+const LOOKS: u32 = 4;
+/// The time between two looks.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 /// Flags that fcntl(F_SETFL) sets.
 const SETTABLE: i32 = libc::O_APPEND | libc::O_NONBLOCK | libc::O_DIRECT | libc::O_NOATIME;
 
@@ -145,18 +150,22 @@ impl Resource for Files {
     }
 
     fn inspect(&self, target: &Target, refusals: &mut Refusals) {
-        let found = inspect_running(target);
-        if found.list().is_empty() {
-            return;
+        let mut found = inspect_running(target).list().to_vec();
+        // Programs go on opening, closing and starting others meanwhile: what is not found at each of several looks is past, or
+        // came of a look at a moving thing. What is true of the frozen job is found then.
+        for _ in 1..LOOKS {
+            if found.is_empty() {
+                return;
+            }
+            std::thread::sleep(BETWEEN_LOOKS);
+            // Pipes may lead to processes that are new.
+            let Ok(now) = Target::find(target.named, target.scope) else { return };
+            let again = inspect_running(&now);
+            found.retain(|refusal| again.list().contains(refusal));
         }
-        // Programs go on opening and closing meanwhile: what a second look does not find again is past, or a look at a moving
-        // thing. What is true of the frozen job is found then.
-        // New processes belong to the second look: pipes may lead to them.
-        let Ok(now) = Target::find(target.named, target.scope) else { return };
-        let again = inspect_running(&now);
-        for refusal in found.list().iter().filter(|refusal| again.list().contains(refusal)) {
+        for refusal in found {
             let process = (refusal.pid, refusal.process.as_str());
-            refusals.add(process, &refusal.object, &refusal.reason, &refusal.remedy);
+            refusals.add(process, refusal.object, refusal.reason, refusal.remedy);
         }
     }
 
