@@ -87,7 +87,7 @@ pub fn checkpoint(
         job_name,
         generation,
     } = request;
-    target.refusals().into_result()?;
+    let target = inspect(target)?;
     // The output comes first: where nothing can be written, nothing is stopped.
     match output {
         Output::File(path) => {
@@ -152,6 +152,26 @@ fn finish_kill(
     }
     report.total = start.elapsed();
     Ok(report)
+}
+
+/// Refuses what cannot be saved. A job that starts and ends processes all the time can look wrong between two looks (a pipe whose
+/// other end belongs to a process that was just born): it is looked at again as long as it changes.
+fn inspect(mut target: Target) -> Result<Target> {
+    const LOOKS: usize = 20;
+    for _ in 0..LOOKS {
+        let refusals = target.refusals();
+        if refusals.list().is_empty() {
+            return Ok(target);
+        }
+        let before = target.pids();
+        target = Target::find(target.named, target.scope)?;
+        if target.pids() == before {
+            // Nothing was born or ended since: it is as it looks.
+            refusals.into_result()?;
+        }
+    }
+    target.refusals().into_result()?;
+    Ok(target)
 }
 
 struct Save<'a> {

@@ -488,7 +488,9 @@ impl CryoResult {
     /// Fails unless it refused in an orderly way: an exit status that is not 0 and no panic, and a text of a few lines
     /// that contains one of `words` (in any case).
     pub fn refusal(self, words: &[&str]) -> Outcome<Self> {
-        let text = self.stderr.to_lowercase();
+        // `cryo check` tells its reasons as its result.
+        let told = if self.stderr.is_empty() { &self.stdout } else { &self.stderr };
+        let text = told.to_lowercase();
         match self.status.code() {
             None => failed(format!("{}: {}", self.what, describe_status(self.status))),
             Some(0) => failed(format!("{}: succeeded, but should not have", self.what)),
