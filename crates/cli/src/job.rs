@@ -74,6 +74,7 @@ pub fn describe(
         root: identity(root.pid)?,
         command,
         checkpoint_directory: None,
+        generation: 0,
     })
 }
 

@@ -76,11 +76,19 @@ impl Subject {
     }
 
     fn of_pid(pid: i32, scope: ScopeArguments) -> Result<Subject, Failure> {
-        let target = Target::find(pid, scope.chosen().unwrap_or_default())?;
         // The pid of a known job's root stands for that job's name. Where the list cannot be read it is just a pid.
-        let jobs = Registry::open()
+        let mut jobs = Registry::open()
             .and_then(|registry| registry.list())
             .unwrap_or_default();
+        // And that of the command in its foreground, which is no part of it, for the job.
+        let led = jobs.iter().position(|job| {
+            job.supervisor
+                .is_some_and(|supervisor| supervisor.pid == pid && supervisor.is_alive())
+        });
+        if let Some(led) = led {
+            return Subject::of_job(jobs.swap_remove(led), scope);
+        }
+        let target = Target::find(pid, scope.chosen().unwrap_or_default())?;
         let job = jobs
             .into_iter()
             .find(|job| job.root.pid == pid && job.root.is_alive());

@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use cryonaut_image::{AtomicFile, ImageWriter, Need, PageBuffer, Preamble, SeekableImage, Summary};
+use cryonaut_image::{AtomicFile, Need, PageBuffer, Preamble, SeekableImage, Summary};
 use cryonaut_sys::descriptor;
 
 use crate::collect::{Collection, collect};
-use crate::copy_out::copy_out;
+use crate::copy_out::{Beginning, copy_out};
 use crate::error::Attempt;
 use crate::freeze::{Afterwards, Frozen};
 use crate::target::Target;
@@ -154,6 +155,29 @@ fn finish_kill(
     Ok(report)
 }
 
+/// Does something that a disk may hold up for ever, while the job stands still; the user can give it up.
+fn interruptibly<T: Send + 'static>(
+    stop: &AtomicBool,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (done, wait) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        let _ = done.send(work());
+    });
+    loop {
+        match wait.recv_timeout(Duration::from_millis(20)) {
+            Ok(outcome) => return outcome,
+            Err(_) if stop.load(Ordering::Relaxed) => return Err(Error::Interrupted),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Error::Failed(
+                    "making the image durable ended unexpectedly".into(),
+                ));
+            }
+        }
+    }
+}
+
 /// Refuses what cannot be saved. A job that starts and ends processes all the time can look wrong between two looks (a pipe whose
 /// other end belongs to a process that was just born): it is looked at again as long as it changes.
 fn inspect(mut target: Target) -> Result<Target> {
@@ -190,7 +214,7 @@ impl Save<'_> {
         self,
         sink: W,
         progress: &mut dyn FnMut(Progress),
-        durable: impl FnOnce(W) -> Result<(W, File)>,
+        durable: impl FnOnce(W) -> Result<(W, File)> + Send + 'static,
     ) -> Result<(W, Option<Frozen>, CheckpointReport)> {
         let mut frozen = Frozen::freeze(self.target)?;
         tracing::debug!(elapsed = ?frozen.since.elapsed(), "frozen");
@@ -205,13 +229,20 @@ impl Save<'_> {
         progress(Progress::Copying(pages * cryonaut_sys::PAGE_SIZE));
         let processes = frozen.processes.len();
         let threads = frozen.alive().map(|process| process.tasks.len()).sum();
-        let mut writer = ImageWriter::begin(sink, &self.preamble(&collection)?)?;
-        writer.records(&collection.records)?;
-        let copying = copy_out(&collection.spaces, writer, self.stop)?;
+        let preamble = self.preamble(&collection)?;
+        let Collection {
+            spaces, records, ..
+        } = collection;
+        let beginning = Beginning {
+            sink,
+            preamble,
+            records,
+        };
+        let copying = copy_out(&spaces, beginning, self.stop)?;
         tracing::debug!(elapsed = ?frozen.since.elapsed(), "copied");
         if self.afterwards == Afterwards::Kill {
             let (sink, summary) = copying.finish(self.stop)?;
-            let (sink, file) = durable(sink)?;
+            let (sink, file) = interruptibly(self.stop, move || durable(sink))?;
             let read_back = SeekableImage::open(file)?;
             verify(&read_back)?;
             let report = self.report(processes, threads, &summary, frozen.since.elapsed());

@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cryonaut_image::{
-    ImageError, ImageWriter, PageBatchBuilder, PageBuffer, SealedPages, Summary, ZeroPages,
+    ImageError, ImageWriter, PageBatchBuilder, PageBuffer, Preamble, RecordSet, SealedPages,
+    Summary,
 };
 use cryonaut_sys::{PAGE_SIZE, RemotePtr, memory};
 
@@ -69,13 +70,24 @@ struct Batch {
     same: Vec<(u64, u32, u64)>,
 }
 
-/// Copies all pages of `spaces`; returns once the job's memory is no longer needed. `writer` has the records already.
+/// An image that is about to be written: where to, and what comes before the pages.
+#[derive(Debug)]
+pub struct Beginning<W> {
+    /// Takes the image. Only the writer's thread touches it.
+    pub sink: W,
+    /// What can be read without decoding records.
+    pub preamble: Preamble,
+    /// All records.
+    pub records: RecordSet,
+}
+
+/// Copies all pages of `spaces`; returns once the job's memory is no longer needed.
 ///
 /// # Errors
 /// When memory cannot be read, the output fails or stalls, or `stop` is set. The caller then releases the job.
 pub fn copy_out<W: Write + Send + 'static>(
     spaces: &[Space],
-    writer: ImageWriter<W>,
+    beginning: Beginning<W>,
     stop: &AtomicBool,
 ) -> Result<Copying<W>> {
     let batches = cut_into_batches(spaces);
@@ -87,7 +99,7 @@ pub fn copy_out<W: Write + Send + 'static>(
     std::thread::Builder::new()
         .name("image-writer".into())
         .spawn(move || {
-            let _ = finished.send(write_all(writer, &receiver, &recycle, &written));
+            let _ = finished.send(write_all(beginning, &receiver, &recycle, &written));
         })
         .attempt(|| "starting the writer".into())?;
     let shared = Shared {
@@ -130,11 +142,13 @@ pub fn copy_out<W: Write + Send + 'static>(
 }
 
 fn write_all<W: Write>(
-    mut writer: ImageWriter<W>,
+    beginning: Beginning<W>,
     batches: &Receiver<SealedPages>,
     recycle: &SyncSender<PageBuffer>,
     written: &AtomicUsize,
 ) -> std::result::Result<(W, Summary), ImageError> {
+    let mut writer = ImageWriter::begin(beginning.sink, &beginning.preamble)?;
+    writer.records(&beginning.records)?;
     for mut batch in batches.iter() {
         let length = batch.bytes().len();
         writer.pages(&mut batch)?;
@@ -317,6 +331,3 @@ fn cut_into_batches(spaces: &[Space]) -> Vec<Batch> {
     }
     batches
 }
-
-/// Pages of an image's anonymous memory that need not be stored when zero.
-pub const OMIT_ZERO: ZeroPages = ZeroPages::Omit;

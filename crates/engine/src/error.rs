@@ -101,6 +101,9 @@ pub enum Error {
     /// It failed on the way and was undone.
     #[error("{0}")]
     Failed(String),
+    /// A pid that was free when the restart was planned is in use now; what had been built was undone.
+    #[error("pid {0} was taken meanwhile; try again, or use --pids namespace")]
+    PidTaken(i32),
     /// A signal to `cryo` ended it; it was undone.
     #[error("interrupted; the job was left as it was")]
     Interrupted,

@@ -64,6 +64,8 @@ pub struct Restarted {
     pub terminal: Option<std::os::fd::OwnedFd>,
     /// The image's job name.
     pub job_name: String,
+    /// How many times the job has been restarted, this one included.
+    pub generation: u64,
     /// Things the user should know.
     pub remarks: Vec<String>,
 }
@@ -168,23 +170,56 @@ pub fn restart(
 ) -> Result<Restarted> {
     let records = image.records()?;
     let (host, plan) = choose_host(image, &records, &request)?;
-    let Plan { .. } = plan;
-    let nursery = if host.shares_pids {
-        Nursery::Direct(Direct)
-    } else {
-        let request = NamespaceRequest {
-            user: UserNamespace::WhenNeeded,
-            time_offsets: time_offsets(image)?,
-            lifetime: Lifetime::WithSupervisor,
-        };
-        Nursery::Namespace(Namespaces::create(&request).map_err(|error| {
-            Error::NotPermitted(
-                format!("fresh namespaces cannot be made: {error}"),
-                "`cryo doctor` tells what this machine permits".into(),
+    if !host.shares_pids {
+        return build(
+            image,
+            &records,
+            plan,
+            fresh_namespaces(image)?,
+            request.standard,
+            stop,
+        );
+    }
+    let mut kept = [None, None, None];
+    for (kept, file) in kept.iter_mut().zip(&request.standard) {
+        let copy = file.as_ref().map(File::try_clone).transpose();
+        *kept = copy.attempt(|| "copying a descriptor".into())?;
+    }
+    let nursery = Nursery::Direct(Direct);
+    match build(image, &records, plan, nursery, request.standard, stop) {
+        Err(Error::PidTaken(_)) if request.pids == Pids::Auto => {
+            let request = RestartRequest {
+                pids: Pids::Namespace,
+                standard: kept,
+                ..request
+            };
+            let (_, plan) = choose_host(image, &records, &request)?;
+            build(
+                image,
+                &records,
+                plan,
+                fresh_namespaces(image)?,
+                request.standard,
+                stop,
             )
-        })?)
+        }
+        outcome => outcome,
+    }
+}
+
+fn fresh_namespaces(image: &SeekableImage) -> Result<Nursery> {
+    let request = NamespaceRequest {
+        user: UserNamespace::WhenNeeded,
+        time_offsets: time_offsets(image)?,
+        lifetime: Lifetime::WithSupervisor,
     };
-    build(image, &records, plan, nursery, request, stop)
+    let namespaces = Namespaces::create(&request).map_err(|error| {
+        Error::NotPermitted(
+            format!("fresh namespaces cannot be made: {error}"),
+            "`cryo doctor` tells what this machine permits".into(),
+        )
+    })?;
+    Ok(Nursery::Namespace(namespaces))
 }
 
 fn choose_host(
@@ -265,13 +300,13 @@ fn build(
     records: &RecordSet,
     plan: Plan,
     nursery: Nursery,
-    request: RestartRequest,
+    standard: [Option<File>; 3],
     stop: &AtomicBool,
 ) -> Result<Restarted> {
     let processes = records.all::<ProcessRecord>()?;
     let remarks = plan.remarks.clone();
     let steps = plan.ordered()?;
-    let mut rebuild = Rebuild::new(image, records, &nursery, request.standard, stop)?;
+    let mut rebuild = Rebuild::new(image, records, &nursery, standard, stop)?;
     for step in steps {
         if stop.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(Error::Interrupted);
@@ -303,6 +338,7 @@ fn build(
         nursery,
         terminal,
         job_name,
+        generation: image.preamble().generation + 1,
         remarks,
     })
 }

@@ -45,7 +45,12 @@ impl TargetProcess {
     /// When it has ended or may not be read.
     pub fn read(pid: i32) -> Result<Self> {
         let directory = ProcessDirectory::open(pid)?;
-        Ok(Self { pid, stat: directory.stat()?, status: directory.status()?, directory })
+        Ok(Self {
+            pid,
+            stat: directory.stat()?,
+            status: directory.status()?,
+            directory,
+        })
     }
 
     /// Its name, printable.
@@ -65,7 +70,11 @@ impl TargetProcess {
 
     /// Its pid in its own namespace.
     pub fn inner_pid(&self) -> i32 {
-        self.status.namespace_pid.last().copied().unwrap_or(self.pid)
+        self.status
+            .namespace_pid
+            .last()
+            .copied()
+            .unwrap_or(self.pid)
     }
 
     /// What refusals call it.
@@ -93,23 +102,36 @@ impl Target {
     pub fn find(pid: i32, scope: Scope) -> Result<Self> {
         let own = std::process::id() as i32;
         if pid <= 0 {
-            return Err(Error::Usage(format!("{pid} is not a process id: give a positive number or a job's name")));
+            return Err(Error::Usage(format!(
+                "{pid} is not a process id: give a positive number or a job's name"
+            )));
         }
         let named = match TargetProcess::read(pid) {
             Ok(named) => named,
             Err(error @ Error::NotPermitted(..)) => return Err(error),
-            Err(_) => return Err(Error::Usage(format!("there is no process {pid}: `ps` lists the ones that run"))),
+            Err(_) => {
+                return Err(Error::Usage(format!(
+                    "there is no process {pid}: `ps` lists the ones that run"
+                )));
+            }
         };
         if named.status.tgid != pid {
             let leader = named.status.tgid;
-            return Err(Error::Usage(format!("{pid} is a thread of process {leader}: give the process")));
+            return Err(Error::Usage(format!(
+                "{pid} is a thread of process {leader}: give the process"
+            )));
         }
         const KERNEL_THREAD: u32 = 0x0020_0000;
         if named.stat.flags & KERNEL_THREAD != 0 {
-            return Err(Error::Usage(format!("{pid} ({}) is a kernel thread, not a program", named.name())));
+            return Err(Error::Usage(format!(
+                "{pid} ({}) is a kernel thread, not a program",
+                named.name()
+            )));
         }
         if pid == 1 {
-            return Err(Error::Usage("process 1 is this system's init, which cannot be checkpointed".into()));
+            return Err(Error::Usage(
+                "process 1 is this system's init, which cannot be checkpointed".into(),
+            ));
         }
         let mut found = BTreeMap::new();
         match scope {
@@ -120,7 +142,10 @@ impl Target {
                 let belongs = |process: &TargetProcess| match scope {
                     Scope::Group => process.stat.pgrp == named.stat.pgrp,
                     Scope::Session => process.stat.session == named.stat.session,
-                    _ => process.inner_pid() != 1 && process.directory.namespace("pid").ok() == namespace,
+                    _ => {
+                        process.inner_pid() != 1
+                            && process.directory.namespace("pid").ok() == namespace
+                    }
                 };
                 for other in cryonaut_procfs::system::all_pids()? {
                     if let Ok(process) = TargetProcess::read(other)
@@ -134,13 +159,25 @@ impl Target {
         }
         let contained_self = found.remove(&own).is_some();
         if found.is_empty() {
-            let what = if contained_self { "only this cryo itself" } else { "no process" };
-            return Err(Error::Usage(format!("there is {what} in scope: nothing to checkpoint")));
+            let what = if contained_self {
+                "only this cryo itself"
+            } else {
+                "no process"
+            };
+            return Err(Error::Usage(format!(
+                "there is {what} in scope: nothing to checkpoint"
+            )));
         }
         if found.values().all(TargetProcess::has_only_its_end) {
-            return Err(Error::Usage(format!("process {pid} has ended and waits for its parent to notice: nothing to checkpoint")));
+            return Err(Error::Usage(format!(
+                "process {pid} has ended and waits for its parent to notice: nothing to checkpoint"
+            )));
         }
-        Ok(Self { processes: parents_first(found), scope, named: pid })
+        Ok(Self {
+            processes: parents_first(found),
+            scope,
+            named: pid,
+        })
     }
 
     /// The pids of the job.
@@ -150,7 +187,11 @@ impl Target {
 
     /// The pids of the processes that are alive.
     pub fn live_pids(&self) -> Vec<i32> {
-        self.processes.iter().filter(|process| !process.is_zombie()).map(|process| process.pid).collect()
+        self.processes
+            .iter()
+            .filter(|process| !process.is_zombie())
+            .map(|process| process.pid)
+            .collect()
     }
 
     /// The pids in scope as they are now, dead or alive, of which some may end before they are looked at.
@@ -166,9 +207,11 @@ impl Target {
                 pids.push(self.named);
                 pids
             }
-            Scope::Group | Scope::Session | Scope::Namespace => {
-                Self::find(self.named, self.scope)?.processes.iter().map(|process| process.pid).collect()
-            }
+            Scope::Group | Scope::Session | Scope::Namespace => Self::find(self.named, self.scope)?
+                .processes
+                .iter()
+                .map(|process| process.pid)
+                .collect(),
         };
         pids.retain(|&pid| pid != own);
         Ok(pids)
@@ -187,9 +230,17 @@ impl Target {
     fn without_ended(&self, found: &Refusals) -> Refusals {
         let mut kept = Refusals::default();
         for refusal in found.list() {
-            let process = self.processes.iter().find(|process| process.pid == refusal.pid);
+            let process = self
+                .processes
+                .iter()
+                .find(|process| process.pid == refusal.pid);
             if !process.is_some_and(|process| has_ended(&process.directory)) {
-                kept.add((refusal.pid, &refusal.process), &refusal.object, &refusal.reason, &refusal.remedy);
+                kept.add(
+                    (refusal.pid, &refusal.process),
+                    &refusal.object,
+                    &refusal.reason,
+                    &refusal.remedy,
+                );
             }
         }
         kept
@@ -204,7 +255,9 @@ pub(crate) fn has_ended(directory: &ProcessDirectory) -> bool {
     const PATIENCE: Duration = Duration::from_millis(50);
     let start = Instant::now();
     loop {
-        let Ok(stat) = directory.stat() else { return !directory.exists() };
+        let Ok(stat) = directory.stat() else {
+            return !directory.exists();
+        };
         if stat.flags & EXITING == 0 && !matches!(stat.state, 'Z' | 'X') {
             return false;
         }
@@ -257,11 +310,23 @@ fn descendants(ancestor: i32) -> Result<Vec<i32>> {
 /// Orders processes so that each comes after its parent, and siblings by number.
 pub(crate) fn parents_first(mut found: BTreeMap<i32, TargetProcess>) -> Vec<TargetProcess> {
     let mut ordered = Vec::with_capacity(found.len());
-    let mut waiting: Vec<i32> =
-        found.values().filter(|p| !found.contains_key(&p.stat.ppid)).map(|p| p.pid).rev().collect();
+    let mut waiting: Vec<i32> = found
+        .values()
+        .filter(|p| !found.contains_key(&p.stat.ppid))
+        .map(|p| p.pid)
+        .rev()
+        .collect();
     while let Some(pid) = waiting.pop() {
-        let Some(process) = found.remove(&pid) else { continue };
-        waiting.extend(found.values().filter(|p| p.stat.ppid == pid).map(|p| p.pid).rev());
+        let Some(process) = found.remove(&pid) else {
+            continue;
+        };
+        waiting.extend(
+            found
+                .values()
+                .filter(|p| p.stat.ppid == pid)
+                .map(|p| p.pid)
+                .rev(),
+        );
         ordered.push(process);
     }
     ordered

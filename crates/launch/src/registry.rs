@@ -127,6 +127,8 @@ pub struct NewJob {
     pub command: Vec<String>,
     /// Where its periodic checkpoints go.
     pub checkpoint_directory: Option<PathBuf>,
+    /// How many times it was restarted before.
+    pub generation: u64,
 }
 
 /// A job that was registered.
@@ -150,6 +152,9 @@ pub struct Job {
     pub checkpoint_directory: Option<PathBuf>,
     /// Its images, oldest first.
     pub checkpoints: Vec<CheckpointEntry>,
+    /// How many times it was restarted before.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 impl Job {
@@ -238,6 +243,7 @@ impl Registry {
             boot: current_boot(),
             checkpoint_directory: new.checkpoint_directory,
             checkpoints: Vec::new(),
+            generation: new.generation,
         };
         self.store(&job)?;
         Ok(job)

@@ -32,6 +32,7 @@ fn job(name: Option<&str>, pid: i32) -> NewJob {
         root: ProcessIdentity::of(pid).unwrap(),
         command: vec!["/bin/sleep".into(), "60".into()],
         checkpoint_directory: None,
+        generation: 0,
     }
 }
 

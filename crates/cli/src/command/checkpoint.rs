@@ -101,7 +101,7 @@ impl Arguments {
             afterwards,
             output,
             job_name,
-            generation: 0,
+            generation: job.as_ref().map_or(0, |job| job.generation),
         };
         let report = save(request, console)?;
         let path = path.map(|path| std::path::absolute(&path).unwrap_or(path));

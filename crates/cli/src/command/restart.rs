@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use clap::{Args, ValueEnum, ValueHint};
 use cryonaut_engine::host::{Changed, ClampLimits};
 use cryonaut_engine::restart::{self, Input, Pids, RestartRequest, Restarted};
-use cryonaut_launch::registry::{Job, Registry, RegistryError, check_name};
+use cryonaut_launch::registry::{Job, NewJob, Registry, RegistryError, check_name};
 use cryonaut_launch::{Nursery, WatchedSignals};
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::spawn::{self, Subreaper};
@@ -244,7 +244,10 @@ fn enter(restarted: &Restarted, name: Option<String>, console: Console) -> Optio
         .collect();
     let had = Some(restarted.job_name.clone()).filter(|name| check_name(name).is_ok());
     match job::describe(&restarted.nursery, &restarted.root, name.or(had), command) {
-        Ok(new) => job::register(new, console),
+        Ok(new) => {
+            let generation = restarted.generation;
+            job::register(NewJob { generation, ..new }, console)
+        }
         // It has ended already.
         Err(_) => None,
     }

@@ -1,6 +1,6 @@
 //! Births, stops and ends of processes being rebuilt.
 
-use cryonaut_launch::{ChildSpec, Program, Role, Session, StopBeforeExec};
+use cryonaut_launch::{ChildSpec, LaunchError, Program, Role, Session, StopBeforeExec};
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::{ptrace, task, wait};
 use cryonaut_tracee::{CallId, CallList};
@@ -35,10 +35,10 @@ impl Rebuild<'_> {
             .try_clone()
             .attempt(|| "starting a process".into())?;
         spec.keep_descriptors = vec![(theirs, self.channel_number)];
-        let mut child = self
-            .nursery
-            .spawn(&spec)
-            .map_err(|error| Error::Failed(error.to_string()))?;
+        let mut child = self.nursery.spawn(&spec).map_err(|error| match error {
+            LaunchError::PidTaken { pid } => Error::PidTaken(pid),
+            error => Error::Failed(error.to_string()),
+        })?;
         let outer = child.pid;
         // Siblings are reported as clones (clone3 knows them by an exit signal of 0).
         ptrace::seize(outer, OPTIONS | libc::PTRACE_O_TRACECLONE)
@@ -187,9 +187,7 @@ impl Rebuild<'_> {
         outcomes
             .result(call)
             .map_err(|error| match error.raw_os_error() {
-                Some(libc::EEXIST) => Error::Failed(format!(
-                    "pid {pid} was taken meanwhile; try again, or use --pids namespace"
-                )),
+                Some(libc::EEXIST) => Error::PidTaken(pid),
                 _ => Error::Failed(format!("starting process {pid}: {error}")),
             })?;
         let outer = match births.first() {

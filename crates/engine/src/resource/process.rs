@@ -397,14 +397,14 @@ impl<'a> Family<'a> {
             }
         }
         if host.shares_pids {
-            let inherited = (host.session, host.session);
+            let used = used_ids();
             for id in self.all_ids() {
                 let owned = self
                     .processes
                     .iter()
                     .any(|process| process.pid == id || process.tasks.contains(&id));
-                let held = id == inherited.0 && !owned;
-                if id > 0 && !held && is_taken(id) {
+                let held = id == host.session && !owned;
+                if id > 0 && !held && (used.contains(&id) || is_task(id)) {
                     plan.refusals.add_for_job(
                         format!("process id {id}"),
                         "it is in use here",
@@ -511,8 +511,16 @@ impl<'a> Family<'a> {
 }
 
 /// Whether any process or thread of this machine has the id.
-fn is_taken(id: i32) -> bool {
+fn is_task(id: i32) -> bool {
     std::path::Path::new(&format!("/proc/{id}")).exists()
+}
+
+/// The ids of all processes, groups and sessions of this machine: a number stays in use as long as any of them has it.
+fn used_ids() -> BTreeSet<i32> {
+    let all = cryonaut_procfs::system::all_stats().unwrap_or_default();
+    all.iter()
+        .flat_map(|stat| [stat.pid, stat.pgrp, stat.session])
+        .collect()
 }
 
 /// The session of the progenitor.
