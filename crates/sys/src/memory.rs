@@ -65,7 +65,7 @@ pub fn write(pid: i32, address: RemotePtr, bytes: &[u8]) -> Result<usize> {
 /// Writes `bytes` over several ranges of process `pid`, one after the other. At most 1024 ranges; returns bytes written.
 ///
 /// # Errors
-/// As [`write`]; EINVAL for too many ranges.
+/// As [`write()`]; EINVAL for too many ranges.
 pub fn write_ranges(pid: i32, ranges: &[(RemotePtr, usize)], bytes: &[u8]) -> Result<usize> {
     let local = libc::iovec {
         iov_base: bytes.as_ptr().cast_mut().cast(),

@@ -489,7 +489,11 @@ impl CryoResult {
     /// that contains one of `words` (in any case).
     pub fn refusal(self, words: &[&str]) -> Outcome<Self> {
         // `cryo check` tells its reasons as its result.
-        let told = if self.stderr.is_empty() { &self.stdout } else { &self.stderr };
+        let told = if self.stderr.is_empty() {
+            &self.stdout
+        } else {
+            &self.stderr
+        };
         let text = told.to_lowercase();
         match self.status.code() {
             None => failed(format!("{}: {}", self.what, describe_status(self.status))),

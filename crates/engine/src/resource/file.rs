@@ -30,8 +30,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use cryonaut_image::{Kind, Record, RecordSet};
-use cryonaut_sys::task::{self, Compare};
 use cryonaut_sys::descriptor;
+use cryonaut_sys::task::{self, Compare};
 
 use crate::collect::Collection;
 use crate::error::Attempt;
@@ -72,7 +72,12 @@ pub trait DescriptorKind: Sync {
     ///
     /// # Errors
     /// When their state cannot be read.
-    fn collect(&self, descriptions: &[&Description], job: &Job<'_>, collection: &mut Collection) -> Result<()>;
+    fn collect(
+        &self,
+        descriptions: &[&Description],
+        job: &Job<'_>,
+        collection: &mut Collection,
+    ) -> Result<()>;
     /// Plans the steps that rebuild them; creates nothing.
     ///
     /// # Errors
@@ -122,7 +127,10 @@ pub struct SlotRecord {
 }
 
 impl Record for DescriptorTable {
-    const KIND: Kind = Kind { name: "file.table", version: 1 };
+    const KIND: Kind = Kind {
+        name: "file.table",
+        version: 1,
+    };
 }
 
 /// The resource.
@@ -136,7 +144,9 @@ impl Resource for Files {
     fn kinds(&self) -> &'static [Kind] {
         static ALL: LazyLock<Vec<Kind>> = LazyLock::new(|| {
             let kinds = KINDS.iter().flat_map(|kind| kind.kinds().iter().copied());
-            std::iter::once(DescriptorTable::KIND).chain(kinds).collect()
+            std::iter::once(DescriptorTable::KIND)
+                .chain(kinds)
+                .collect()
         });
         &ALL
     }
@@ -144,7 +154,12 @@ impl Resource for Files {
     fn support(&self) -> &'static [Support] {
         static ALL: LazyLock<Vec<Support>> = LazyLock::new(|| {
             let kinds = KINDS.iter().flat_map(|kind| kind.support().iter().copied());
-            SUPPORT.iter().copied().chain(kinds).chain(refused::SUPPORT.iter().copied()).collect()
+            SUPPORT
+                .iter()
+                .copied()
+                .chain(kinds)
+                .chain(refused::SUPPORT.iter().copied())
+                .collect()
         });
         &ALL
     }
@@ -159,7 +174,9 @@ impl Resource for Files {
             }
             std::thread::sleep(BETWEEN_LOOKS);
             // Pipes may lead to processes that are new.
-            let Ok(now) = Target::find(target.named, target.scope) else { return };
+            let Ok(now) = Target::find(target.named, target.scope) else {
+                return;
+            };
             let again = inspect_running(&now);
             found.retain(|refusal| again.list().contains(refusal));
         }
@@ -177,7 +194,10 @@ impl Resource for Files {
         let mut tables: Vec<DescriptorTable> = job
             .owners
             .iter()
-            .map(|owner| DescriptorTable { process: owner.inner, slots: Vec::new() })
+            .map(|owner| DescriptorTable {
+                process: owner.inner,
+                slots: Vec::new(),
+            })
             .collect();
         for description in &job.descriptions {
             for slot in &description.slots {
@@ -193,8 +213,11 @@ impl Resource for Files {
             collection.put(table)?;
         }
         for kind in KINDS {
-            let claimed: Vec<&Description> =
-                job.descriptions.iter().filter(|description| kind.claims(&description.facts)).collect();
+            let claimed: Vec<&Description> = job
+                .descriptions
+                .iter()
+                .filter(|description| kind.claims(&description.facts))
+                .collect();
             kind.collect(&claimed, &job, collection)?;
         }
         Ok(())
@@ -203,12 +226,19 @@ impl Resource for Files {
     fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
         let tables = records.all::<DescriptorTable>()?;
         let highest = free_number(records)?;
-        let hard = task::limit(0, LIMIT).attempt(|| "reading the limit on descriptors".into())?.hard;
+        let hard = task::limit(0, LIMIT)
+            .attempt(|| "reading the limit on descriptors".into())?
+            .hard;
         if (highest + ROOM) as u64 > hard {
             plan.refusals.add_for_job(
                 format!("descriptor numbers up to {}", highest - 1),
-                format!("the limit on descriptors here is {hard}, and {ROOM} more are needed on the way"),
-                format!("raise the hard limit (ulimit -Hn) to {} or more", highest + ROOM),
+                format!(
+                    "the limit on descriptors here is {hard}, and {ROOM} more are needed on the way"
+                ),
+                format!(
+                    "raise the hard limit (ulimit -Hn) to {} or more",
+                    highest + ROOM
+                ),
             );
         }
         plan.step(Stage::Objects, 0, RaiseLimit);
@@ -218,7 +248,11 @@ impl Resource for Files {
         let replaceable = terminal::objects(records)?;
         for table in tables {
             let replaceable = replaceable.clone();
-            plan.step(Stage::Descriptors, table.process, GiveDescriptors { table, replaceable });
+            plan.step(
+                Stage::Descriptors,
+                table.process,
+                GiveDescriptors { table, replaceable },
+            );
         }
         plan.step(Stage::Restrict, 0, DropObjects);
         Ok(())
@@ -278,14 +312,22 @@ fn inspect_tables(job: &Job<'_>, refusals: &mut Refusals) {
     let tables = facts::group(vec![(); job.owners.len()], |first, second| {
         let pid = |index: usize| (job.owners[index].pid, 0);
         // A process that has gone shares nothing.
-        Ok(task::compare(Compare::Descriptors, pid(first), pid(second)).unwrap_or(std::cmp::Ordering::Less))
+        Ok(task::compare(Compare::Descriptors, pid(first), pid(second))
+            .unwrap_or(std::cmp::Ordering::Less))
     });
-    for shared in tables.unwrap_or_default().iter().filter(|members| members.len() > 1) {
+    for shared in tables
+        .unwrap_or_default()
+        .iter()
+        .filter(|members| members.len() > 1)
+    {
         let (first, second) = (&job.owners[shared[0]], &job.owners[shared[1]]);
         refusals.add(
             second.label(),
             "its descriptor table",
-            format!("it shares it with process {} (clone with CLONE_FILES)", first.pid),
+            format!(
+                "it shares it with process {} (clone with CLONE_FILES)",
+                first.pid
+            ),
             "wait until one of them has ended or called exec",
         );
     }
@@ -299,9 +341,21 @@ pub fn free_number(records: &RecordSet) -> Result<i32> {
     /// No kernel allows more (NR_OPEN); also keeps sums from overflowing.
     const MOST: i32 = 1 << 30;
     let tables = records.all::<DescriptorTable>()?;
-    let highest = tables.iter().flat_map(|table| &table.slots).map(|slot| slot.number).max().unwrap_or(0);
-    if highest >= MOST || tables.iter().flat_map(|table| &table.slots).any(|slot| slot.number < 0) {
-        return Err(Error::Failed("the image is damaged: it has an impossible descriptor number".into()));
+    let highest = tables
+        .iter()
+        .flat_map(|table| &table.slots)
+        .map(|slot| slot.number)
+        .max()
+        .unwrap_or(0);
+    if highest >= MOST
+        || tables
+            .iter()
+            .flat_map(|table| &table.slots)
+            .any(|slot| slot.number < 0)
+    {
+        return Err(Error::Failed(
+            "the image is damaged: it has an impossible descriptor number".into(),
+        ));
     }
     Ok((highest + 1).max(64))
 }
@@ -311,7 +365,9 @@ pub(crate) fn holders(records: &RecordSet) -> Result<BTreeMap<u64, (i32, i32)>> 
     let mut holders = BTreeMap::new();
     for table in records.all::<DescriptorTable>()? {
         for slot in table.slots {
-            holders.entry(slot.object).or_insert((table.process, slot.number));
+            holders
+                .entry(slot.object)
+                .or_insert((table.process, slot.number));
         }
     }
     Ok(holders)
@@ -327,14 +383,18 @@ pub(crate) fn options(flags: u32) -> OpenOptions {
     let access = flags & libc::O_ACCMODE;
     let made = libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_CLOEXEC | libc::O_ACCMODE;
     let mut options = File::options();
-    options.read(access != libc::O_WRONLY).write(access != libc::O_RDONLY);
+    options
+        .read(access != libc::O_WRONLY)
+        .write(access != libc::O_RDONLY);
     options.custom_flags(flags & !made | libc::O_NOCTTY);
     options
 }
 
 /// Another description of the file behind a descriptor of ours.
 pub(crate) fn reopen(fd: BorrowedFd<'_>, flags: u32) -> std::io::Result<OwnedFd> {
-    options(flags).open(format!("/proc/self/fd/{}", fd.as_raw_fd())).map(OwnedFd::from)
+    options(flags)
+        .open(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+        .map(OwnedFd::from)
 }
 
 /// Sets the flags of a description that can be changed after it was made.
@@ -352,14 +412,24 @@ pub(crate) struct Count(pub usize, pub &'static str);
 
 impl fmt::Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}{}", self.0, self.1, if self.0 == 1 { "" } else { "s" })
+        write!(
+            f,
+            "{} {}{}",
+            self.0,
+            self.1,
+            if self.0 == 1 { "" } else { "s" }
+        )
     }
 }
 
 /// The object that a record calls by this number.
 pub(crate) fn object<'a>(rebuild: &'a Rebuild<'_>, number: u64) -> Result<BorrowedFd<'a>> {
     let found = rebuild.objects.get(&number).map(AsFd::as_fd);
-    found.ok_or_else(|| Error::Failed(format!("the image is damaged: descriptor object {number} is missing")))
+    found.ok_or_else(|| {
+        Error::Failed(format!(
+            "the image is damaged: descriptor object {number} is missing"
+        ))
+    })
 }
 
 /// Lets this process hold all objects of the job.
@@ -383,7 +453,10 @@ fn raise_limit(pid: i32) -> Result<()> {
     if limit.soft == limit.hard {
         return Ok(());
     }
-    let raised = task::Limit { soft: limit.hard, hard: limit.hard };
+    let raised = task::Limit {
+        soft: limit.hard,
+        hard: limit.hard,
+    };
     task::set_limit(pid, LIMIT, raised).attempt(|| "raising the limit on descriptors".into())
 }
 
@@ -405,12 +478,18 @@ impl Action for GiveDescriptors {
         raise_limit(rebuild.built(self.table.process)?.pid)?;
         let mut slots = Vec::with_capacity(self.table.slots.len());
         for slot in &self.table.slots {
-            let given = usize::try_from(slot.number).ok().and_then(|number| rebuild.standard.get(number)?.as_ref());
+            let given = usize::try_from(slot.number)
+                .ok()
+                .and_then(|number| rebuild.standard.get(number)?.as_ref());
             let from = match given {
                 Some(given) if self.replaceable.contains(&slot.object) => given.as_fd(),
                 _ => object(rebuild, slot.object)?,
             };
-            let close = if slot.close_on_exec { CloseOnExec::Yes } else { CloseOnExec::No };
+            let close = if slot.close_on_exec {
+                CloseOnExec::Yes
+            } else {
+                CloseOnExec::No
+            };
             slots.push((from, slot.number, close));
         }
         rebuild.give(self.table.process, &slots)
@@ -457,13 +536,20 @@ mod tests {
     }
 
     fn slot(number: i32, object: u64) -> SlotRecord {
-        SlotRecord { number, object, close_on_exec: number % 2 == 1 }
+        SlotRecord {
+            number,
+            object,
+            close_on_exec: number % 2 == 1,
+        }
     }
 
     #[test]
     fn a_table_comes_back_from_its_record() {
         let mut records = RecordSet::new();
-        let table = DescriptorTable { process: 7, slots: vec![slot(0, 1), slot(3, 2)] };
+        let table = DescriptorTable {
+            process: 7,
+            slots: vec![slot(0, 1), slot(3, 2)],
+        };
         records.push(&table).unwrap();
         assert_eq!(records.all::<DescriptorTable>().unwrap(), [table]);
         assert_eq!(holders(&records).unwrap()[&2], (7, 3));
@@ -473,28 +559,87 @@ mod tests {
     fn the_free_number_is_above_all_slots() {
         let mut records = RecordSet::new();
         assert_eq!(free_number(&records).unwrap(), 64);
-        records.push(&DescriptorTable { process: 7, slots: vec![slot(0, 1), slot(99, 2)] }).unwrap();
+        records
+            .push(&DescriptorTable {
+                process: 7,
+                slots: vec![slot(0, 1), slot(99, 2)],
+            })
+            .unwrap();
         assert_eq!(free_number(&records).unwrap(), 100);
-        records.push(&DescriptorTable { process: 8, slots: vec![slot(-1, 1)] }).unwrap();
+        records
+            .push(&DescriptorTable {
+                process: 8,
+                slots: vec![slot(-1, 1)],
+            })
+            .unwrap();
         assert!(free_number(&records).is_err());
     }
 
     #[test]
     fn a_plan_makes_objects_then_gives_them_then_lets_go() {
         let mut records = RecordSet::new();
-        let slots = vec![slot(0, 1), slot(1, 2), slot(2, 2), slot(3, 3), slot(4, 4), slot(5, 5)];
-        records.push(&DescriptorTable { process: 7, slots }).unwrap();
-        let null = device::OpenDevice { object: 1, flags: 2, path: b"/dev/null".to_vec(), minor: 3 };
+        let slots = vec![
+            slot(0, 1),
+            slot(1, 2),
+            slot(2, 2),
+            slot(3, 3),
+            slot(4, 4),
+            slot(5, 5),
+        ];
+        records
+            .push(&DescriptorTable { process: 7, slots })
+            .unwrap();
+        let null = device::OpenDevice {
+            object: 1,
+            flags: 2,
+            path: b"/dev/null".to_vec(),
+            minor: 3,
+        };
         records.push(&null).unwrap();
-        records.push(&standard::StandardStream { object: 2, flags: 1, stream: 1 }).unwrap();
-        records.push(&eventfd::EventCounter { object: 3, ..Default::default() }).unwrap();
-        records.push(&timerfd::Timer { object: 4, clock: 1, remaining: 5, ..Default::default() }).unwrap();
-        let entry = epoll::Entry { target: 3, number: 3, events: 1, data: 2 };
-        records.push(&epoll::Epoll { object: 5, flags: 2, process: 7, entries: vec![entry] }).unwrap();
+        records
+            .push(&standard::StandardStream {
+                object: 2,
+                flags: 1,
+                stream: 1,
+            })
+            .unwrap();
+        records
+            .push(&eventfd::EventCounter {
+                object: 3,
+                ..Default::default()
+            })
+            .unwrap();
+        records
+            .push(&timerfd::Timer {
+                object: 4,
+                clock: 1,
+                remaining: 5,
+                ..Default::default()
+            })
+            .unwrap();
+        let entry = epoll::Entry {
+            target: 3,
+            number: 3,
+            events: 1,
+            data: 2,
+        };
+        records
+            .push(&epoll::Epoll {
+                object: 5,
+                flags: 2,
+                process: 7,
+                entries: vec![entry],
+            })
+            .unwrap();
         let mut plan = Plan::default();
         Files.plan(&records, &host(), &mut plan).unwrap();
         assert!(plan.refusals.list().is_empty());
-        let steps: Vec<String> = plan.ordered().unwrap().iter().map(ToString::to_string).collect();
+        let steps: Vec<String> = plan
+            .ordered()
+            .unwrap()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         let wanted = [
             "Objects raise the limit on descriptors of cryo itself",
             "Objects open device /dev/null",

@@ -50,7 +50,10 @@ pub struct FsContextRecord {
 }
 
 impl Record for FsContextRecord {
-    const KIND: Kind = Kind { name: "fs-context", version: 1 };
+    const KIND: Kind = Kind {
+        name: "fs-context",
+        version: 1,
+    };
 }
 
 /// The resource.
@@ -70,8 +73,18 @@ impl Resource for FsContext {
     }
 
     fn inspect(&self, target: &Target, refusals: &mut Refusals) {
-        let alive: Vec<_> = target.processes.iter().filter(|process| !process.is_zombie()).collect();
-        refuse_sharing(&alive.iter().map(|process| process.label()).collect::<Vec<_>>(), refusals);
+        let alive: Vec<_> = target
+            .processes
+            .iter()
+            .filter(|process| !process.is_zombie())
+            .collect();
+        refuse_sharing(
+            &alive
+                .iter()
+                .map(|process| process.label())
+                .collect::<Vec<_>>(),
+            refusals,
+        );
         for process in alive {
             let label = process.label();
             let threads = process.directory.threads().unwrap_or_default();
@@ -83,16 +96,34 @@ impl Resource for FsContext {
 
     fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
         let mut refusals = Refusals::default();
-        refuse_sharing(&frozen.alive().map(|process| (process.pid, process.name())).collect::<Vec<_>>(), &mut refusals);
+        refuse_sharing(
+            &frozen
+                .alive()
+                .map(|process| (process.pid, process.name()))
+                .collect::<Vec<_>>(),
+            &mut refusals,
+        );
         for process in frozen.alive() {
             let label = (process.pid, process.name());
-            let threads: Vec<i32> = process.tasks.iter().map(|task| task.stopped.tid()).collect();
+            let threads: Vec<i32> = process
+                .tasks
+                .iter()
+                .map(|task| task.stopped.tid())
+                .collect();
             refuse_split(&label, &threads, &mut refusals);
             let (working_directory, root) = directories(&process.directory, &label, &mut refusals)?;
             let umask = process.status.umask.ok_or_else(|| {
-                Error::Failed(format!("process {}: this kernel does not show its umask (Linux 4.7 does)", process.pid))
+                Error::Failed(format!(
+                    "process {}: this kernel does not show its umask (Linux 4.7 does)",
+                    process.pid
+                ))
             })?;
-            collection.put(&FsContextRecord { process: process.inner, working_directory, root, umask })?;
+            collection.put(&FsContextRecord {
+                process: process.inner,
+                working_directory,
+                root,
+                umask,
+            })?;
         }
         refusals.into_result()
     }
@@ -101,8 +132,12 @@ impl Resource for FsContext {
         let processes = records.all::<ProcessRecord>()?;
         for record in records.all::<FsContextRecord>()? {
             check(&record)?;
-            let process = processes.iter().find(|process| process.pid == record.process);
-            let name = process.map(|process| String::from_utf8_lossy(&process.name)).unwrap_or_default();
+            let process = processes
+                .iter()
+                .find(|process| process.pid == record.process);
+            let name = process
+                .map(|process| String::from_utf8_lossy(&process.name))
+                .unwrap_or_default();
             check_directories(&record, &name, host, plan);
             plan.step(Stage::Restrict, record.process, EnterDirectories { record });
         }
@@ -114,7 +149,10 @@ impl Resource for FsContext {
 fn refuse_sharing(processes: &[(i32, String)], refusals: &mut Refusals) {
     let pids: Vec<i32> = processes.iter().map(|(pid, _)| *pid).collect();
     for (pid, other) in sharing(Compare::FileSystem, &pids) {
-        let name = processes.iter().find(|(candidate, _)| *candidate == pid).map_or("", |(_, name)| name);
+        let name = processes
+            .iter()
+            .find(|(candidate, _)| *candidate == pid)
+            .map_or("", |(_, name)| name);
         refusals.add(
             (pid, name),
             "its working directory and umask",
@@ -127,7 +165,9 @@ fn refuse_sharing(processes: &[(i32, String)], refusals: &mut Refusals) {
 /// Refuses threads that have directories of their own.
 fn refuse_split((pid, name): &(i32, String), threads: &[i32], refusals: &mut Refusals) {
     for &tid in threads.iter().filter(|tid| *tid != pid) {
-        if let Ok(Ordering::Less | Ordering::Greater) = task::compare(Compare::FileSystem, (*pid, 0), (tid, 0)) {
+        if let Ok(Ordering::Less | Ordering::Greater) =
+            task::compare(Compare::FileSystem, (*pid, 0), (tid, 0))
+        {
             refusals.add(
                 (*pid, name),
                 format!("its thread {tid}"),
@@ -147,7 +187,10 @@ fn directories(
     let root = directory.link("root")?;
     let working_directory = directory.link("cwd")?;
     let base = base(directory, &root)?;
-    for (link, what, path) in [("root", "root directory", &root), ("cwd", "working directory", &working_directory)] {
+    for (link, what, path) in [
+        ("root", "root directory", &root),
+        ("cwd", "working directory", &working_directory),
+    ] {
         let object = format!("its {what} {}", printable(path));
         let Some(base) = &base else {
             refusals.add(
@@ -187,16 +230,25 @@ pub(crate) fn base(directory: &ProcessDirectory, root: &[u8]) -> Result<Option<P
 }
 
 /// The nearest ancestor in the mount namespace that has its root.
-fn ancestor_at_root(directory: &ProcessDirectory, namespace: u64) -> Result<Option<ProcessDirectory>> {
+fn ancestor_at_root(
+    directory: &ProcessDirectory,
+    namespace: u64,
+) -> Result<Option<ProcessDirectory>> {
     let mut parent = directory.stat()?.ppid;
     while parent > 0 {
-        let Ok(ancestor) = ProcessDirectory::open(parent) else { return Ok(None) };
-        if ancestor.namespace("mnt").is_ok_and(|other| other == namespace)
+        let Ok(ancestor) = ProcessDirectory::open(parent) else {
+            return Ok(None);
+        };
+        if ancestor
+            .namespace("mnt")
+            .is_ok_and(|other| other == namespace)
             && ancestor.link("root").is_ok_and(|root| root == b"/")
         {
             return Ok(Some(ancestor));
         }
-        let Ok(stat) = ancestor.stat() else { return Ok(None) };
+        let Ok(stat) = ancestor.stat() else {
+            return Ok(None);
+        };
         parent = stat.ppid;
     }
     Ok(None)
@@ -205,8 +257,14 @@ fn ancestor_at_root(directory: &ProcessDirectory, namespace: u64) -> Result<Opti
 /// Whether `path` under `base` is the directory behind `link`. Comparing the two tells more than the word `(deleted)` in the
 /// link's text, which may be part of a name.
 fn leads_to(base: &Path, path: &[u8], link: &Path) -> bool {
-    let Some(relative) = path.strip_prefix(b"/") else { return false };
-    let identity = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    let Some(relative) = path.strip_prefix(b"/") else {
+        return false;
+    };
+    let identity = |path: &Path| {
+        std::fs::metadata(path)
+            .map(|found| (found.dev(), found.ino()))
+            .ok()
+    };
     let found = identity(&base.join(OsStr::from_bytes(relative)));
     found.is_some() && found == identity(link)
 }
@@ -217,12 +275,18 @@ fn check(record: &FsContextRecord) -> Result<()> {
     if is_path(&record.working_directory) && is_path(&record.root) && record.umask <= 0o777 {
         Ok(())
     } else {
-        Err(Error::Failed(format!("the image is damaged: process {} stands nowhere", record.process)))
+        Err(Error::Failed(format!(
+            "the image is damaged: process {} stands nowhere",
+            record.process
+        )))
     }
 }
 
 fn check_directories(record: &FsContextRecord, name: &str, host: &Host, plan: &mut Plan) {
-    let both = [("root directory", &record.root), ("working directory", &record.working_directory)];
+    let both = [
+        ("root directory", &record.root),
+        ("working directory", &record.working_directory),
+    ];
     for (what, path) in both {
         // What lies in /proc comes with the processes themselves.
         if path.starts_with(b"/proc/") {
@@ -268,7 +332,12 @@ impl fmt::Display for EnterDirectories {
 
 impl Action for EnterDirectories {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        let FsContextRecord { process, working_directory, root, umask } = &self.record;
+        let FsContextRecord {
+            process,
+            working_directory,
+            root,
+            umask,
+        } = &self.record;
         let mut list = CallList::new();
         let path = list.path(working_directory);
         let mut calls = vec![("entering its working directory", working_directory, {
@@ -276,12 +345,18 @@ impl Action for EnterDirectories {
         })];
         if root != b"/" {
             let path = list.path(root);
-            calls.push(("changing its root to", root, list.call(libc::SYS_chroot, &[path.into()])));
+            calls.push((
+                "changing its root to",
+                root,
+                list.call(libc::SYS_chroot, &[path.into()]),
+            ));
         }
         list.call(libc::SYS_umask, &[u64::from(*umask).into()]);
         let outcomes = rebuild.run(*process, &list)?;
         for (what, path, call) in calls {
-            outcomes.result(call).attempt(|| format!("process {process}: {what} {}", printable(path)))?;
+            outcomes
+                .result(call)
+                .attempt(|| format!("process {process}: {what} {}", printable(path)))?;
         }
         Ok(())
     }
@@ -310,7 +385,12 @@ mod tests {
     use super::*;
 
     fn record() -> FsContextRecord {
-        FsContextRecord { process: 7, working_directory: b"/srv/\xff".to_vec(), root: b"/".to_vec(), umask: 0o027 }
+        FsContextRecord {
+            process: 7,
+            working_directory: b"/srv/\xff".to_vec(),
+            root: b"/".to_vec(),
+            umask: 0o027,
+        }
     }
 
     #[test]
@@ -323,27 +403,60 @@ mod tests {
     #[test]
     fn damaged_records_are_found() {
         assert!(check(&record()).is_ok());
-        assert!(check(&FsContextRecord { working_directory: b"relative".to_vec(), ..record() }).is_err());
-        assert!(check(&FsContextRecord { root: b"/a\0b".to_vec(), ..record() }).is_err());
-        assert!(check(&FsContextRecord { umask: 0o1000, ..record() }).is_err());
+        assert!(
+            check(&FsContextRecord {
+                working_directory: b"relative".to_vec(),
+                ..record()
+            })
+            .is_err()
+        );
+        assert!(
+            check(&FsContextRecord {
+                root: b"/a\0b".to_vec(),
+                ..record()
+            })
+            .is_err()
+        );
+        assert!(
+            check(&FsContextRecord {
+                umask: 0o1000,
+                ..record()
+            })
+            .is_err()
+        );
     }
 
     #[test]
     fn steps_say_where_they_go() {
-        let chrooted = FsContextRecord { root: b"/srv".to_vec(), working_directory: b"/srv/a".to_vec(), ..record() };
-        assert_eq!(EnterDirectories { record: chrooted }.to_string(), "enter /srv/a with root /srv, umask 027");
+        let chrooted = FsContextRecord {
+            root: b"/srv".to_vec(),
+            working_directory: b"/srv/a".to_vec(),
+            ..record()
+        };
+        assert_eq!(
+            EnterDirectories { record: chrooted }.to_string(),
+            "enter /srv/a with root /srv, umask 027"
+        );
     }
 
     #[test]
     fn a_removed_directory_is_refused() {
-        let place = std::env::temp_dir().join(format!("cryo-fs-context-{} (deleted)", std::process::id()));
+        let place =
+            std::env::temp_dir().join(format!("cryo-fs-context-{} (deleted)", std::process::id()));
         std::fs::create_dir(&place).unwrap();
-        let mut child = std::process::Command::new("sleep").arg("10").current_dir(&place).spawn().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("10")
+            .current_dir(&place)
+            .spawn()
+            .unwrap();
         let directory = ProcessDirectory::open(child.id() as i32).unwrap();
         let label = (child.id() as i32, "sleep".to_owned());
         let mut refusals = Refusals::default();
         let (working_directory, root) = directories(&directory, &label, &mut refusals).unwrap();
-        assert_eq!((working_directory.as_slice(), root.as_slice()), (place.as_os_str().as_bytes(), &b"/"[..]));
+        assert_eq!(
+            (working_directory.as_slice(), root.as_slice()),
+            (place.as_os_str().as_bytes(), &b"/"[..])
+        );
         assert_eq!(refusals.list(), []);
         std::fs::remove_dir(&place).unwrap();
         directories(&directory, &label, &mut refusals).unwrap();

@@ -41,7 +41,10 @@ pub struct OpenDevice {
 }
 
 impl Record for OpenDevice {
-    const KIND: Kind = Kind { name: "file.device", version: 1 };
+    const KIND: Kind = Kind {
+        name: "file.device",
+        version: 1,
+    };
 }
 
 /// The kind.
@@ -66,7 +69,12 @@ impl DescriptorKind for Devices {
 
     fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
 
-    fn collect(&self, descriptions: &[&Description], _job: &Job<'_>, collection: &mut Collection) -> Result<()> {
+    fn collect(
+        &self,
+        descriptions: &[&Description],
+        _job: &Job<'_>,
+        collection: &mut Collection,
+    ) -> Result<()> {
         for description in descriptions {
             let facts = &description.facts;
             collection.put(&OpenDevice {
@@ -83,7 +91,8 @@ impl DescriptorKind for Devices {
         let holders = holders(records)?;
         for device in records.all::<OpenDevice>()? {
             let is_it = std::fs::metadata(path_of(&device.path)).is_ok_and(|found| {
-                found.file_type().is_char_device() && found.rdev() == libc::makedev(MEMORY, device.minor)
+                found.file_type().is_char_device()
+                    && found.rdev() == libc::makedev(MEMORY, device.minor)
             });
             if !is_it {
                 let (process, number) = holders.get(&device.object).copied().unwrap_or_default();
@@ -113,7 +122,9 @@ impl fmt::Display for Open {
 impl Action for Open {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let what = || format!("opening {}", printable(&self.device.path));
-        let file = options(self.device.flags).open(path_of(&self.device.path)).attempt(what)?;
+        let file = options(self.device.flags)
+            .open(path_of(&self.device.path))
+            .attempt(what)?;
         set_flags(file.as_fd(), self.device.flags).attempt(what)?;
         rebuild.objects.insert(self.device.object, file.into());
         Ok(())
@@ -140,7 +151,12 @@ mod tests {
     #[test]
     fn a_device_comes_back_from_its_record() {
         let mut records = RecordSet::new();
-        let device = OpenDevice { object: 3, flags: 2, path: b"/dev/null".to_vec(), minor: 3 };
+        let device = OpenDevice {
+            object: 3,
+            flags: 2,
+            path: b"/dev/null".to_vec(),
+            minor: 3,
+        };
         records.push(&device).unwrap();
         assert_eq!(records.all::<OpenDevice>().unwrap(), [device]);
     }

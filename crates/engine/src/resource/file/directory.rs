@@ -37,7 +37,10 @@ pub struct OpenDirectory {
 }
 
 impl Record for OpenDirectory {
-    const KIND: Kind = Kind { name: "file.directory", version: 1 };
+    const KIND: Kind = Kind {
+        name: "file.directory",
+        version: 1,
+    };
 }
 
 /// The kind.
@@ -61,7 +64,12 @@ impl DescriptorKind for Directories {
 
     fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
 
-    fn collect(&self, descriptions: &[&Description], job: &Job<'_>, collection: &mut Collection) -> Result<()> {
+    fn collect(
+        &self,
+        descriptions: &[&Description],
+        job: &Job<'_>,
+        collection: &mut Collection,
+    ) -> Result<()> {
         for description in descriptions {
             collection.put(&OpenDirectory {
                 object: description.object,
@@ -81,10 +89,20 @@ impl DescriptorKind for Directories {
             let what = format!("descriptor {number}, directory {}", printable(&then.path));
             let now = identity(&then.path, Path::new("/"));
             if now.is_none_or(|now| now.mode & libc::S_IFMT != libc::S_IFDIR) {
-                plan.refusals.add((process, ""), what, "it does not exist here", "make it again");
+                plan.refusals.add(
+                    (process, ""),
+                    what,
+                    "it does not exist here",
+                    "make it again",
+                );
             } else if let Err(error) = options(directory.flags).open(path_of(&then.path)) {
                 let reason = format!("it cannot be opened: {error}");
-                plan.refusals.add((process, ""), what, reason, "restart as a user who may read it");
+                plan.refusals.add(
+                    (process, ""),
+                    what,
+                    reason,
+                    "restart as a user who may read it",
+                );
             }
             plan.step(Stage::Objects, 0, Open { directory });
         }
@@ -98,7 +116,12 @@ struct Open {
 
 impl fmt::Display for Open {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.directory.identity.as_ref().map(|file| printable(&file.path)).unwrap_or_default();
+        let path = self
+            .directory
+            .identity
+            .as_ref()
+            .map(|file| printable(&file.path))
+            .unwrap_or_default();
         write!(f, "open directory {path}")
     }
 }
@@ -107,7 +130,13 @@ impl Action for Open {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let directory = &self.directory;
         let identity = directory.identity.as_ref().ok_or_else(damaged)?;
-        open_at(rebuild, directory.object, directory.flags, &identity.path, directory.position)
+        open_at(
+            rebuild,
+            directory.object,
+            directory.flags,
+            &identity.path,
+            directory.position,
+        )
     }
 }
 
@@ -124,8 +153,12 @@ mod tests {
     #[test]
     fn a_directory_comes_back_from_its_record() {
         let mut records = RecordSet::new();
-        let directory =
-            OpenDirectory { object: 3, flags: 0o200000, position: 9, identity: Some(FileIdentity::default()) };
+        let directory = OpenDirectory {
+            object: 3,
+            flags: 0o200000,
+            position: 9,
+            identity: Some(FileIdentity::default()),
+        };
         records.push(&directory).unwrap();
         assert_eq!(records.all::<OpenDirectory>().unwrap(), [directory]);
     }

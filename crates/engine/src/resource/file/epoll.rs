@@ -59,7 +59,10 @@ pub struct Entry {
 }
 
 impl Record for Epoll {
-    const KIND: Kind = Kind { name: "file.epoll", version: 1 };
+    const KIND: Kind = Kind {
+        name: "file.epoll",
+        version: 1,
+    };
 }
 
 /// The kind.
@@ -91,15 +94,33 @@ impl DescriptorKind for Epolls {
         }
     }
 
-    fn collect(&self, descriptions: &[&Description], job: &Job<'_>, collection: &mut Collection) -> Result<()> {
+    fn collect(
+        &self,
+        descriptions: &[&Description],
+        job: &Job<'_>,
+        collection: &mut Collection,
+    ) -> Result<()> {
         for description in descriptions {
             let mut entries = Vec::new();
             for (entry, offset) in with_offsets(&description.facts.info.epoll_targets) {
                 let target = find_target(description, entry, offset, job).ok_or_else(|| {
-                    Error::Failed(format!("{}: what it watches could not be found", job.name(description)))
+                    Error::Failed(format!(
+                        "{}: what it watches could not be found",
+                        job.name(description)
+                    ))
                 })?;
-                let EpollTarget { descriptor: number, events, data, .. } = *entry;
-                entries.push(Entry { target, number, events, data });
+                let EpollTarget {
+                    descriptor: number,
+                    events,
+                    data,
+                    ..
+                } = *entry;
+                entries.push(Entry {
+                    target,
+                    number,
+                    events,
+                    data,
+                });
             }
             collection.put(&Epoll {
                 object: description.object,
@@ -116,20 +137,33 @@ impl DescriptorKind for Epolls {
         if epolls.is_empty() {
             return Ok(());
         }
-        let tables: BTreeMap<i32, DescriptorTable> =
-            records.all::<DescriptorTable>()?.into_iter().map(|table| (table.process, table)).collect();
+        let tables: BTreeMap<i32, DescriptorTable> = records
+            .all::<DescriptorTable>()?
+            .into_iter()
+            .map(|table| (table.process, table))
+            .collect();
         let mut replaced = terminal::objects(records)?;
-        replaced.extend(records.all::<StandardStream>()?.iter().map(|stream| stream.object));
+        replaced.extend(
+            records
+                .all::<StandardStream>()?
+                .iter()
+                .map(|stream| stream.object),
+        );
         let spare = free_number(records)? + SPARE;
         let objects = epolls.iter().map(|epoll| epoll.object).collect();
         plan.step(Stage::Objects, 0, Make { objects });
         for epoll in epolls.into_iter().filter(|epoll| !epoll.entries.is_empty()) {
             let table = tables.get(&epoll.process);
             let slot = |wanted: &dyn Fn(i32, u64) -> bool| {
-                table?.slots.iter().find(|slot| wanted(slot.number, slot.object)).copied()
+                table?
+                    .slots
+                    .iter()
+                    .find(|slot| wanted(slot.number, slot.object))
+                    .copied()
             };
-            let own = slot(&|_, object| object == epoll.object)
-                .ok_or_else(|| Error::Failed("the image is damaged: an epoll that nobody has".into()))?;
+            let own = slot(&|_, object| object == epoll.object).ok_or_else(|| {
+                Error::Failed("the image is damaged: an epoll that nobody has".into())
+            })?;
             let registrations = epoll
                 .entries
                 .iter()
@@ -137,7 +171,9 @@ impl DescriptorKind for Epolls {
                     entry,
                     reach: match slot(&|number, _| number == entry.number) {
                         Some(slot) if slot.object == entry.target => Reach::Direct,
-                        Some(slot) => Reach::Reused { close_on_exec: slot.close_on_exec },
+                        Some(slot) => Reach::Reused {
+                            close_on_exec: slot.close_on_exec,
+                        },
                         None => Reach::Closed,
                     },
                     replaced: replaced.contains(&entry.target),
@@ -146,7 +182,12 @@ impl DescriptorKind for Epolls {
             plan.step(
                 Stage::Attach,
                 epoll.process,
-                Register { process: epoll.process, number: own.number, registrations, spare },
+                Register {
+                    process: epoll.process,
+                    number: own.number,
+                    registrations,
+                    spare,
+                },
             );
         }
         Ok(())
@@ -166,7 +207,12 @@ fn with_offsets(targets: &[EpollTarget]) -> Vec<(&EpollTarget, u32)> {
 }
 
 /// The description that a registration watches: mostly the one at its number, otherwise any of the job's.
-fn find_target(epoll: &Description, entry: &EpollTarget, offset: u32, job: &Job<'_>) -> Option<u64> {
+fn find_target(
+    epoll: &Description,
+    entry: &EpollTarget,
+    offset: u32,
+    job: &Job<'_>,
+) -> Option<u64> {
     let home = epoll.first();
     let owner = (job.owner(home).pid, home.number);
     let is_it = |description: &Description| {
@@ -174,12 +220,25 @@ fn find_target(epoll: &Description, entry: &EpollTarget, offset: u32, job: &Job<
         let tried = (job.owner(slot).pid, slot.number);
         task::is_epoll_target(tried, owner, entry.descriptor, offset).unwrap_or(false)
     };
-    let mut at_number = epoll.slots.iter().filter_map(|slot| job.at(slot.owner, entry.descriptor));
+    let mut at_number = epoll
+        .slots
+        .iter()
+        .filter_map(|slot| job.at(slot.owner, entry.descriptor));
     if let Some(found) = at_number.find(|description| is_it(description)) {
         return Some(found.object);
     }
-    let alike = |description: &&Description| description.facts.info.inode.is_none_or(|inode| inode == entry.inode);
-    job.descriptions.iter().filter(alike).find(|description| is_it(description)).map(|found| found.object)
+    let alike = |description: &&Description| {
+        description
+            .facts
+            .info
+            .inode
+            .is_none_or(|inode| inode == entry.inode)
+    };
+    job.descriptions
+        .iter()
+        .filter(alike)
+        .find(|description| is_it(description))
+        .map(|found| found.object)
 }
 
 struct Make {
@@ -195,7 +254,10 @@ impl fmt::Display for Make {
 impl Action for Make {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         for &object in &self.objects {
-            rebuild.objects.insert(object, descriptor::epoll().attempt(|| "making an epoll instance".into())?);
+            rebuild.objects.insert(
+                object,
+                descriptor::epoll().attempt(|| "making an epoll instance".into())?,
+            );
         }
         Ok(())
     }
@@ -237,11 +299,16 @@ impl fmt::Display for Register {
 impl Action for Register {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         const AT_ONCE: usize = 500;
-        let (direct, others): (Vec<Registration>, Vec<Registration>) =
-            self.registrations.iter().partition(|registration| registration.reach == Reach::Direct);
+        let (direct, others): (Vec<Registration>, Vec<Registration>) = self
+            .registrations
+            .iter()
+            .partition(|registration| registration.reach == Reach::Direct);
         for chunk in direct.chunks(AT_ONCE) {
             let mut list = CallList::new();
-            let calls: Vec<_> = chunk.iter().map(|registration| self.add(&mut list, registration.entry)).collect();
+            let calls: Vec<_> = chunk
+                .iter()
+                .map(|registration| self.add(&mut list, registration.entry))
+                .collect();
             let outcomes = rebuild.run(self.process, &list)?;
             for (call, registration) in calls.iter().zip(chunk) {
                 self.check(outcomes.result(*call), registration)?;
@@ -261,25 +328,38 @@ impl Register {
         event[..4].copy_from_slice(&entry.events.to_le_bytes());
         event[4..].copy_from_slice(&entry.data.to_le_bytes());
         let event = list.bytes(&event);
-        let arguments = [self.number.into(), libc::EPOLL_CTL_ADD.into(), entry.number.into(), event.into()];
+        let arguments = [
+            self.number.into(),
+            libc::EPOLL_CTL_ADD.into(),
+            entry.number.into(),
+            event.into(),
+        ];
         list.call(libc::SYS_epoll_ctl, &arguments)
     }
 
     /// Puts the target at its old number for as long as the registration takes.
     fn add_by_detour(&self, rebuild: &Rebuild<'_>, registration: &Registration) -> Result<()> {
         let entry = registration.entry;
-        rebuild.give(self.process, &[(object(rebuild, entry.target)?, self.spare, CloseOnExec::Yes)])?;
+        rebuild.give(
+            self.process,
+            &[(object(rebuild, entry.target)?, self.spare, CloseOnExec::Yes)],
+        )?;
         let (aside, number) = (self.spare + 1, entry.number);
         let mut list = CallList::new();
         let reused = match registration.reach {
-            Reach::Reused { close_on_exec } => Some(if close_on_exec { libc::O_CLOEXEC } else { 0 }),
+            Reach::Reused { close_on_exec } => {
+                Some(if close_on_exec { libc::O_CLOEXEC } else { 0 })
+            }
             _ => None,
         };
         let mut steps = Vec::new();
         if reused.is_some() {
             steps.push(list.call(libc::SYS_dup3, &[number.into(), aside.into(), 0.into()]));
         }
-        steps.push(list.call(libc::SYS_dup3, &[self.spare.into(), number.into(), 0.into()]));
+        steps.push(list.call(
+            libc::SYS_dup3,
+            &[self.spare.into(), number.into(), 0.into()],
+        ));
         let call = self.add(&mut list, entry);
         if let Some(flags) = reused {
             steps.push(list.call(libc::SYS_dup3, &[aside.into(), number.into(), flags.into()]));
@@ -290,7 +370,9 @@ impl Register {
         steps.push(list.call(libc::SYS_close, &[self.spare.into()]));
         let outcomes = rebuild.run(self.process, &list)?;
         for step in steps {
-            outcomes.result(step).attempt(|| format!("process {}: reaching what an epoll watches", self.process))?;
+            outcomes
+                .result(step)
+                .attempt(|| format!("process {}: reaching what an epoll watches", self.process))?;
         }
         self.check(outcomes.result(call), registration)
     }
@@ -299,13 +381,19 @@ impl Register {
         match result {
             // A file, always ready, has taken the place of a stream: epoll takes none.
             Err(error) if registration.replaced && error.raw_os_error() == Some(libc::EPERM) => {
-                tracing::warn!(number = registration.entry.number, "a standard stream is a file now: epoll cannot watch it");
+                tracing::warn!(
+                    number = registration.entry.number,
+                    "a standard stream is a file now: epoll cannot watch it"
+                );
                 Ok(())
             }
             result => result
                 .attempt(|| {
                     let number = registration.entry.number;
-                    format!("process {}: watching descriptor {number} by epoll {}", self.process, self.number)
+                    format!(
+                        "process {}: watching descriptor {number} by epoll {}",
+                        self.process, self.number
+                    )
                 })
                 .map(drop),
         }
@@ -334,29 +422,67 @@ mod tests {
     #[test]
     fn an_epoll_comes_back_from_its_record() {
         let mut records = RecordSet::new();
-        let entry = Entry { target: 4, number: 5, events: 0x8000_0001, data: u64::MAX };
-        let epoll = Epoll { object: 3, flags: 2, process: 7, entries: vec![entry] };
+        let entry = Entry {
+            target: 4,
+            number: 5,
+            events: 0x8000_0001,
+            data: u64::MAX,
+        };
+        let epoll = Epoll {
+            object: 3,
+            flags: 2,
+            process: 7,
+            entries: vec![entry],
+        };
         records.push(&epoll).unwrap();
         assert_eq!(records.all::<Epoll>().unwrap(), [epoll]);
     }
 
     #[test]
     fn the_same_number_is_counted() {
-        let target = |descriptor| EpollTarget { descriptor, events: 1, data: 0, position: 0, inode: 0, device: 0 };
+        let target = |descriptor| EpollTarget {
+            descriptor,
+            events: 1,
+            data: 0,
+            position: 0,
+            inode: 0,
+            device: 0,
+        };
         let targets = [target(5), target(6), target(5)];
-        let offsets: Vec<u32> = with_offsets(&targets).iter().map(|(_, offset)| *offset).collect();
+        let offsets: Vec<u32> = with_offsets(&targets)
+            .iter()
+            .map(|(_, offset)| *offset)
+            .collect();
         assert_eq!(offsets, [0, 0, 1]);
     }
 
     #[test]
     fn an_epoll_without_a_slot_is_damage() {
         let mut records = RecordSet::new();
-        let entry = Entry { target: 4, number: 5, events: 1, data: 0 };
-        records.push(&Epoll { object: 3, flags: 2, process: 7, entries: vec![entry] }).unwrap();
+        let entry = Entry {
+            target: 4,
+            number: 5,
+            events: 1,
+            data: 0,
+        };
+        records
+            .push(&Epoll {
+                object: 3,
+                flags: 2,
+                process: 7,
+                entries: vec![entry],
+            })
+            .unwrap();
         let mut plan = Plan::default();
         assert!(Epolls.plan(&records, &host(), &mut plan).is_err());
-        let slots = vec![SlotRecord { number: 9, object: 3, close_on_exec: false }];
-        records.push(&DescriptorTable { process: 7, slots }).unwrap();
+        let slots = vec![SlotRecord {
+            number: 9,
+            object: 3,
+            close_on_exec: false,
+        }];
+        records
+            .push(&DescriptorTable { process: 7, slots })
+            .unwrap();
         Epolls.plan(&records, &host(), &mut plan).unwrap();
     }
 }

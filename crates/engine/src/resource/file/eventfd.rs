@@ -39,7 +39,10 @@ pub struct EventCounter {
 }
 
 impl Record for EventCounter {
-    const KIND: Kind = Kind { name: "file.eventfd", version: 1 };
+    const KIND: Kind = Kind {
+        name: "file.eventfd",
+        version: 1,
+    };
 }
 
 /// The kind.
@@ -60,7 +63,12 @@ impl DescriptorKind for EventCounters {
 
     fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
 
-    fn collect(&self, descriptions: &[&Description], _job: &Job<'_>, collection: &mut Collection) -> Result<()> {
+    fn collect(
+        &self,
+        descriptions: &[&Description],
+        _job: &Job<'_>,
+        collection: &mut Collection,
+    ) -> Result<()> {
         for description in descriptions {
             let state = description.facts.info.eventfd.unwrap_or_default();
             collection.put(&EventCounter {
@@ -96,11 +104,17 @@ impl Action for Make {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         for counter in &self.counters {
             let what = || "making an eventfd".into();
-            let mode = if counter.semaphore == Some(true) { libc::EFD_SEMAPHORE } else { 0 };
-            let mut file = File::from(descriptor::eventfd(0, mode | libc::EFD_NONBLOCK).attempt(what)?);
+            let mode = if counter.semaphore == Some(true) {
+                libc::EFD_SEMAPHORE
+            } else {
+                0
+            };
+            let mut file =
+                File::from(descriptor::eventfd(0, mode | libc::EFD_NONBLOCK).attempt(what)?);
             if counter.count > 0 {
                 // All ones is what only the kernel can reach, by adding past the end.
-                file.write_all(&counter.count.min(u64::MAX - 1).to_ne_bytes()).attempt(what)?;
+                file.write_all(&counter.count.min(u64::MAX - 1).to_ne_bytes())
+                    .attempt(what)?;
             }
             set_flags(file.as_fd(), counter.flags).attempt(what)?;
             rebuild.objects.insert(counter.object, file.into());
@@ -110,7 +124,11 @@ impl Action for Make {
 }
 
 const SUPPORT: &[Support] = &[
-    Support { what: "eventfd", level: Level::Restored, how: "with its count" },
+    Support {
+        what: "eventfd",
+        level: Level::Restored,
+        how: "with its count",
+    },
     Support {
         what: "eventfd as semaphore (EFD_SEMAPHORE) before Linux 6.5",
         level: Level::Partly,
@@ -125,7 +143,12 @@ mod tests {
     #[test]
     fn a_counter_comes_back_from_its_record() {
         let mut records = RecordSet::new();
-        let counter = EventCounter { object: 3, flags: 0o4002, count: u64::MAX - 1, semaphore: Some(true) };
+        let counter = EventCounter {
+            object: 3,
+            flags: 0o4002,
+            count: u64::MAX - 1,
+            semaphore: Some(true),
+        };
         records.push(&counter).unwrap();
         assert_eq!(records.all::<EventCounter>().unwrap(), [counter]);
     }

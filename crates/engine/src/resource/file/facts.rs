@@ -186,7 +186,11 @@ impl FdFacts {
     /// Whether it is an anonymous file of the type that the kernel calls `name`.
     pub fn is_anonymous(&self, name: &str) -> bool {
         self.link.strip_prefix(b"anon_inode:").is_some_and(|rest| {
-            rest == name.as_bytes() || rest.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]")) == Some(name.as_bytes())
+            rest == name.as_bytes()
+                || rest
+                    .strip_prefix(b"[")
+                    .and_then(|rest| rest.strip_suffix(b"]"))
+                    == Some(name.as_bytes())
         })
     }
 }
@@ -235,10 +239,21 @@ impl<'a> Job<'a> {
     /// When a process may not be read.
     pub fn running(target: &'a Target) -> Result<Self> {
         let mut owners = Vec::new();
-        for process in target.processes.iter().filter(|process| !process.is_zombie()) {
+        for process in target
+            .processes
+            .iter()
+            .filter(|process| !process.is_zombie())
+        {
             let threads = process.directory.threads().unwrap_or_default();
             let (stat, status) = (&process.stat, &process.status);
-            owners.push(owner(process.pid, process.name(), &process.directory, stat, status, threads));
+            owners.push(owner(
+                process.pid,
+                process.name(),
+                &process.directory,
+                stat,
+                status,
+                threads,
+            ));
         }
         Self::gather(owners, Motion::Running)
     }
@@ -250,9 +265,20 @@ impl<'a> Job<'a> {
     pub fn frozen(frozen: &'a Frozen) -> Result<Self> {
         let mut owners = Vec::new();
         for process in frozen.alive() {
-            let threads = process.tasks.iter().map(|task| task.stopped.tid()).collect();
+            let threads = process
+                .tasks
+                .iter()
+                .map(|task| task.stopped.tid())
+                .collect();
             let (stat, status) = (&process.stat, &process.status);
-            owners.push(owner(process.pid, process.name(), &process.directory, stat, status, threads));
+            owners.push(owner(
+                process.pid,
+                process.name(),
+                &process.directory,
+                stat,
+                status,
+                threads,
+            ));
         }
         Self::gather(owners, Motion::Frozen)
     }
@@ -272,16 +298,27 @@ impl<'a> Job<'a> {
             };
             for (number, link, info) in shown {
                 let close_on_exec = info.flags & libc::O_CLOEXEC as u32 != 0;
-                slots.push(Slot { owner: index, number, close_on_exec });
+                slots.push(Slot {
+                    owner: index,
+                    number,
+                    close_on_exec,
+                });
                 seen.push((link, info));
             }
         }
-        let keys = seen.iter().map(|(link, info)| Likeness::of(link, info)).collect();
+        let keys = seen
+            .iter()
+            .map(|(link, info)| Likeness::of(link, info))
+            .collect();
         let groups = group(keys, |first, second| {
             let name = |slot: usize| (owners[slots[slot].owner].pid, slots[slot].number as u64);
             match task::compare(Compare::File, name(first), name(second)) {
                 // One of the two was closed meanwhile: whatever it was, it is no part of the job any more.
-                Err(error) if motion == Motion::Running && error.raw_os_error() != Some(libc::ENOSYS) => Ok(Ordering::Less),
+                Err(error)
+                    if motion == Motion::Running && error.raw_os_error() != Some(libc::ENOSYS) =>
+                {
+                    Ok(Ordering::Less)
+                }
                 result => result.attempt(|| "comparing descriptors (kcmp)".into()),
             }
         })?;
@@ -291,19 +328,35 @@ impl<'a> Job<'a> {
             let slots: Vec<Slot> = members.into_iter().map(|member| slots[member]).collect();
             let owner = &owners[slots[0].owner];
             match facts_of(owner, slots[0].number, link, info) {
-                Some(facts) => descriptions.push(Description { object: index as u64 + 1, facts, slots }),
+                Some(facts) => descriptions.push(Description {
+                    object: index as u64 + 1,
+                    facts,
+                    slots,
+                }),
                 None if motion == Motion::Running => {}
                 None => {
                     let number = slots[0].number;
-                    return Err(Error::Failed(format!("process {}: descriptor {number} cannot be read", owner.pid)));
+                    return Err(Error::Failed(format!(
+                        "process {}: descriptor {number} cannot be read",
+                        owner.pid
+                    )));
                 }
             }
         }
         let mut by_slot = BTreeMap::new();
         for (index, description) in descriptions.iter().enumerate() {
-            by_slot.extend(description.slots.iter().map(|slot| ((slot.owner, slot.number), index)));
+            by_slot.extend(
+                description
+                    .slots
+                    .iter()
+                    .map(|slot| ((slot.owner, slot.number), index)),
+            );
         }
-        let mut job = Self { owners, descriptions, by_slot };
+        let mut job = Self {
+            owners,
+            descriptions,
+            by_slot,
+        };
         job.find_peers(motion)?;
         Ok(job)
     }
@@ -315,7 +368,9 @@ impl<'a> Job<'a> {
 
     /// The description at a number of a process.
     pub fn at(&self, owner: usize, number: i32) -> Option<&Description> {
-        self.by_slot.get(&(owner, number)).map(|&index| &self.descriptions[index])
+        self.by_slot
+            .get(&(owner, number))
+            .map(|&index| &self.descriptions[index])
     }
 
     /// A copy of a description, taken without disturbing anybody.
@@ -329,14 +384,23 @@ impl<'a> Job<'a> {
 
     /// What a person calls a description: its first number and its link.
     pub fn name(&self, description: &Description) -> String {
-        format!("descriptor {} ({})", description.first().number, printable(&description.facts.link))
+        format!(
+            "descriptor {} ({})",
+            description.first().number,
+            printable(&description.facts.link)
+        )
     }
 
     /// Pipes by their inode, that is, by their link.
-    pub fn by_link<'b>(descriptions: &[&'b Description]) -> BTreeMap<&'b [u8], Vec<&'b Description>> {
+    pub fn by_link<'b>(
+        descriptions: &[&'b Description],
+    ) -> BTreeMap<&'b [u8], Vec<&'b Description>> {
         let mut found: BTreeMap<&[u8], Vec<&Description>> = BTreeMap::new();
         for description in descriptions {
-            found.entry(&description.facts.link).or_default().push(description);
+            found
+                .entry(&description.facts.link)
+                .or_default()
+                .push(description);
         }
         found
     }
@@ -346,13 +410,20 @@ impl<'a> Job<'a> {
         let mut pipes: BTreeMap<Vec<u8>, Vec<usize>> = BTreeMap::new();
         for (index, description) in self.descriptions.iter().enumerate() {
             if description.facts.is_pipe() {
-                pipes.entry(description.facts.link.clone()).or_default().push(index);
+                pipes
+                    .entry(description.facts.link.clone())
+                    .or_default()
+                    .push(index);
             }
         }
         for members in pipes.into_values() {
             let ends = || members.iter().map(|&index| &self.descriptions[index]);
-            let (reads, writes) = (ends().any(|end| end.facts.reads()), ends().any(|end| end.facts.writes()));
-            let standard = ends().any(|end| end.slots.iter().any(|slot| (0..3).contains(&slot.number)));
+            let (reads, writes) = (
+                ends().any(|end| end.facts.reads()),
+                ends().any(|end| end.facts.writes()),
+            );
+            let standard =
+                ends().any(|end| end.slots.iter().any(|slot| (0..3).contains(&slot.number)));
             let peer = if reads && writes {
                 Peer::Inside
             } else {
@@ -362,7 +433,8 @@ impl<'a> Job<'a> {
                     Err(error) => return Err(error),
                 };
                 let alone = if reads { libc::POLLHUP } else { libc::POLLERR };
-                let events = descriptor::poll_now(copy.as_fd(), 0).attempt(|| "looking at a pipe".into())?;
+                let events =
+                    descriptor::poll_now(copy.as_fd(), 0).attempt(|| "looking at a pipe".into())?;
                 match (events & alone != 0, standard) {
                     (true, _) => Peer::Gone,
                     (false, true) => Peer::Standard,
@@ -385,10 +457,16 @@ fn owner<'a>(
     status: &cryonaut_procfs::Status,
     threads: Vec<i32>,
 ) -> Owner<'a> {
-    let ids = |outer: i32, nested: &[i32]| Ids { outer, inner: nested.last().copied().unwrap_or(outer) };
+    let ids = |outer: i32, nested: &[i32]| Ids {
+        outer,
+        inner: nested.last().copied().unwrap_or(outer),
+    };
     // What cannot be read of a process that has ended is not missed.
     let root = directory.link("root").unwrap_or_default();
-    let base = fs_context::base(directory, &root).ok().flatten().unwrap_or_else(|| directory.path().join("root"));
+    let base = fs_context::base(directory, &root)
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| directory.path().join("root"));
     Owner {
         pid,
         base,
@@ -412,11 +490,15 @@ type Shown = (i32, Vec<u8>, FdInfo);
 fn read_slots(pid: i32, numbers: &[i32], motion: Motion) -> Result<Vec<Shown>> {
     const WORTH_A_THREAD: usize = 128;
     const MOST_THREADS: usize = 4;
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(MOST_THREADS);
     let threads = threads.min(numbers.len() / WORTH_A_THREAD).max(1);
     let read = |numbers: &[i32]| -> Result<Vec<Shown>> {
         let mut buffer = vec![0; 4096];
-        let shown = numbers.iter().map(|&number| read_slot(pid, number, motion, &mut buffer));
+        let shown = numbers
+            .iter()
+            .map(|&number| read_slot(pid, number, motion, &mut buffer));
         shown.filter_map(Result::transpose).collect()
     };
     if threads == 1 {
@@ -428,7 +510,11 @@ fn read_slots(pid: i32, numbers: &[i32], motion: Motion) -> Result<Vec<Shown>> {
         let others: Vec<_> = parts.map(|part| scope.spawn(move || read(part))).collect();
         let mut all = read(first)?;
         for other in others {
-            all.extend(other.join().map_err(|_| Error::Failed("reading descriptors failed".into()))??);
+            all.extend(
+                other
+                    .join()
+                    .map_err(|_| Error::Failed("reading descriptors failed".into()))??,
+            );
         }
         Ok(all)
     })
@@ -448,7 +534,8 @@ fn read_slot(pid: i32, number: i32, motion: Motion, buffer: &mut Vec<u8>) -> Res
             }
             buffer.resize(length * 2, 0);
         }
-        let info = cryonaut_procfs::fdinfo::parse(&buffer[..length]).map_err(std::io::Error::other)?;
+        let info =
+            cryonaut_procfs::fdinfo::parse(&buffer[..length]).map_err(std::io::Error::other)?;
         let link = if info.eventfd.is_some() {
             b"anon_inode:[eventfd]".to_vec()
         } else {
@@ -459,12 +546,18 @@ fn read_slot(pid: i32, number: i32, motion: Motion, buffer: &mut Vec<u8>) -> Res
     };
     match shown() {
         Ok((link, info)) => Ok(Some((number, link, info))),
-        Err(error) if motion == Motion::Running && error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) if motion == Motion::Running && error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Err(Error::NotPermitted(
-            format!("process {pid}: its descriptors may not be read"),
-            "only the owner of a process or root may checkpoint it".into(),
-        )),
+        Err(error) if motion == Motion::Running && error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(None)
+        }
+        Err(error) if motion == Motion::Running && error.raw_os_error() == Some(libc::ESRCH) => {
+            Ok(None)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(Error::NotPermitted(
+                format!("process {pid}: its descriptors may not be read"),
+                "only the owner of a process or root may checkpoint it".into(),
+            ))
+        }
         Err(error) => Err(error).attempt(|| format!("process {pid}: reading descriptor {number}")),
     }
 }
@@ -523,7 +616,14 @@ pub(crate) fn group<K: Ord>(
 
 /// What is known of a description; none when it has been closed.
 fn facts_of(owner: &Owner<'_>, number: i32, link: Vec<u8>, info: FdInfo) -> Option<FdFacts> {
-    let mut facts = FdFacts { link, info, mode: 0, node: (0, 0), place: Place::Nameless, peer: Peer::None };
+    let mut facts = FdFacts {
+        link,
+        info,
+        mode: 0,
+        node: (0, 0),
+        place: Place::Nameless,
+        peer: Peer::None,
+    };
     if !facts.link.starts_with(b"/") {
         return Some(facts);
     }
@@ -554,7 +654,9 @@ mod tests {
         })
         .unwrap();
         assert_eq!(groups.len(), 500);
-        assert!(groups.iter().all(|members| members.len() == 2 && description(members[0]) == description(members[1])));
+        assert!(groups.iter().all(
+            |members| members.len() == 2 && description(members[0]) == description(members[1])
+        ));
         assert!(groups.is_sorted_by_key(|members| members[0]));
         assert!(comparisons < 11_000, "{comparisons} comparisons");
     }

@@ -42,7 +42,10 @@ pub struct Fifo {
 }
 
 impl Record for Fifo {
-    const KIND: Kind = Kind { name: "file.fifo", version: 1 };
+    const KIND: Kind = Kind {
+        name: "file.fifo",
+        version: 1,
+    };
 }
 
 /// The kind.
@@ -63,12 +66,18 @@ impl DescriptorKind for Fifos {
 
     fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
 
-    fn collect(&self, descriptions: &[&Description], job: &Job<'_>, collection: &mut Collection) -> Result<()> {
+    fn collect(
+        &self,
+        descriptions: &[&Description],
+        job: &Job<'_>,
+        collection: &mut Collection,
+    ) -> Result<()> {
         for ends in Job::by_link(descriptions).into_values() {
             let hung_up = match ends.iter().find(|end| end.facts.reads()) {
                 Some(reader) => {
                     let copy = job.copy(reader)?;
-                    let events = descriptor::poll_now(copy.as_fd(), 0).attempt(|| "looking at a FIFO".into())?;
+                    let events = descriptor::poll_now(copy.as_fd(), 0)
+                        .attempt(|| "looking at a FIFO".into())?;
                     events & libc::POLLHUP != 0
                 }
                 None => false,
@@ -113,11 +122,22 @@ struct Open {
 
 impl fmt::Display for Open {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.fifo.identity.as_ref().map(|file| printable(&file.path)).unwrap_or_default();
+        let path = self
+            .fifo
+            .identity
+            .as_ref()
+            .map(|file| printable(&file.path))
+            .unwrap_or_default();
         let readers = self.fifo.ends.iter().filter(|end| end.reads()).count();
         let writers = self.fifo.ends.iter().filter(|end| end.writes()).count();
-        write!(f, "open named pipe {path}, {readers} reading, {writers} writing")?;
-        self.fifo.queue.as_ref().map_or(Ok(()), |queue| write!(f, ", {queue}"))
+        write!(
+            f,
+            "open named pipe {path}, {readers} reading, {writers} writing"
+        )?;
+        self.fifo
+            .queue
+            .as_ref()
+            .map_or(Ok(()), |queue| write!(f, ", {queue}"))
     }
 }
 
@@ -142,7 +162,11 @@ fn open(fifo: &Fifo) -> Result<Vec<(u64, OwnedFd)>> {
     // there needlessly.
     let resized = queue.size != 65_536;
     let filled = !queue.pieces.is_empty() || fifo.ends.iter().any(|end| end.writes());
-    let keeper = if filled || fifo.hung_up { Some(open(libc::O_RDWR as u32)?) } else { None };
+    let keeper = if filled || fifo.hung_up {
+        Some(open(libc::O_RDWR as u32)?)
+    } else {
+        None
+    };
     if let Some(keeper) = &keeper {
         if queue.packets {
             set_flags(keeper.as_fd(), (libc::O_DIRECT | libc::O_NONBLOCK) as u32).attempt(what)?;
@@ -155,8 +179,15 @@ fn open(fifo: &Fifo) -> Result<Vec<(u64, OwnedFd)>> {
         set_flags(fd.as_fd(), end.flags).attempt(what)?;
         ends.push((end.object, fd));
     }
-    if keeper.is_none() && resized && let Some((_, end)) = ends.first() {
-        Queue { pieces: Vec::new(), ..queue }.fill(end)?;
+    if keeper.is_none()
+        && resized
+        && let Some((_, end)) = ends.first()
+    {
+        Queue {
+            pieces: Vec::new(),
+            ..queue
+        }
+        .fill(end)?;
     }
     Ok(ends)
 }
@@ -173,8 +204,15 @@ mod tests {
     use std::io::Read;
 
     fn fifo(name: &str) -> (std::path::PathBuf, Option<FileIdentity>) {
-        let path = std::env::temp_dir().join(format!("cryonaut-fifo-{name}-{}", std::process::id()));
-        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let path =
+            std::env::temp_dir().join(format!("cryonaut-fifo-{name}-{}", std::process::id()));
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(&path)
+                .status()
+                .unwrap()
+                .success()
+        );
         let found = identity(path.to_str().unwrap().as_bytes(), Path::new("/"));
         (path, found)
     }
@@ -185,7 +223,10 @@ mod tests {
         let fifo = Fifo {
             identity: Some(FileIdentity::default()),
             queue: Some(Queue::default()),
-            ends: vec![End { object: 1, flags: 2 }],
+            ends: vec![End {
+                object: 1,
+                flags: 2,
+            }],
             hung_up: true,
         };
         records.push(&fifo).unwrap();
@@ -195,13 +236,34 @@ mod tests {
     #[test]
     fn ends_open_without_waiting_and_keep_what_was_in_flight() {
         let (path, identity) = fifo("both");
-        let queue = Queue { size: 65_536, packets: false, pieces: vec![b"hello".to_vec()] };
-        let ends = vec![End { object: 1, flags: 0 }, End { object: 2, flags: 1 }];
-        let mut opened = open(&Fifo { identity, queue: Some(queue), ends, hung_up: false }).unwrap();
+        let queue = Queue {
+            size: 65_536,
+            packets: false,
+            pieces: vec![b"hello".to_vec()],
+        };
+        let ends = vec![
+            End {
+                object: 1,
+                flags: 0,
+            },
+            End {
+                object: 2,
+                flags: 1,
+            },
+        ];
+        let mut opened = open(&Fifo {
+            identity,
+            queue: Some(queue),
+            ends,
+            hung_up: false,
+        })
+        .unwrap();
         std::fs::remove_file(path).unwrap();
         drop(opened.pop());
         let mut text = String::new();
-        std::fs::File::from(opened.remove(0).1).read_to_string(&mut text).unwrap();
+        std::fs::File::from(opened.remove(0).1)
+            .read_to_string(&mut text)
+            .unwrap();
         assert_eq!(text, "hello");
     }
 
@@ -209,11 +271,17 @@ mod tests {
     fn a_reader_sees_a_hang_up_only_where_it_did() {
         for hung_up in [false, true] {
             let (path, identity) = fifo(if hung_up { "hung" } else { "waiting" });
-            let queue = Queue { size: 65_536, ..Queue::default() };
+            let queue = Queue {
+                size: 65_536,
+                ..Queue::default()
+            };
             let opened = open(&Fifo {
                 identity,
                 queue: Some(queue),
-                ends: vec![End { object: 1, flags: libc::O_NONBLOCK as u32 }],
+                ends: vec![End {
+                    object: 1,
+                    flags: libc::O_NONBLOCK as u32,
+                }],
                 hung_up,
             });
             std::fs::remove_file(path).unwrap();

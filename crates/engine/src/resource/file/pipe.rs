@@ -63,7 +63,10 @@ pub struct Queue {
 }
 
 impl Record for Pipe {
-    const KIND: Kind = Kind { name: "file.pipe", version: 1 };
+    const KIND: Kind = Kind {
+        name: "file.pipe",
+        version: 1,
+    };
 }
 
 impl End {
@@ -91,7 +94,11 @@ impl Queue {
     pub fn copy_of(end: BorrowedFd<'_>, packets: bool) -> Result<Self> {
         let what = || "copying what is in a pipe".to_owned();
         let size = size_of_pipe(end)?;
-        let mut queue = Self { size, packets, pieces: Vec::new() };
+        let mut queue = Self {
+            size,
+            packets,
+            pieces: Vec::new(),
+        };
         let waiting = descriptor::readable_bytes(end).attempt(what)?;
         if waiting == 0 {
             return Ok(queue);
@@ -141,12 +148,17 @@ impl Queue {
     /// Says what becomes of a size that this user may not set.
     pub fn check(&self, host: &Host, plan: &mut Plan) {
         let most = std::fs::read_to_string("/proc/sys/fs/pipe-max-size").ok();
-        let most = most.and_then(|text| text.trim().parse().ok()).unwrap_or(1 << 20);
+        let most = most
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(1 << 20);
         if host.user != 0 && self.size > most {
             if self.length() as u64 > u64::from(USUAL) {
                 plan.refusals.add_for_job(
                     format!("a pipe of {} bytes", self.size),
-                    format!("only root may make one larger than {most} bytes, and it is filled with {}", self.length()),
+                    format!(
+                        "only root may make one larger than {most} bytes, and it is filled with {}",
+                        self.length()
+                    ),
                     "raise /proc/sys/fs/pipe-max-size, or restart as root",
                 );
             }
@@ -169,7 +181,8 @@ impl fmt::Display for Queue {
 }
 
 fn size_of_pipe(end: BorrowedFd<'_>) -> Result<u32> {
-    let size = descriptor::control(end, libc::F_GETPIPE_SZ, 0).attempt(|| "reading the size of a pipe".into())?;
+    let size = descriptor::control(end, libc::F_GETPIPE_SZ, 0)
+        .attempt(|| "reading the size of a pipe".into())?;
     Ok(size as u32)
 }
 
@@ -178,16 +191,28 @@ fn size_of_pipe(end: BorrowedFd<'_>) -> Result<u32> {
 /// # Errors
 /// When it cannot be read.
 pub(super) fn queue_of(ends: &[&Description], job: &Job<'_>) -> Result<Queue> {
-    let packets = ends.iter().any(|end| end.facts.info.flags as i32 & libc::O_DIRECT != 0);
+    let packets = ends
+        .iter()
+        .any(|end| end.facts.info.flags as i32 & libc::O_DIRECT != 0);
     match ends.iter().find(|end| end.facts.reads()) {
         Some(end) => Queue::copy_of(job.copy(end)?.as_fd(), packets),
-        None => Ok(Queue { size: size_of_pipe(job.copy(ends[0])?.as_fd())?, packets, pieces: Vec::new() }),
+        None => Ok(Queue {
+            size: size_of_pipe(job.copy(ends[0])?.as_fd())?,
+            packets,
+            pieces: Vec::new(),
+        }),
     }
 }
 
 /// The descriptions as ends.
 pub(super) fn ends_of(descriptions: &[&Description]) -> Vec<End> {
-    descriptions.iter().map(|end| End { object: end.object, flags: end.facts.flags() }).collect()
+    descriptions
+        .iter()
+        .map(|end| End {
+            object: end.object,
+            flags: end.facts.flags(),
+        })
+        .collect()
 }
 
 /// The kind.
@@ -208,7 +233,11 @@ impl DescriptorKind for Pipes {
 
     fn inspect(&self, description: &Description, job: &Job<'_>, refusals: &mut Refusals) {
         if description.facts.peer == Peer::Outside {
-            let other = if description.facts.reads() { "written" } else { "read" };
+            let other = if description.facts.reads() {
+                "written"
+            } else {
+                "read"
+            };
             refusals.add(
                 job.owner(description.first()).label(),
                 format!("{}, a pipe", job.name(description)),
@@ -218,10 +247,18 @@ impl DescriptorKind for Pipes {
         }
     }
 
-    fn collect(&self, descriptions: &[&Description], job: &Job<'_>, collection: &mut Collection) -> Result<()> {
+    fn collect(
+        &self,
+        descriptions: &[&Description],
+        job: &Job<'_>,
+        collection: &mut Collection,
+    ) -> Result<()> {
         for ends in Job::by_link(descriptions).into_values() {
             let queue = Some(queue_of(&ends, job)?);
-            collection.put(&Pipe { queue, ends: ends_of(&ends) })?;
+            collection.put(&Pipe {
+                queue,
+                ends: ends_of(&ends),
+            })?;
         }
         Ok(())
     }
@@ -246,7 +283,10 @@ impl fmt::Display for Make {
         let readers = self.pipe.ends.iter().filter(|end| end.reads()).count();
         let writers = self.pipe.ends.iter().filter(|end| end.writes()).count();
         write!(f, "make a pipe, {readers} reading, {writers} writing")?;
-        self.pipe.queue.as_ref().map_or(Ok(()), |queue| write!(f, ", {queue}"))
+        self.pipe
+            .queue
+            .as_ref()
+            .map_or(Ok(()), |queue| write!(f, ", {queue}"))
     }
 }
 
@@ -284,13 +324,24 @@ fn make(pipe: &Pipe) -> Result<Vec<(u64, OwnedFd)>> {
             _ => {
                 // O_DIRECT is not for opening, but for F_SETFL below. Non-blocking: nothing here may wait for the other end.
                 let flags = end.flags & !(libc::O_DIRECT as u32) | libc::O_NONBLOCK as u32;
-                let from = unused.0.as_ref().expect("both ends are here until all are opened");
-                made.push((end.object, reopen(from.as_fd(), flags).attempt(what)?, end.flags));
+                let from = unused
+                    .0
+                    .as_ref()
+                    .expect("both ends are here until all are opened");
+                made.push((
+                    end.object,
+                    reopen(from.as_fd(), flags).attempt(what)?,
+                    end.flags,
+                ));
             }
         }
     }
     for end in original {
-        let fd = if end.reads() { unused.0.take() } else { unused.1.take() };
+        let fd = if end.reads() {
+            unused.0.take()
+        } else {
+            unused.1.take()
+        };
         made.push((end.object, fd.expect("each is taken once"), end.flags));
     }
     let mut ends = Vec::with_capacity(made.len());
@@ -334,8 +385,24 @@ mod tests {
     #[test]
     fn a_pipe_comes_back_from_its_record() {
         let mut records = RecordSet::new();
-        let queue = Queue { size: 4096, packets: true, pieces: vec![b"a".to_vec(), b"bc".to_vec()] };
-        let pipe = Pipe { queue: Some(queue), ends: vec![End { object: 1, flags: 0 }, End { object: 2, flags: 1 }] };
+        let queue = Queue {
+            size: 4096,
+            packets: true,
+            pieces: vec![b"a".to_vec(), b"bc".to_vec()],
+        };
+        let pipe = Pipe {
+            queue: Some(queue),
+            ends: vec![
+                End {
+                    object: 1,
+                    flags: 0,
+                },
+                End {
+                    object: 2,
+                    flags: 1,
+                },
+            ],
+        };
         records.push(&pipe).unwrap();
         assert_eq!(records.all::<Pipe>().unwrap(), [pipe]);
     }
@@ -344,7 +411,10 @@ mod tests {
     fn what_is_in_flight_is_copied_and_stays() {
         for (flags, pieces) in [
             (0, vec![vec![7; 60_000]]),
-            (libc::O_DIRECT, vec![b"one".to_vec(), b"two".to_vec(), vec![b'3'; 4096]]),
+            (
+                libc::O_DIRECT,
+                vec![b"one".to_vec(), b"two".to_vec(), vec![b'3'; 4096]],
+            ),
         ] {
             let (reader, writer) = descriptor::pipe(libc::O_NONBLOCK | flags).unwrap();
             let mut file = File::from(writer.try_clone().unwrap());
@@ -356,35 +426,89 @@ mod tests {
             assert_eq!(read_all(&reader), pieces, "nothing was consumed");
 
             let nonblocking = libc::O_NONBLOCK as u32;
-            let ends = vec![End { object: 1, flags: nonblocking }, End { object: 2, flags: 1 | flags as u32 }];
-            let made = make(&Pipe { queue: Some(queue), ends }).unwrap();
+            let ends = vec![
+                End {
+                    object: 1,
+                    flags: nonblocking,
+                },
+                End {
+                    object: 2,
+                    flags: 1 | flags as u32,
+                },
+            ];
+            let made = make(&Pipe {
+                queue: Some(queue),
+                ends,
+            })
+            .unwrap();
             assert_eq!(read_all(&made[0].1), pieces);
         }
     }
 
     #[test]
     fn an_end_alone_knows_that_the_other_is_closed() {
-        let queue = Queue { size: 65_536 * 2, packets: false, pieces: vec![b"rest".to_vec()] };
-        let reader = make(&Pipe { queue: Some(queue), ends: vec![End { object: 1, flags: 0 }] }).unwrap();
-        assert_eq!(descriptor::poll_now(reader[0].1.as_fd(), libc::POLLIN).unwrap(), libc::POLLIN | libc::POLLHUP);
+        let queue = Queue {
+            size: 65_536 * 2,
+            packets: false,
+            pieces: vec![b"rest".to_vec()],
+        };
+        let reader = make(&Pipe {
+            queue: Some(queue),
+            ends: vec![End {
+                object: 1,
+                flags: 0,
+            }],
+        })
+        .unwrap();
+        assert_eq!(
+            descriptor::poll_now(reader[0].1.as_fd(), libc::POLLIN).unwrap(),
+            libc::POLLIN | libc::POLLHUP
+        );
         assert_eq!(size_of_pipe(reader[0].1.as_fd()).unwrap(), 131_072);
         assert_eq!(read_all(&reader[0].1), [b"rest"]);
-        let writer = make(&Pipe { queue: None, ends: vec![End { object: 1, flags: 1 }] }).unwrap();
-        assert_ne!(descriptor::poll_now(writer[0].1.as_fd(), 0).unwrap() & libc::POLLERR, 0);
+        let writer = make(&Pipe {
+            queue: None,
+            ends: vec![End {
+                object: 1,
+                flags: 1,
+            }],
+        })
+        .unwrap();
+        assert_ne!(
+            descriptor::poll_now(writer[0].1.as_fd(), 0).unwrap() & libc::POLLERR,
+            0
+        );
     }
 
     #[test]
     fn ends_opened_again_have_flags_of_their_own() {
         let nonblocking = libc::O_NONBLOCK as u32;
         let ends = vec![
-            End { object: 1, flags: 0 },
-            End { object: 2, flags: nonblocking },
-            End { object: 3, flags: 1 },
-            End { object: 4, flags: 2 },
+            End {
+                object: 1,
+                flags: 0,
+            },
+            End {
+                object: 2,
+                flags: nonblocking,
+            },
+            End {
+                object: 3,
+                flags: 1,
+            },
+            End {
+                object: 4,
+                flags: 2,
+            },
         ];
-        let made = make(&Pipe { queue: None, ends: ends.clone() }).unwrap();
+        let made = make(&Pipe {
+            queue: None,
+            ends: ends.clone(),
+        })
+        .unwrap();
         for (object, fd) in &made {
-            let flags = descriptor::control(fd.as_fd(), libc::F_GETFL, 0).unwrap() as u32 & !0o100_000;
+            let flags =
+                descriptor::control(fd.as_fd(), libc::F_GETFL, 0).unwrap() as u32 & !0o100_000;
             let wanted = ends.iter().find(|end| end.object == *object).unwrap().flags;
             assert_eq!(flags, wanted, "end {object}");
         }

@@ -34,7 +34,10 @@ pub struct NamedPlace {
 }
 
 impl Record for NamedPlace {
-    const KIND: Kind = Kind { name: "file.place", version: 1 };
+    const KIND: Kind = Kind {
+        name: "file.place",
+        version: 1,
+    };
 }
 
 /// The kind.
@@ -50,16 +53,27 @@ impl DescriptorKind for Places {
     }
 
     fn claims(&self, facts: &FdFacts) -> bool {
-        facts.is_place() && facts.place == facts::Place::Leads && !refused::is_kernel_file(&facts.link)
+        facts.is_place()
+            && facts.place == facts::Place::Leads
+            && !refused::is_kernel_file(&facts.link)
     }
 
     fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
 
-    fn collect(&self, descriptions: &[&Description], job: &Job<'_>, collection: &mut Collection) -> Result<()> {
+    fn collect(
+        &self,
+        descriptions: &[&Description],
+        job: &Job<'_>,
+        collection: &mut Collection,
+    ) -> Result<()> {
         for description in descriptions {
             let flags = description.facts.flags();
             let identity = Some(named_file(description, job)?);
-            collection.put(&NamedPlace { object: description.object, flags, identity })?;
+            collection.put(&NamedPlace {
+                object: description.object,
+                flags,
+                identity,
+            })?;
         }
         Ok(())
     }
@@ -72,7 +86,12 @@ impl DescriptorKind for Places {
             let now = identity(&then.path, Path::new("/"));
             if now.is_none_or(|now| now.mode & libc::S_IFMT != then.mode & libc::S_IFMT) {
                 let what = format!("descriptor {number}, place {}", printable(&then.path));
-                plan.refusals.add((process, ""), what, "it does not exist here", "put it back in its place");
+                plan.refusals.add(
+                    (process, ""),
+                    what,
+                    "it does not exist here",
+                    "put it back in its place",
+                );
             }
             plan.step(Stage::Objects, 0, Open { place });
         }
@@ -86,7 +105,12 @@ struct Open {
 
 impl fmt::Display for Open {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.place.identity.as_ref().map(|file| printable(&file.path)).unwrap_or_default();
+        let path = self
+            .place
+            .identity
+            .as_ref()
+            .map(|file| printable(&file.path))
+            .unwrap_or_default();
         write!(f, "open a descriptor that names {path}")
     }
 }
@@ -117,7 +141,11 @@ mod tests {
     #[test]
     fn a_place_comes_back_from_its_record() {
         let mut records = RecordSet::new();
-        let place = NamedPlace { object: 3, flags: 0o10000000, identity: Some(FileIdentity::default()) };
+        let place = NamedPlace {
+            object: 3,
+            flags: 0o10000000,
+            identity: Some(FileIdentity::default()),
+        };
         records.push(&place).unwrap();
         assert_eq!(records.all::<NamedPlace>().unwrap(), [place]);
     }

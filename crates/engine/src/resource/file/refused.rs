@@ -13,52 +13,181 @@ const F_GETSIG: i32 = 11;
 
 /// What a link begins with: what it is, why it is refused, what to do.
 const BY_LINK: &[(&str, &str, &str, &str)] = &[
-    ("socket:", "a socket", "sockets are not saved yet", "close it before the checkpoint"),
+    (
+        "socket:",
+        "a socket",
+        "sockets are not saved yet",
+        "close it before the checkpoint",
+    ),
     (
         "anon_inode:[io_uring]",
         "an io_uring",
         "the kernel has no way to hand one over",
         "switch io_uring off in the program (many have a setting, such as UV_USE_IO_URING=0)",
     ),
-    ("anon_inode:inotify", "an inotify instance", "its watches are not saved yet", "close it before the checkpoint"),
-    ("anon_inode:[fanotify]", "a fanotify group", "its marks are not saved", "close it before the checkpoint"),
-    ("anon_inode:[perf_event]", "a perf event", "the kernel has no way to hand one over", "stop measuring first"),
-    ("anon_inode:bpf", "a BPF object", "the kernel has no way to hand one over", "unload it first"),
-    ("anon_inode:[userfaultfd]", "a userfaultfd", "its registrations are not saved", "close it before the checkpoint"),
-    ("anon_inode:[pidfd]", "a process descriptor", "pidfds are not saved yet", "close it before the checkpoint"),
-    ("pidfd:", "a process descriptor", "pidfds are not saved yet", "close it before the checkpoint"),
-    ("anon_inode:seccomp", "a seccomp listener", "the kernel has no way to hand one over", "close it first"),
-    ("anon_inode:landlock", "a Landlock ruleset", "it is not saved", "close it once it is in force"),
-    ("anon_inode:kvm", "a virtual machine", "its state is in the kernel", "save it by its own program's means"),
-    ("/memfd:", "a memory file", "its content is nowhere but in memory and is not saved yet", "close it first"),
-    ("/secretmem", "secret memory", "nobody else may read it", "close it before the checkpoint"),
-    ("/dmabuf:", "a device buffer", "its content is the device's", "close the device first"),
-    ("mnt:", "a namespace", "descriptors of namespaces are not saved", "close it before the checkpoint"),
-    ("net:", "a namespace", "descriptors of namespaces are not saved", "close it before the checkpoint"),
-    ("pid:", "a namespace", "descriptors of namespaces are not saved", "close it before the checkpoint"),
-    ("user:", "a namespace", "descriptors of namespaces are not saved", "close it before the checkpoint"),
-    ("uts:", "a namespace", "descriptors of namespaces are not saved", "close it before the checkpoint"),
-    ("ipc:", "a namespace", "descriptors of namespaces are not saved", "close it before the checkpoint"),
-    ("time:", "a namespace", "descriptors of namespaces are not saved", "close it before the checkpoint"),
-    ("cgroup:", "a namespace", "descriptors of namespaces are not saved", "close it before the checkpoint"),
-    ("/proc/", "a file of /proc", "it shows the process itself, not a place", "close it before the checkpoint"),
-    ("/sys/", "a file of /sys", "it is the kernel's, not a place", "close it before the checkpoint"),
+    (
+        "anon_inode:inotify",
+        "an inotify instance",
+        "its watches are not saved yet",
+        "close it before the checkpoint",
+    ),
+    (
+        "anon_inode:[fanotify]",
+        "a fanotify group",
+        "its marks are not saved",
+        "close it before the checkpoint",
+    ),
+    (
+        "anon_inode:[perf_event]",
+        "a perf event",
+        "the kernel has no way to hand one over",
+        "stop measuring first",
+    ),
+    (
+        "anon_inode:bpf",
+        "a BPF object",
+        "the kernel has no way to hand one over",
+        "unload it first",
+    ),
+    (
+        "anon_inode:[userfaultfd]",
+        "a userfaultfd",
+        "its registrations are not saved",
+        "close it before the checkpoint",
+    ),
+    (
+        "anon_inode:[pidfd]",
+        "a process descriptor",
+        "pidfds are not saved yet",
+        "close it before the checkpoint",
+    ),
+    (
+        "pidfd:",
+        "a process descriptor",
+        "pidfds are not saved yet",
+        "close it before the checkpoint",
+    ),
+    (
+        "anon_inode:seccomp",
+        "a seccomp listener",
+        "the kernel has no way to hand one over",
+        "close it first",
+    ),
+    (
+        "anon_inode:landlock",
+        "a Landlock ruleset",
+        "it is not saved",
+        "close it once it is in force",
+    ),
+    (
+        "anon_inode:kvm",
+        "a virtual machine",
+        "its state is in the kernel",
+        "save it by its own program's means",
+    ),
+    (
+        "/memfd:",
+        "a memory file",
+        "its content is nowhere but in memory and is not saved yet",
+        "close it first",
+    ),
+    (
+        "/secretmem",
+        "secret memory",
+        "nobody else may read it",
+        "close it before the checkpoint",
+    ),
+    (
+        "/dmabuf:",
+        "a device buffer",
+        "its content is the device's",
+        "close the device first",
+    ),
+    (
+        "mnt:",
+        "a namespace",
+        "descriptors of namespaces are not saved",
+        "close it before the checkpoint",
+    ),
+    (
+        "net:",
+        "a namespace",
+        "descriptors of namespaces are not saved",
+        "close it before the checkpoint",
+    ),
+    (
+        "pid:",
+        "a namespace",
+        "descriptors of namespaces are not saved",
+        "close it before the checkpoint",
+    ),
+    (
+        "user:",
+        "a namespace",
+        "descriptors of namespaces are not saved",
+        "close it before the checkpoint",
+    ),
+    (
+        "uts:",
+        "a namespace",
+        "descriptors of namespaces are not saved",
+        "close it before the checkpoint",
+    ),
+    (
+        "ipc:",
+        "a namespace",
+        "descriptors of namespaces are not saved",
+        "close it before the checkpoint",
+    ),
+    (
+        "time:",
+        "a namespace",
+        "descriptors of namespaces are not saved",
+        "close it before the checkpoint",
+    ),
+    (
+        "cgroup:",
+        "a namespace",
+        "descriptors of namespaces are not saved",
+        "close it before the checkpoint",
+    ),
+    (
+        "/proc/",
+        "a file of /proc",
+        "it shows the process itself, not a place",
+        "close it before the checkpoint",
+    ),
+    (
+        "/sys/",
+        "a file of /sys",
+        "it is the kernel's, not a place",
+        "close it before the checkpoint",
+    ),
 ];
 
 /// Whether a path lies where files are the kernel's own doing.
 pub(super) fn is_kernel_file(link: &[u8]) -> bool {
     [b"/proc".as_slice(), b"/sys"].iter().any(|top| {
-        link.strip_prefix(*top).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        link.strip_prefix(*top)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     })
 }
 
 /// Refuses what every kind of descriptor may have and none saves. Whether that was the case.
-pub(super) fn inspect_common(description: &Description, job: &Job<'_>, refusals: &mut Refusals) -> bool {
+pub(super) fn inspect_common(
+    description: &Description,
+    job: &Job<'_>,
+    refusals: &mut Refusals,
+) -> bool {
     let label = job.owner(description.first()).label();
     let facts = &description.facts;
     if let Some(lock) = facts.info.locks.first() {
         let text = String::from_utf8_lossy(lock);
-        let kind = text.split_ascii_whitespace().nth(1).unwrap_or("a lock").to_owned();
+        let kind = text
+            .split_ascii_whitespace()
+            .nth(1)
+            .unwrap_or("a lock")
+            .to_owned();
         refusals.add(
             label,
             job.name(description),
@@ -89,7 +218,9 @@ pub(super) fn inspect_owner(description: &Description, job: &Job<'_>, refusals: 
         return;
     }
     // What has been closed meanwhile needs no refusal, and what may not be copied fails later with a clear text.
-    let Ok(copy) = job.copy(description) else { return };
+    let Ok(copy) = job.copy(description) else {
+        return;
+    };
     let owner = descriptor::control(copy.as_fd(), libc::F_GETOWN, 0).unwrap_or(0);
     let signal = descriptor::control(copy.as_fd(), F_GETSIG, 0).unwrap_or(0);
     if owner != 0 || signal != 0 {
@@ -101,7 +232,9 @@ pub(super) fn inspect_owner(description: &Description, job: &Job<'_>, refusals: 
 pub(super) fn refuse(description: &Description, job: &Job<'_>, refusals: &mut Refusals) {
     let label = job.owner(description.first()).label();
     let facts = &description.facts;
-    let known = BY_LINK.iter().find(|(link, ..)| facts.link.starts_with(link.as_bytes()));
+    let known = BY_LINK
+        .iter()
+        .find(|(link, ..)| facts.link.starts_with(link.as_bytes()));
     let (what, reason, remedy) = match known {
         Some(&(_, what, reason, remedy)) => (what, reason.to_owned(), remedy),
         None if facts.file_type() == libc::S_IFCHR && facts.node == (5, 2) => (
@@ -126,7 +259,12 @@ pub(super) fn refuse(description: &Description, job: &Job<'_>, refusals: &mut Re
         ),
         None => ("an object", "this version does not know such descriptors".to_owned(), "close it before the checkpoint"),
     };
-    refusals.add(label, format!("{}, {what}", job.name(description)), reason, remedy);
+    refusals.add(
+        label,
+        format!("{}, {what}", job.name(description)),
+        reason,
+        remedy,
+    );
 }
 
 /// What is refused.

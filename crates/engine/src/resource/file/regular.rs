@@ -50,7 +50,10 @@ pub struct RegularFile {
 }
 
 impl Record for RegularFile {
-    const KIND: Kind = Kind { name: "file.regular", version: 1 };
+    const KIND: Kind = Kind {
+        name: "file.regular",
+        version: 1,
+    };
 }
 
 impl RegularFile {
@@ -80,12 +83,21 @@ impl DescriptorKind for RegularFiles {
 
     fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
 
-    fn collect(&self, descriptions: &[&Description], job: &Job<'_>, collection: &mut Collection) -> Result<()> {
+    fn collect(
+        &self,
+        descriptions: &[&Description],
+        job: &Job<'_>,
+        collection: &mut Collection,
+    ) -> Result<()> {
         for description in descriptions {
             let owner = job.owner(description.first());
             let facts = &description.facts;
             let found = named_file(description, job)?;
-            let tail = if facts.writes() { tail(&owner.reach(&facts.link), found.size) } else { None };
+            let tail = if facts.writes() {
+                tail(&owner.reach(&facts.link), found.size)
+            } else {
+                None
+            };
             collection.put(&RegularFile {
                 object: description.object,
                 flags: facts.flags(),
@@ -101,7 +113,9 @@ impl DescriptorKind for RegularFiles {
         let holders = holders(records)?;
         let mut cut: Vec<FileIdentity> = Vec::new();
         for file in records.all::<RegularFile>()? {
-            let Some(then) = &file.identity else { return Err(damaged()) };
+            let Some(then) = &file.identity else {
+                return Err(damaged());
+            };
             let holder = holders.get(&file.object).copied().unwrap_or_default();
             if check(&file, then, holder, host, plan) == Growth::CutBack
                 && !cut.iter().any(|other| other.path == then.path)
@@ -129,7 +143,11 @@ impl DescriptorKind for RegularFiles {
 pub(super) fn named_file(description: &Description, job: &Job<'_>) -> Result<FileIdentity> {
     let owner = job.owner(description.first());
     identity(&description.facts.link, &owner.reach(b"/")).ok_or_else(|| {
-        Error::Failed(format!("process {}: {} has vanished", owner.pid, job.name(description)))
+        Error::Failed(format!(
+            "process {}: {} has vanished",
+            owner.pid,
+            job.name(description)
+        ))
     })
 }
 
@@ -143,7 +161,11 @@ fn tail(path: &Path, size: u64) -> Option<Vec<u8>> {
     let length = size.min(TAIL);
     let mut bytes = vec![0; length as usize];
     // Not by way of the program's own descriptor: that may be open for writing only. Never blocking on a lease.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).ok()?;
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .ok()?;
     file.read_exact_at(&mut bytes, size - length).ok()?;
     Some(bytes)
 }
@@ -156,14 +178,30 @@ enum Growth {
 }
 
 /// Checks that a file is there, can be opened, and is what it was.
-fn check(file: &RegularFile, then: &FileIdentity, (process, number): (i32, i32), host: &Host, plan: &mut Plan) -> Growth {
+fn check(
+    file: &RegularFile,
+    then: &FileIdentity,
+    (process, number): (i32, i32),
+    host: &Host,
+    plan: &mut Plan,
+) -> Growth {
     let what = format!("descriptor {number}, file {}", printable(&then.path));
     let Some(now) = identity(&then.path, Path::new("/")) else {
-        plan.refusals.add((process, ""), what, "it does not exist here", "put it back in its place");
+        plan.refusals.add(
+            (process, ""),
+            what,
+            "it does not exist here",
+            "put it back in its place",
+        );
         return Growth::None;
     };
     if now.mode & libc::S_IFMT != libc::S_IFREG {
-        plan.refusals.add((process, ""), what, "it is no regular file any more", "put the old file back in its place");
+        plan.refusals.add(
+            (process, ""),
+            what,
+            "it is no regular file any more",
+            "put the old file back in its place",
+        );
         return Growth::None;
     }
     if let Err(error) = options(file.flags).open(path_of(&then.path)) {
@@ -181,7 +219,10 @@ fn check(file: &RegularFile, then: &FileIdentity, (process, number): (i32, i32),
     }
     let recognised = || file.tail.as_ref().is_some_and(|tail| same_tail(then, tail));
     // Touched, not changed: all of it is known, or it is as much of it as tells growth from change.
-    let whole = file.tail.as_ref().is_some_and(|tail| tail.len() as u64 == then.size);
+    let whole = file
+        .tail
+        .as_ref()
+        .is_some_and(|tail| tail.len() as u64 == then.size);
     let appends = file.flags as i32 & libc::O_APPEND != 0;
     if now.size == then.size && (whole || appends) && recognised() {
         return Growth::None;
@@ -208,8 +249,12 @@ fn check(file: &RegularFile, then: &FileIdentity, (process, number): (i32, i32),
 
 fn same_tail(then: &FileIdentity, tail: &[u8]) -> bool {
     let mut bytes = vec![0; tail.len()];
-    let Some(from) = then.size.checked_sub(tail.len() as u64) else { return false };
-    File::open(path_of(&then.path)).and_then(|file| file.read_exact_at(&mut bytes, from)).is_ok_and(|()| bytes == tail)
+    let Some(from) = then.size.checked_sub(tail.len() as u64) else {
+        return false;
+    };
+    File::open(path_of(&then.path))
+        .and_then(|file| file.read_exact_at(&mut bytes, from))
+        .is_ok_and(|()| bytes == tail)
 }
 
 struct OpenFile {
@@ -218,7 +263,12 @@ struct OpenFile {
 
 impl fmt::Display for OpenFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.file.identity.as_ref().map(|file| printable(&file.path)).unwrap_or_default();
+        let path = self
+            .file
+            .identity
+            .as_ref()
+            .map(|file| printable(&file.path))
+            .unwrap_or_default();
         let access = match self.file.flags as i32 & libc::O_ACCMODE {
             libc::O_RDONLY => "reading",
             libc::O_WRONLY if self.file.flags as i32 & libc::O_APPEND != 0 => "appending",
@@ -232,7 +282,13 @@ impl fmt::Display for OpenFile {
 impl Action for OpenFile {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let identity = self.file.identity.as_ref().ok_or_else(damaged)?;
-        open_at(rebuild, self.file.object, self.file.flags, &identity.path, self.file.position)
+        open_at(
+            rebuild,
+            self.file.object,
+            self.file.flags,
+            &identity.path,
+            self.file.position,
+        )
     }
 }
 
@@ -240,7 +296,13 @@ impl Action for OpenFile {
 ///
 /// # Errors
 /// When it cannot be opened, or has no such position.
-pub(super) fn open_at(rebuild: &mut Rebuild<'_>, object: u64, flags: u32, path: &[u8], position: u64) -> Result<()> {
+pub(super) fn open_at(
+    rebuild: &mut Rebuild<'_>,
+    object: u64,
+    flags: u32,
+    path: &[u8],
+    position: u64,
+) -> Result<()> {
     let what = || format!("opening {}", printable(path));
     let mut file = options(flags).open(path_of(path)).attempt(what)?;
     file.seek(SeekFrom::Start(position)).attempt(what)?;
@@ -256,16 +318,25 @@ struct CutBack {
 
 impl fmt::Display for CutBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cut {} back to {} bytes after the commit", printable(&self.then.path), self.then.size)
+        write!(
+            f,
+            "cut {} back to {} bytes after the commit",
+            printable(&self.then.path),
+            self.then.size
+        )
     }
 }
 
 impl Action for CutBack {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let what = format!("cutting {} back", printable(&self.then.path));
-        let file = options(libc::O_WRONLY as u32).open(path_of(&self.then.path)).attempt(|| what.clone())?;
+        let file = options(libc::O_WRONLY as u32)
+            .open(path_of(&self.then.path))
+            .attempt(|| what.clone())?;
         let then = self.then.clone();
-        rebuild.after_commit.push(Box::new(move || cut_back(&file, &then).attempt(|| what)));
+        rebuild
+            .after_commit
+            .push(Box::new(move || cut_back(&file, &then).attempt(|| what)));
         Ok(())
     }
 }
@@ -307,7 +378,13 @@ mod tests {
         let path = path.to_str().unwrap().as_bytes();
         let found = identity(path, Path::new("/")).unwrap();
         let tail = tail(path_of(path), found.size);
-        RegularFile { object: 7, flags: flags as u32, position: 3, identity: Some(found), tail }
+        RegularFile {
+            object: 7,
+            flags: flags as u32,
+            position: 3,
+            identity: Some(found),
+            tail,
+        }
     }
 
     fn planned(file: &RegularFile) -> (Plan, Result<()>) {
@@ -321,7 +398,13 @@ mod tests {
     #[test]
     fn a_file_comes_back_from_its_record() {
         let mut records = RecordSet::new();
-        let file = RegularFile { object: 1, flags: 0o2001, position: 17, identity: Some(FileIdentity::default()), tail: None };
+        let file = RegularFile {
+            object: 1,
+            flags: 0o2001,
+            position: 17,
+            identity: Some(FileIdentity::default()),
+            tail: None,
+        };
         records.push(&file).unwrap();
         assert_eq!(records.all::<RegularFile>().unwrap(), [file]);
     }
@@ -336,20 +419,39 @@ mod tests {
         assert!(plan.refusals.list().is_empty());
         assert_eq!(plan.ordered().unwrap().len(), 1);
 
-        File::options().append(true).open(&path).unwrap().write_all(b"three\n").unwrap();
+        File::options()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(b"three\n")
+            .unwrap();
         let (plan, _) = planned(&file);
         assert!(plan.refusals.list().is_empty());
-        let steps: Vec<String> = plan.ordered().unwrap().iter().map(ToString::to_string).collect();
+        let steps: Vec<String> = plan
+            .ordered()
+            .unwrap()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert!(steps[0].contains("for appending at 3"), "{steps:?}");
-        assert!(steps[1].contains("back to 8 bytes after the commit"), "{steps:?}");
+        assert!(
+            steps[1].contains("back to 8 bytes after the commit"),
+            "{steps:?}"
+        );
 
         let then = file.identity.clone().unwrap();
         cut_back(&File::options().write(true).open(&path).unwrap(), &then).unwrap();
-        assert!(is_unchanged(&then, &identity(&then.path, Path::new("/")).unwrap()), "known again after it was cut back");
+        assert!(
+            is_unchanged(&then, &identity(&then.path, Path::new("/")).unwrap()),
+            "known again after it was cut back"
+        );
 
         std::fs::write(&path, "one\ntwo\n").unwrap();
         let (plan, _) = planned(&file);
-        assert!(plan.refusals.list().is_empty(), "a small file that was only touched is the same");
+        assert!(
+            plan.refusals.list().is_empty(),
+            "a small file that was only touched is the same"
+        );
         std::fs::write(&path, "one\nTWO\n").unwrap();
         let (plan, _) = planned(&file);
         assert!(plan.refusals.list()[0].reason.contains("has changed"));
@@ -357,8 +459,15 @@ mod tests {
         std::fs::write(&path, "uno\ndue\ntre\n").unwrap();
         let (plan, _) = planned(&file);
         assert!(plan.refusals.list()[0].reason.contains("has changed"));
-        let (plan, _) = planned(&RegularFile { flags: libc::O_RDONLY as u32, tail: None, ..file.clone() });
-        assert!(plan.refusals.list().is_empty(), "a file that is only read may grow");
+        let (plan, _) = planned(&RegularFile {
+            flags: libc::O_RDONLY as u32,
+            tail: None,
+            ..file.clone()
+        });
+        assert!(
+            plan.refusals.list().is_empty(),
+            "a file that is only read may grow"
+        );
 
         std::fs::remove_file(&path).unwrap();
         let (plan, _) = planned(&file);

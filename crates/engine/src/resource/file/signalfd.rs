@@ -33,7 +33,10 @@ pub struct SignalReader {
 }
 
 impl Record for SignalReader {
-    const KIND: Kind = Kind { name: "file.signalfd", version: 1 };
+    const KIND: Kind = Kind {
+        name: "file.signalfd",
+        version: 1,
+    };
 }
 
 /// The kind.
@@ -54,7 +57,12 @@ impl DescriptorKind for SignalReaders {
 
     fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
 
-    fn collect(&self, descriptions: &[&Description], _job: &Job<'_>, collection: &mut Collection) -> Result<()> {
+    fn collect(
+        &self,
+        descriptions: &[&Description],
+        _job: &Job<'_>,
+        collection: &mut Collection,
+    ) -> Result<()> {
         for description in descriptions {
             collection.put(&SignalReader {
                 object: description.object,
@@ -96,8 +104,11 @@ impl Action for Make {
     }
 }
 
-const SUPPORT: &[Support] =
-    &[Support { what: "signalfd", level: Level::Restored, how: "with its set; pending signals come back with their process" }];
+const SUPPORT: &[Support] = &[Support {
+    what: "signalfd",
+    level: Level::Restored,
+    how: "with its set; pending signals come back with their process",
+}];
 
 #[cfg(test)]
 mod tests {
@@ -106,7 +117,11 @@ mod tests {
     #[test]
     fn a_signalfd_comes_back_from_its_record() {
         let mut records = RecordSet::new();
-        let reader = SignalReader { object: 3, flags: 2, mask: 1 << 63 | 1 };
+        let reader = SignalReader {
+            object: 3,
+            flags: 2,
+            mask: 1 << 63 | 1,
+        };
         records.push(&reader).unwrap();
         assert_eq!(records.all::<SignalReader>().unwrap(), [reader]);
     }

@@ -34,7 +34,10 @@ pub struct StandardStream {
 }
 
 impl Record for StandardStream {
-    const KIND: Kind = Kind { name: "file.standard-stream", version: 1 };
+    const KIND: Kind = Kind {
+        name: "file.standard-stream",
+        version: 1,
+    };
 }
 
 /// The kind.
@@ -55,11 +58,21 @@ impl DescriptorKind for StandardStreams {
 
     fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
 
-    fn collect(&self, descriptions: &[&Description], _job: &Job<'_>, collection: &mut Collection) -> Result<()> {
-        let numbers = |description: &Description| description.slots.iter().map(|slot| slot.number).min();
+    fn collect(
+        &self,
+        descriptions: &[&Description],
+        _job: &Job<'_>,
+        collection: &mut Collection,
+    ) -> Result<()> {
+        let numbers =
+            |description: &Description| description.slots.iter().map(|slot| slot.number).min();
         for ends in Job::by_link(descriptions).into_values() {
             // A description opened again by way of /proc/self/fd is the same stream as its origin.
-            let lowest = ends.iter().filter_map(|end| numbers(end)).min().unwrap_or(0);
+            let lowest = ends
+                .iter()
+                .filter_map(|end| numbers(end))
+                .min()
+                .unwrap_or(0);
             for end in ends {
                 let own = numbers(end).filter(|number| (0..3).contains(number));
                 collection.put(&StandardStream {
@@ -86,7 +99,9 @@ struct Take {
 
 impl fmt::Display for Take {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = ["input", "output", "error output"].get(self.stream.stream as usize).unwrap_or(&"stream");
+        let name = ["input", "output", "error output"]
+            .get(self.stream.stream as usize)
+            .unwrap_or(&"stream");
         write!(f, "take the standard {name} of the restart")
     }
 }
@@ -100,13 +115,20 @@ impl Action for Take {
 }
 
 fn standard_stream(rebuild: &Rebuild<'_>, number: u32) -> Result<OwnedFd> {
-    let given = rebuild.standard.get(number as usize).and_then(Option::as_ref);
+    let given = rebuild
+        .standard
+        .get(number as usize)
+        .and_then(Option::as_ref);
     let taken = match (given, number) {
         (Some(given), _) => given.as_fd().try_clone_to_owned(),
         (None, 0) => std::io::stdin().as_fd().try_clone_to_owned(),
         (None, 1) => std::io::stdout().as_fd().try_clone_to_owned(),
         (None, 2) => std::io::stderr().as_fd().try_clone_to_owned(),
-        _ => return Err(Error::Failed(format!("the image is damaged: standard stream {number}"))),
+        _ => {
+            return Err(Error::Failed(format!(
+                "the image is damaged: standard stream {number}"
+            )));
+        }
     };
     taken.attempt(|| format!("taking standard stream {number}"))
 }
@@ -124,7 +146,11 @@ mod tests {
     #[test]
     fn a_stream_comes_back_from_its_record() {
         let mut records = RecordSet::new();
-        let stream = StandardStream { object: 3, flags: 1, stream: 2 };
+        let stream = StandardStream {
+            object: 3,
+            flags: 1,
+            stream: 2,
+        };
         records.push(&stream).unwrap();
         assert_eq!(records.all::<StandardStream>().unwrap(), [stream]);
     }

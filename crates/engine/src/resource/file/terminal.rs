@@ -53,10 +53,16 @@ pub struct ControllingTerminal {
 }
 
 impl Record for Terminal {
-    const KIND: Kind = Kind { name: "file.terminal", version: 1 };
+    const KIND: Kind = Kind {
+        name: "file.terminal",
+        version: 1,
+    };
 }
 impl Record for ControllingTerminal {
-    const KIND: Kind = Kind { name: "file.controlling-terminal", version: 1 };
+    const KIND: Kind = Kind {
+        name: "file.controlling-terminal",
+        version: 1,
+    };
 }
 
 /// The objects that are terminals: a standard stream of the restart takes their place where one is given.
@@ -64,7 +70,11 @@ impl Record for ControllingTerminal {
 /// # Errors
 /// When the records are damaged.
 pub(super) fn objects(records: &RecordSet) -> Result<BTreeSet<u64>> {
-    Ok(records.all::<Terminal>()?.iter().map(|terminal| terminal.object).collect())
+    Ok(records
+        .all::<Terminal>()?
+        .iter()
+        .map(|terminal| terminal.object)
+        .collect())
 }
 
 /// The kind.
@@ -82,13 +92,21 @@ impl DescriptorKind for Terminals {
     fn claims(&self, facts: &FdFacts) -> bool {
         // Documentation/admin-guide/devices.txt: consoles and serial lines (4), /dev/tty and /dev/console (5), pseudo-terminals.
         let device = matches!(facts.node, (4, _) | (5, 0 | 1) | (136..=143, _));
-        let reachable = matches!(facts.place, Place::Leads | Place::Elsewhere | Place::Deleted);
+        let reachable = matches!(
+            facts.place,
+            Place::Leads | Place::Elsewhere | Place::Deleted
+        );
         facts.file_type() == libc::S_IFCHR && device && reachable && !facts.is_place()
     }
 
     fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
 
-    fn collect(&self, descriptions: &[&Description], job: &Job<'_>, collection: &mut Collection) -> Result<()> {
+    fn collect(
+        &self,
+        descriptions: &[&Description],
+        job: &Job<'_>,
+        collection: &mut Collection,
+    ) -> Result<()> {
         for description in descriptions {
             collection.put(&Terminal {
                 object: description.object,
@@ -99,7 +117,10 @@ impl DescriptorKind for Terminals {
         let mut seen = BTreeSet::new();
         for owner in job.owners.iter().filter(|owner| owner.terminal != 0) {
             if seen.insert(owner.session.inner) {
-                let group = job.owners.iter().find(|other| other.group.outer == owner.foreground);
+                let group = job
+                    .owners
+                    .iter()
+                    .find(|other| other.group.outer == owner.foreground);
                 collection.put(&ControllingTerminal {
                     session: owner.session.inner,
                     foreground: group.map_or(0, |other| other.group.inner),
@@ -114,29 +135,57 @@ impl DescriptorKind for Terminals {
         let controlling = records.all::<ControllingTerminal>()?;
         let processes = records.all::<ProcessRecord>()?;
         let leader = |session: i32| {
-            processes.iter().any(|process| process.pid == session && process.session == session && process.zombie.is_none())
+            processes.iter().any(|process| {
+                process.pid == session && process.session == session && process.zombie.is_none()
+            })
         };
-        let session = controlling.iter().find(|terminal| leader(terminal.session)).copied();
+        let session = controlling
+            .iter()
+            .find(|terminal| leader(terminal.session))
+            .copied();
         if terminals.is_empty() && session.is_none() {
             return Ok(());
         }
-        let names: BTreeSet<&[u8]> = terminals.iter().map(|terminal| terminal.path.as_slice()).collect();
+        let names: BTreeSet<&[u8]> = terminals
+            .iter()
+            .map(|terminal| terminal.path.as_slice())
+            .collect();
         let devices = names.iter().filter(|name| **name != b"/dev/tty").count();
         if devices > 1 {
-            plan.remarks.push(format!("the {devices} terminals of the job become one new terminal"));
+            plan.remarks.push(format!(
+                "the {devices} terminals of the job become one new terminal"
+            ));
         }
-        for lost in controlling.iter().filter(|terminal| Some(terminal.session) != session.map(|found| found.session)) {
+        for lost in controlling
+            .iter()
+            .filter(|terminal| Some(terminal.session) != session.map(|found| found.session))
+        {
             plan.remarks.push(format!(
                 "session {} comes back without a controlling terminal: its leader is not in the image, or another has it",
                 lost.session
             ));
         }
         plan.step(Stage::Objects, 0, MakeTerminal { terminals });
-        if let Some(ControllingTerminal { session, foreground }) = session {
+        if let Some(ControllingTerminal {
+            session,
+            foreground,
+        }) = session
+        {
             let spare = free_number(records)? + SPARE;
             plan.step(Stage::Descriptors, session, Control { session, spare });
-            if processes.iter().any(|process| process.group == foreground && process.session == session) {
-                plan.step(Stage::Attach, session, Foreground { session, group: foreground, spare });
+            if processes
+                .iter()
+                .any(|process| process.group == foreground && process.session == session)
+            {
+                plan.step(
+                    Stage::Attach,
+                    session,
+                    Foreground {
+                        session,
+                        group: foreground,
+                        spare,
+                    },
+                );
             }
         }
         Ok(())
@@ -173,7 +222,13 @@ impl Action for MakeTerminal {
 }
 
 /// Gives the terminal to a session's leader for the time of one call.
-fn with_terminal(rebuild: &Rebuild<'_>, session: i32, spare: i32, request: u64, group: Option<i32>) -> Result<()> {
+fn with_terminal(
+    rebuild: &Rebuild<'_>,
+    session: i32,
+    spare: i32,
+    request: u64,
+    group: Option<i32>,
+) -> Result<()> {
     let terminal = object(rebuild, OWN_OBJECT)?;
     rebuild.give(session, &[(terminal, spare, CloseOnExec::Yes)])?;
     let mut list = CallList::new();
@@ -186,7 +241,9 @@ fn with_terminal(rebuild: &Rebuild<'_>, session: i32, spare: i32, request: u64, 
     let outcomes = rebuild.run(session, &list)?;
     match outcomes.result(call) {
         Ok(_) => Ok(()),
-        Err(error) => Err(Error::Failed(format!("process {session}: setting its controlling terminal: {error}"))),
+        Err(error) => Err(Error::Failed(format!(
+            "process {session}: setting its controlling terminal: {error}"
+        ))),
     }
 }
 
@@ -197,7 +254,11 @@ struct Control {
 
 impl fmt::Display for Control {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "make the terminal the controlling one of session {}", self.session)
+        write!(
+            f,
+            "make the terminal the controlling one of session {}",
+            self.session
+        )
     }
 }
 
@@ -221,17 +282,21 @@ impl fmt::Display for Foreground {
 
 impl Action for Foreground {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        with_terminal(rebuild, self.session, self.spare, libc::TIOCSPGRP, Some(self.group))
+        with_terminal(
+            rebuild,
+            self.session,
+            self.spare,
+            libc::TIOCSPGRP,
+            Some(self.group),
+        )
     }
 }
 
-const SUPPORT: &[Support] = &[
-    Support {
-        what: "The terminal that a job runs on: descriptors, controlling terminal, foreground process group",
-        level: Level::Partly,
-        how: "a new pseudo-terminal takes its place, which cryo restart carries to yours; its settings are those of the restart",
-    },
-];
+const SUPPORT: &[Support] = &[Support {
+    what: "The terminal that a job runs on: descriptors, controlling terminal, foreground process group",
+    level: Level::Partly,
+    how: "a new pseudo-terminal takes its place, which cryo restart carries to yours; its settings are those of the restart",
+}];
 
 #[cfg(test)]
 mod tests {
@@ -240,8 +305,15 @@ mod tests {
     #[test]
     fn terminals_come_back_from_their_records() {
         let mut records = RecordSet::new();
-        let terminal = Terminal { object: 3, flags: 2, path: b"/dev/pts/4".to_vec() };
-        let controlling = ControllingTerminal { session: 5, foreground: 6 };
+        let terminal = Terminal {
+            object: 3,
+            flags: 2,
+            path: b"/dev/pts/4".to_vec(),
+        };
+        let controlling = ControllingTerminal {
+            session: 5,
+            foreground: 6,
+        };
         records.push(&terminal).unwrap();
         records.push(&controlling).unwrap();
         assert_eq!(records.all::<Terminal>().unwrap(), [terminal]);

@@ -55,7 +55,10 @@ pub struct Timer {
 }
 
 impl Record for Timer {
-    const KIND: Kind = Kind { name: "file.timerfd", version: 1 };
+    const KIND: Kind = Kind {
+        name: "file.timerfd",
+        version: 1,
+    };
 }
 
 impl Timer {
@@ -91,15 +94,27 @@ impl DescriptorKind for Timers {
 
     fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
 
-    fn collect(&self, descriptions: &[&Description], job: &Job<'_>, collection: &mut Collection) -> Result<()> {
+    fn collect(
+        &self,
+        descriptions: &[&Description],
+        job: &Job<'_>,
+        collection: &mut Collection,
+    ) -> Result<()> {
         for description in descriptions {
             let state = counted(description, job)?;
-            let time = |(seconds, rest): (u64, u32)| seconds.saturating_mul(NANOSECONDS).saturating_add(rest.into());
+            let time = |(seconds, rest): (u64, u32)| {
+                seconds
+                    .saturating_mul(NANOSECONDS)
+                    .saturating_add(rest.into())
+            };
             let (remaining, interval) = (time(state.value), time(state.interval));
-            let wall = matches!(state.clock, libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM)
-                && state.settime_flags as i32 & libc::TFD_TIMER_ABSTIME != 0;
+            let wall = matches!(
+                state.clock,
+                libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM
+            ) && state.settime_flags as i32 & libc::TFD_TIMER_ABSTIME != 0;
             let at = if wall && remaining > 0 {
-                let now = task::clock(libc::CLOCK_REALTIME).attempt(|| "reading the clock".into())?;
+                let now =
+                    task::clock(libc::CLOCK_REALTIME).attempt(|| "reading the clock".into())?;
                 (now.max(0) as u64).saturating_add(remaining)
             } else {
                 0
@@ -124,7 +139,12 @@ impl DescriptorKind for Timers {
             return Ok(());
         }
         let holders = holders(records)?;
-        let alarms = |timer: &&Timer| matches!(timer.clock, libc::CLOCK_REALTIME_ALARM | libc::CLOCK_BOOTTIME_ALARM);
+        let alarms = |timer: &&Timer| {
+            matches!(
+                timer.clock,
+                libc::CLOCK_REALTIME_ALARM | libc::CLOCK_BOOTTIME_ALARM
+            )
+        };
         for timer in timers.iter().filter(alarms) {
             if descriptor::timerfd(timer.clock, 0).is_err() {
                 let (process, number) = holders.get(&timer.object).copied().unwrap_or_default();
@@ -136,7 +156,13 @@ impl DescriptorKind for Timers {
                 );
             }
         }
-        plan.step(Stage::Objects, 0, Make { timers: timers.clone() });
+        plan.step(
+            Stage::Objects,
+            0,
+            Make {
+                timers: timers.clone(),
+            },
+        );
         plan.step(Stage::Attach, 0, Arm { timers });
         Ok(())
     }
@@ -216,17 +242,52 @@ mod tests {
     #[test]
     fn a_timer_comes_back_from_its_record() {
         let mut records = RecordSet::new();
-        let timer = Timer { object: 3, flags: 2, clock: 1, ticks: 4, set_flags: 1, remaining: 5, interval: 6, at: 7 };
+        let timer = Timer {
+            object: 3,
+            flags: 2,
+            clock: 1,
+            ticks: 4,
+            set_flags: 1,
+            remaining: 5,
+            interval: 6,
+            at: 7,
+        };
         records.push(&timer).unwrap();
         assert_eq!(records.all::<Timer>().unwrap(), [timer]);
     }
 
     #[test]
     fn what_remains_is_set_again() {
-        let timer = Timer { set_flags: 3, ..Timer::default() };
+        let timer = Timer {
+            set_flags: 3,
+            ..Timer::default()
+        };
         assert_eq!(timer.setting(), None);
-        assert_eq!(Timer { remaining: 5, ..timer }.setting(), Some((0, 5, 0)));
-        assert_eq!(Timer { interval: 9, ticks: 1, ..timer }.setting(), Some((0, 9, 9)));
-        assert_eq!(Timer { remaining: 5, at: 77, ..timer }.setting(), Some((3, 77, 0)));
+        assert_eq!(
+            Timer {
+                remaining: 5,
+                ..timer
+            }
+            .setting(),
+            Some((0, 5, 0))
+        );
+        assert_eq!(
+            Timer {
+                interval: 9,
+                ticks: 1,
+                ..timer
+            }
+            .setting(),
+            Some((0, 9, 9))
+        );
+        assert_eq!(
+            Timer {
+                remaining: 5,
+                at: 77,
+                ..timer
+            }
+            .setting(),
+            Some((3, 77, 0))
+        );
     }
 }
