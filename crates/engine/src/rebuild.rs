@@ -301,11 +301,12 @@ impl<'a> Rebuild<'a> {
         &self.roots
     }
 
-    /// Commits and lets the job run: from here on nothing kills it.
+    /// Commits and lets the job run: from here on nothing kills it. Gives what the user should know of what was planned for after
+    /// the commit and failed.
     ///
     /// # Errors
-    /// When a process has ended meanwhile, or something planned for after the commit fails.
-    pub fn release(mut self) -> Result<()> {
+    /// When it cannot be committed; then all is killed.
+    pub fn release(mut self) -> Result<Vec<String>> {
         // In namespaces their init ends with us until it is told otherwise, and all with it. Elsewhere a guardian does that.
         let nested = self.nursery.namespaces().is_some();
         let mut descriptors = Vec::new();
@@ -331,16 +332,19 @@ impl<'a> Rebuild<'a> {
             guardian.dismiss()?;
         }
         self.committed = true;
-        let mut outcome = Ok(());
+        let mut remarks = Vec::new();
         for action in std::mem::take(&mut self.after_commit) {
-            outcome = outcome.and(action());
+            if let Err(error) = action() {
+                remarks.push(error.to_string());
+            }
         }
         for built in self.processes.values() {
             for &(_, tid) in &built.tasks {
-                ptrace::detach(tid, 0).attempt(|| format!("letting task {tid} go"))?;
+                // One that was killed meanwhile needs no letting go.
+                let _ = ptrace::detach(tid, 0);
             }
         }
-        outcome
+        Ok(remarks)
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use cryonaut_image::{ImageReader, RecordSet, SeekableImage};
 use cryonaut_launch::{
@@ -61,7 +63,7 @@ pub struct Restarted {
     /// Where it lives.
     pub nursery: Nursery,
     /// The master side of the terminal that it was given, if it was on one.
-    pub terminal: Option<std::os::fd::OwnedFd>,
+    pub terminal: Option<OwnedFd>,
     /// The image's job name.
     pub job_name: String,
     /// How many times the job has been restarted, this one included.
@@ -295,6 +297,7 @@ fn time_offsets(image: &SeekableImage) -> Result<Option<TimeOffsets>> {
     }))
 }
 
+/// Builds the job. What a failure leaves in fresh namespaces ends with them, before the failure is told.
 fn build(
     image: &SeekableImage,
     records: &RecordSet,
@@ -303,27 +306,53 @@ fn build(
     standard: [Option<File>; 3],
     stop: &AtomicBool,
 ) -> Result<Restarted> {
+    let mut remarks = plan.remarks.clone();
+    match build_in(image, records, plan, &nursery, standard, stop) {
+        Ok((root, terminal, mut said)) => {
+            remarks.append(&mut said);
+            Ok(Restarted {
+                root,
+                nursery,
+                terminal,
+                job_name: image.preamble().job_name.clone(),
+                generation: image.preamble().generation + 1,
+                remarks,
+            })
+        }
+        Err(error) => {
+            if let Nursery::Namespace(namespaces) = nursery {
+                let _ = namespaces.end();
+            }
+            Err(error)
+        }
+    }
+}
+
+type Built = (Child, Option<OwnedFd>, Vec<String>);
+
+fn build_in(
+    image: &SeekableImage,
+    records: &RecordSet,
+    plan: Plan,
+    nursery: &Nursery,
+    standard: [Option<File>; 3],
+    stop: &AtomicBool,
+) -> Result<Built> {
     let processes = records.all::<ProcessRecord>()?;
-    let remarks = plan.remarks.clone();
     let steps = plan.ordered()?;
-    let mut rebuild = Rebuild::new(image, records, &nursery, standard, stop)?;
+    let mut rebuild = Rebuild::new(image, records, nursery, standard, stop)?;
     for step in steps {
-        if stop.load(std::sync::atomic::Ordering::Relaxed) {
+        if stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         step.action.perform(&mut rebuild)?;
         tracing::debug!(step = %step, elapsed = ?start.elapsed(), "built");
     }
-    let named = processes
-        .iter()
-        .find(|process| process.named && process.parent == 0);
-    let first = named.or_else(|| {
-        processes
-            .iter()
-            .find(|process| process.parent == 0 && process.zombie.is_none())
-    });
-    let first = first
+    let roots = || processes.iter().filter(|process| process.parent == 0);
+    let first = roots()
+        .find(|process| process.named)
+        .or_else(|| roots().find(|process| process.zombie.is_none()))
         .map(|process| process.pid)
         .ok_or_else(|| Error::Failed("the image has no process".into()))?;
     let outer = rebuild.built(first)?.pid;
@@ -331,14 +360,6 @@ fn build(
     let root = nursery
         .adopt(outer, first)
         .map_err(|error| Error::Failed(error.to_string()))?;
-    rebuild.release()?;
-    let job_name = image.preamble().job_name.clone();
-    Ok(Restarted {
-        root,
-        nursery,
-        terminal,
-        job_name,
-        generation: image.preamble().generation + 1,
-        remarks,
-    })
+    let remarks = rebuild.release()?;
+    Ok((root, terminal, remarks))
 }
