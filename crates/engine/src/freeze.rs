@@ -1,6 +1,6 @@
 //! Freezing: every task of the job stands still under our hands. Dropping [`Frozen`] lets the job run on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -270,19 +270,11 @@ fn ignore_gone(result: cryonaut_tracee::Result<()>) -> Result<()> {
 struct Hold {
     seized: BTreeMap<i32, BTreeMap<i32, Running>>,
     stopped: BTreeMap<i32, BTreeMap<i32, Stopped>>,
+    /// All tasks taken in hand so far: each must be waited for exactly once.
+    taken: BTreeSet<i32>,
 }
 
 impl Hold {
-    fn has(&self, pid: i32, tid: i32) -> bool {
-        self.seized
-            .get(&pid)
-            .is_some_and(|tasks| tasks.contains_key(&tid))
-            || self
-                .stopped
-                .get(&pid)
-                .is_some_and(|tasks| tasks.contains_key(&tid))
-    }
-
     /// Attaches to the tasks of these processes that are not in hand yet; tells whether there were any.
     fn seize(&mut self, pids: &[i32]) -> Result<bool> {
         let mut found = false;
@@ -296,9 +288,10 @@ impl Hold {
                 Err(error) => return Err(error.into()),
             };
             for tid in threads {
-                if !self.has(pid, tid)
+                if !self.taken.contains(&tid)
                     && let Some(task) = seize_task(&directory, tid)?
                 {
+                    self.taken.insert(tid);
                     self.seized.entry(pid).or_default().insert(tid, task);
                     found = true;
                 }
@@ -333,7 +326,7 @@ impl Hold {
         else {
             return;
         };
-        if !self.has(status.tgid, tid) {
+        if self.taken.insert(tid) {
             let task = Running::attached_by_kernel(tid);
             let _ = task.interrupt();
             self.seized

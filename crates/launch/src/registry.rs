@@ -85,7 +85,13 @@ fn state_and_start(pid: i32) -> io::Result<(char, u64)> {
         .map_or("", |(_, rest)| rest)
         .split_whitespace();
     let state = fields.next().and_then(|field| field.chars().next());
-    let start_time = fields.nth(18).and_then(|field| field.parse().ok());
+    let threads: u32 = fields
+        .nth(16)
+        .and_then(|field| field.parse().ok())
+        .unwrap_or(1);
+    let start_time = fields.nth(1).and_then(|field| field.parse().ok());
+    // A process lives on in its other threads when its first one has ended.
+    let state = if threads > 1 { Some('R') } else { state };
     state
         .zip(start_time)
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
