@@ -5,6 +5,7 @@
 //! the kernel's own restart block where the remaining time is known (the remainder argument of nanosleep); other relative
 //! time-outs start afresh. Not preserved: processor time used, the processor last run on.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use cryonaut_image::{Kind, Record, RecordSet};
@@ -133,7 +134,8 @@ impl Resource for Threads {
     fn plan(&self, records: &RecordSet, _: &Host, plan: &mut Plan) -> Result<()> {
         let own = own_extended_state();
         let mut checked = false;
-        for task in records.all::<TaskRecord>()? {
+        let tasks = records.all::<TaskRecord>()?;
+        for task in tasks.iter().cloned() {
             if !checked && own.is_some_and(|own| own < task.extended.len()) {
                 checked = true;
                 plan.refusals.add_for_job(
@@ -152,6 +154,14 @@ impl Resource for Threads {
             plan.step(Stage::Task, process, RestoreTask { task: task.clone() });
             plan.step(Stage::Finish, process, FinishTask { task });
         }
+        let mut sleeps: BTreeMap<i32, Vec<(i32, Registers, u64)>> = BTreeMap::new();
+        for task in &tasks {
+            if let Some(remaining) = task.remaining {
+                let registers = Registers::from_words(&task.registers);
+                let sleep = (task.task, registers, remaining);
+                sleeps.entry(task.process).or_default().push(sleep);
+            }
+        }
         let processes = records.all::<super::process::ProcessRecord>()?;
         for process in processes.iter().filter(|process| process.zombie.is_none()) {
             plan.step(
@@ -166,10 +176,11 @@ impl Resource for Threads {
                 process.pid,
                 RemoveStub {
                     process: process.pid,
+                    sleeps: sleeps.remove(&process.pid).unwrap_or_default(),
                 },
             );
         }
-        for task in records.all::<TaskRecord>()? {
+        for task in tasks {
             plan.step(Stage::Release, task.process, SetRegisters { task });
         }
         Ok(())
@@ -479,6 +490,8 @@ impl Action for CloseChannel {
 
 struct RemoveStub {
     process: i32,
+    /// Tasks in a sleep, with what remains of it in ns.
+    sleeps: Vec<(i32, Registers, u64)>,
 }
 
 impl fmt::Display for RemoveStub {
@@ -490,20 +503,8 @@ impl fmt::Display for RemoveStub {
 impl Action for RemoveStub {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         // Sleeps go on from here: nothing but the last instructions follows.
-        for record in rebuild
-            .records
-            .all::<TaskRecord>()?
-            .iter()
-            .filter(|record| record.process == self.process)
-        {
-            if let Some(remaining) = record.remaining {
-                rebuild.resume_sleep(
-                    self.process,
-                    record.task,
-                    &Registers::from_words(&record.registers),
-                    remaining,
-                )?;
-            }
+        for (task, registers, remaining) in &self.sleeps {
+            rebuild.resume_sleep(self.process, *task, registers, *remaining)?;
         }
         rebuild.unmap_stub(self.process)
     }
