@@ -94,7 +94,9 @@ pub(super) struct BuildMemory {
 
 impl fmt::Display for BuildMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pages: u64 = self.space.areas.iter().map(|area| area.pages).sum();
+        let areas = self.space.areas.iter();
+        // A hostile image may say more pages than there are numbers for.
+        let pages = areas.fold(0_u64, |sum, area| sum.saturating_add(area.pages));
         write!(
             f,
             "map {} areas and fill {pages} pages",
