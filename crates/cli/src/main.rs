@@ -17,5 +17,7 @@ mod when;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Now, while there is one thread: a job's descriptors pass through here.
+    cryonaut_sys::descriptor::make_room(4096);
     command::main()
 }

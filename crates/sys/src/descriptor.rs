@@ -219,3 +219,18 @@ pub fn duplicate_to(fd: BorrowedFd<'_>, target: i32) -> Result<()> {
     // SAFETY: no pointers; the caller decides about `target`, which this crate's owners do not hold.
     check(i64::from(unsafe { libc::dup3(fd.as_raw_fd(), target, 0) })).map(drop)
 }
+
+/// Makes the calling process' table of descriptors large enough for `count` (or for as many as its limit allows), once and for
+/// all. Done while there is one thread it costs nothing; with several the kernel waits for a grace period of several
+/// milliseconds at every doubling (`expand_fdtable` in fs/file.c).
+pub fn make_room(count: i32) {
+    let limit = crate::task::limit(0, libc::RLIMIT_NOFILE).map_or(1024, |limit| limit.soft);
+    let highest = i64::from(count).min(i64::try_from(limit).unwrap_or(i64::MAX)) - 1;
+    // SAFETY: integers only; the descriptor that this makes is closed again and was nobody's before.
+    unsafe {
+        let high = libc::fcntl(0, libc::F_DUPFD_CLOEXEC, highest);
+        if high >= 0 {
+            libc::close(high);
+        }
+    }
+}
