@@ -131,7 +131,7 @@ impl Resource for Threads {
         Ok(())
     }
 
-    fn plan(&self, records: &RecordSet, _: &Host, plan: &mut Plan) -> Result<()> {
+    fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
         let own = own_extended_state();
         let mut checked = false;
         let tasks = records.all::<TaskRecord>()?;
@@ -150,6 +150,7 @@ impl Resource for Threads {
                     task.task
                 )));
             }
+            check_scheduling(&task, host, plan);
             let process = task.process;
             plan.step(Stage::Task, process, RestoreTask { task: task.clone() });
             plan.step(Stage::Finish, process, FinishTask { task });
@@ -188,6 +189,32 @@ impl Resource for Threads {
 }
 
 const REGISTER_COUNT: usize = 27;
+
+/// Refuses a priority that this user may not give (setpriority(2), sched(7)).
+fn check_scheduling(task: &TaskRecord, host: &Host, plan: &mut Plan) {
+    let &[policy, _, nice, priority, ..] = &task.scheduling[..] else {
+        return;
+    };
+    if host.user == 0 {
+        return;
+    }
+    let limit = |resource| task::limit(0, resource).map_or(0, |limit| limit.soft);
+    let own = task::scheduling(0).map_or(0, |own| i64::from(own.nice));
+    let real_time = policy == i64::from(libc::SCHED_FIFO) || policy == i64::from(libc::SCHED_RR);
+    let (what, value) = if real_time && limit(libc::RLIMIT_RTPRIO) < priority.max(0) as u64 {
+        ("real-time priority", priority)
+    } else if nice < own && limit(libc::RLIMIT_NICE) < (20 - nice.clamp(-20, 19)) as u64 {
+        ("nice value", nice)
+    } else {
+        return;
+    };
+    plan.refusals.add(
+        (task.process, ""),
+        format!("the {what} {value} of task {}", task.task),
+        "you may not give it here",
+        "restart without `nice`, or have the limit raised (`ulimit -e`, `ulimit -r`)",
+    );
+}
 
 /// The size of this processor's xsave area, as PTRACE_GETREGSET would give it: CPUID leaf 13 through the sys crate.
 fn own_extended_state() -> Option<usize> {

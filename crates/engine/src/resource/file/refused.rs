@@ -214,7 +214,9 @@ fn refuse_signals(description: &Description, job: &Job<'_>, refusals: &mut Refus
 
 /// Refuses a description with an addressee for signals: only a copy of the descriptor tells.
 pub(super) fn inspect_owner(description: &Description, job: &Job<'_>, refusals: &mut Refusals) {
-    if description.facts.is_place() {
+    // Regular files send none, whoever is set, but for leases, which are refused by themselves.
+    let never = description.facts.file_type() == libc::S_IFREG;
+    if description.facts.is_place() || never {
         return;
     }
     // What has been closed meanwhile needs no refusal, and what may not be copied fails later with a clear text.
