@@ -94,8 +94,8 @@ impl Rebuild<'_> {
         Ok(())
     }
 
-    /// The processors that threads of ours may use.
-    fn processors(&self) -> &[u64] {
+    /// The processors that this process may use, of which a rebuild itself keeps to one.
+    pub fn processors(&self) -> &[u64] {
         self.processor
             .as_ref()
             .map_or(&[], |processor| &processor.all)

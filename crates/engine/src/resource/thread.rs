@@ -412,18 +412,20 @@ impl Action for RestoreTask {
                 .result(call)
                 .attempt(|| format!("task {}: {what}", record.task))?;
         }
-        self.schedule(tid)
+        self.schedule(tid, rebuild.processors())
     }
 }
 
 impl RestoreTask {
-    fn schedule(&self, tid: i32) -> Result<()> {
+    fn schedule(&self, tid: i32, all: &[u64]) -> Result<()> {
         let record = &self.task;
         let now = task::affinity(tid)
             .attempt(|| format!("task {}: reading its affinity", record.task))?;
         if now != record.affinity {
             // Processors that do not exist here are left out; with none left all are allowed.
-            let _ = task::set_affinity(tid, &record.affinity);
+            if task::set_affinity(tid, &record.affinity).is_err() {
+                let _ = task::set_affinity(tid, all);
+            }
         }
         let &[policy, flags, nice, priority, minimum, maximum] = &record.scheduling[..] else {
             return Ok(());
