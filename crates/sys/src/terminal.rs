@@ -77,6 +77,36 @@ impl Settings {
         Settings(settings)
     }
 
+    /// What of them a program chooses: the four words of modes, little-endian, then the control characters.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let modes = [
+            self.0.c_iflag,
+            self.0.c_oflag,
+            self.0.c_cflag,
+            self.0.c_lflag,
+        ];
+        let mut bytes: Vec<u8> = modes.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.extend_from_slice(&self.0.c_cc);
+        bytes
+    }
+
+    /// These settings with modes and control characters from [`Settings::to_bytes`]; `None` if the bytes are none of those.
+    pub fn with_bytes(&self, bytes: &[u8]) -> Option<Settings> {
+        let mut settings = self.0;
+        let (modes, characters) = bytes.split_at_checked(16)?;
+        let mut words = modes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|word| u32::from_le_bytes(*word));
+        settings.c_iflag = words.next()?;
+        settings.c_oflag = words.next()?;
+        settings.c_cflag = words.next()?;
+        settings.c_lflag = words.next()?;
+        settings.c_cc = characters.try_into().ok()?;
+        Some(Settings(settings))
+    }
+
     /// Whether input comes in lines (ICANON).
     pub fn takes_lines(&self) -> bool {
         self.0.c_lflag & libc::ICANON != 0

@@ -2,7 +2,7 @@
 //!
 //! stat(2) shows the device; /proc/PID/stat the controlling terminal and its foreground process group. A terminal is never
 //! taken away from anybody: the job gets a new one, whose other side `cryo restart` carries to the user's. Not preserved: what
-//! was typed and not read, settings (they are those of the terminal of the restart), and which of several terminals it was.
+//! was typed and not read, the size of the window (it is that of the user's), and which of several terminals it was.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 
 use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_launch::terminal::Pty;
-use cryonaut_sys::terminal::open_slave;
+use cryonaut_sys::terminal::{Settings, open_slave};
 use cryonaut_tracee::CallList;
 
 use super::facts::{Description, FdFacts, Job, Place};
@@ -39,6 +39,9 @@ pub struct Terminal {
     /// What it was called.
     #[prost(bytes = "vec", tag = "3")]
     pub path: Vec<u8>,
+    /// Its settings: input, output, control and local modes as 32-bit words, little-endian, then the control characters.
+    #[prost(bytes = "vec", tag = "4")]
+    pub settings: Vec<u8>,
 }
 
 /// The controlling terminal of a session.
@@ -112,6 +115,7 @@ impl DescriptorKind for Terminals {
                 object: description.object,
                 flags: description.facts.flags(),
                 path: description.facts.link.clone(),
+                settings: settings_of(description, job),
             })?;
         }
         let mut seen = BTreeSet::new();
@@ -192,6 +196,14 @@ impl DescriptorKind for Terminals {
     }
 }
 
+/// The settings of a terminal; nothing where it has been hung up, and has none any more.
+fn settings_of(description: &Description, job: &Job<'_>) -> Vec<u8> {
+    let copy = job.copy(description).ok();
+    copy.and_then(|copy| Settings::of(copy.as_fd()).ok())
+        .map(|settings| settings.to_bytes())
+        .unwrap_or_default()
+}
+
 struct MakeTerminal {
     terminals: Vec<Terminal>,
 }
@@ -207,6 +219,17 @@ impl Action for MakeTerminal {
         let what = || "making a terminal".to_owned();
         let input = std::io::stdin();
         let pty = Pty::open(Some(input.as_fd())).attempt(what)?;
+        let saved = self
+            .terminals
+            .iter()
+            .find(|terminal| !terminal.settings.is_empty());
+        if let Some(saved) = saved
+            && let Some(settings) = Settings::of(pty.slave.as_fd())
+                .attempt(what)?
+                .with_bytes(&saved.settings)
+        {
+            settings.apply(pty.slave.as_fd()).attempt(what)?;
+        }
         for terminal in &self.terminals {
             // Reading only or writing only needs opening again, which a missing /dev/pts may forbid: both does no harm.
             let opened = reopen(pty.slave.as_fd(), terminal.flags)
@@ -293,9 +316,9 @@ impl Action for Foreground {
 }
 
 const SUPPORT: &[Support] = &[Support {
-    what: "The terminal that a job runs on: descriptors, controlling terminal, foreground process group",
+    what: "The terminal that a job runs on: descriptors, settings, controlling terminal, foreground process group",
     level: Level::Partly,
-    how: "a new pseudo-terminal takes its place, which cryo restart carries to yours; its settings are those of the restart",
+    how: "a new pseudo-terminal takes its place, which cryo restart carries to yours; what was typed and not read is lost",
 }];
 
 #[cfg(test)]
@@ -309,6 +332,7 @@ mod tests {
             object: 3,
             flags: 2,
             path: b"/dev/pts/4".to_vec(),
+            settings: vec![1, 2],
         };
         let controlling = ControllingTerminal {
             session: 5,
