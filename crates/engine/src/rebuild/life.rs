@@ -215,26 +215,15 @@ impl Rebuild<'_> {
         Ok(())
     }
 
-    /// Forks a process from `parent` that only holds an id and is ended by [`Rebuild::end_helper`]. Its parent is told nothing.
-    ///
-    /// # Errors
-    /// When the pid is taken, or fork fails.
-    pub fn birth_of_helper(&mut self, parent: i32, pid: i32) -> Result<()> {
-        self.birth(parent, pid, Sibling::No)?;
-        self.helpers.push(pid);
-        Ok(())
-    }
-
-    /// Ends a helper; its parent reaps it.
+    /// Ends a placeholder; its parent reaps it.
     ///
     /// # Errors
     /// When that fails.
-    pub fn end_helper(&mut self, parent: i32, pid: i32) -> Result<()> {
+    pub fn end_placeholder(&mut self, parent: i32, pid: i32) -> Result<()> {
         self.end_process(pid, Some(libc::SIGKILL), 0)?;
-        self.helpers.retain(|helper| *helper != pid);
         self.call(
             parent,
-            "reaping a helper",
+            "reaping a placeholder",
             libc::SYS_wait4,
             &[pid.into(), 0.into(), libc::__WALL.into(), 0.into()],
         )?;

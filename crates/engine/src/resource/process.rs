@@ -2,7 +2,7 @@
 //!
 //! Shown by /proc/PID/stat and status. Births are planned so that every process gets its ids the only way the kernel gives them:
 //! a pid by clone3 with set_tid, a session by setsid or by birth in it, a group by setpgid. Ids whose owner has gone (a
-//! session whose leader has ended or lies outside the job) are held by helpers while they are handed out. Not preserved: the
+//! session whose leader has ended or lies outside the job) are held by placeholders while they are handed out. Not preserved: the
 //! start time, the processor time used so far.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -462,7 +462,7 @@ impl<'a> Family<'a> {
         );
     }
 
-    /// Groups are made by their leaders; one whose leader has gone is made by a helper, which then goes.
+    /// Groups are made by their leaders; one whose leader has gone is made by a placeholder, which then goes.
     fn plan_groups(&self, plan: &mut Plan) {
         for process in self.processes {
             if process.group == process.pid && process.session != process.pid {
@@ -643,7 +643,7 @@ impl Action for JoinGroup {
     }
 }
 
-/// A group without its leader: joined if it exists in this session already, else made by a helper.
+/// A group without its leader: joined if it exists in this session already, else made by a placeholder.
 struct JoinOrphanedGroup {
     group: i32,
     members: Vec<i32>,
@@ -653,7 +653,7 @@ impl fmt::Display for JoinOrphanedGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "make process group {} by a helper for {:?}",
+            "make process group {} by a placeholder for {:?}",
             self.group, self.members
         )
     }
@@ -677,7 +677,8 @@ impl Action for JoinOrphanedGroup {
         if join(rebuild).is_ok() {
             return Ok(());
         }
-        rebuild.birth_of_helper(first, self.group)?;
+        // It only holds the id, until all members have joined.
+        rebuild.birth(first, self.group, Sibling::No)?;
         let arguments = [0.into(), self.group.into()];
         rebuild.call(
             self.group,
@@ -686,7 +687,7 @@ impl Action for JoinOrphanedGroup {
             &arguments,
         )?;
         join(rebuild)?;
-        rebuild.end_helper(first, self.group)
+        rebuild.end_placeholder(first, self.group)
     }
 }
 
