@@ -300,9 +300,7 @@ fn verify(image: &SeekableImage) -> Result<()> {
         }
         Ok(())
     };
-    let threads = std::thread::available_parallelism()
-        .map_or(1, |n| n.get().min(8))
-        .min(sections.len().div_ceil(8));
+    let threads = crate::workers(sections.len().div_ceil(8));
     if threads <= 1 {
         return work();
     }

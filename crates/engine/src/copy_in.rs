@@ -105,9 +105,7 @@ impl Filling<'_> {
                 }
             }
         };
-        let threads = std::thread::available_parallelism()
-            .map_or(1, |n| n.get().min(8))
-            .min(sections.len().div_ceil(2));
+        let threads = crate::workers(sections.len().div_ceil(2));
         if threads <= 1 {
             work();
         } else {

@@ -33,7 +33,6 @@ const QUEUE: usize = 16;
 /// The end of the copy that the caller waits at.
 pub struct Copying<W: Write> {
     done: Receiver<std::result::Result<(W, Summary), ImageError>>,
-    bytes: Arc<AtomicUsize>,
 }
 
 impl<W: Write> Copying<W> {
@@ -54,11 +53,6 @@ impl<W: Write> Copying<W> {
                 }
             }
         }
-    }
-
-    /// Bytes written so far.
-    pub fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -112,11 +106,8 @@ pub fn copy_out<W: Write + Send + 'static>(
         written: &bytes,
         stop,
     };
-    let readers = std::thread::available_parallelism()
-        .map_or(2, |n| n.get().min(8))
-        .min(batches.len().div_ceil(2))
-        .max(1);
-    if readers == 1 {
+    let readers = crate::workers(batches.len().div_ceil(2));
+    if readers <= 1 {
         shared.read_batches(&sender);
     } else {
         std::thread::scope(|scope| {
@@ -137,7 +128,7 @@ pub fn copy_out<W: Write + Send + 'static>(
             })
         }
         Some(error) => Err(error),
-        None => Ok(Copying { done, bytes }),
+        None => Ok(Copying { done }),
     }
 }
 

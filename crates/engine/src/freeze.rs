@@ -461,9 +461,7 @@ impl Look {
 
     /// Looks at many processes with several threads: what the kernel makes of smaps takes most of the time.
     fn at_all(pids: &[i32]) -> Result<Vec<Self>> {
-        let threads = std::thread::available_parallelism()
-            .map_or(1, |n| n.get().min(8))
-            .min(pids.len() / 4);
+        let threads = crate::workers(pids.len() / 4);
         if threads <= 1 {
             return pids
                 .iter()

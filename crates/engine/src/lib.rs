@@ -21,3 +21,10 @@ pub mod show;
 pub mod target;
 
 pub use error::{Error, Refusal, Refusals, Result};
+
+/// How many threads share work that is worth `most` of them: no more than there are processors, nor than help on a busy machine.
+pub(crate) fn workers(most: usize) -> usize {
+    std::thread::available_parallelism()
+        .map_or(1, |processors| processors.get().min(8))
+        .min(most)
+}

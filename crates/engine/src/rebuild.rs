@@ -82,7 +82,6 @@ pub struct Rebuild<'a> {
     processes: BTreeMap<i32, Built>,
     shared: BTreeMap<u64, u64>,
     shared_content: BTreeMap<u64, Vec<(u64, u64)>>,
-    roots: Vec<i32>,
     processor: Option<OneProcessor>,
     committed: bool,
 }
@@ -131,7 +130,6 @@ impl<'a> Rebuild<'a> {
             processes: BTreeMap::new(),
             shared: BTreeMap::new(),
             shared_content: BTreeMap::new(),
-            roots: Vec::new(),
             processor: OneProcessor::stay(),
             committed: false,
         })
@@ -292,11 +290,6 @@ impl<'a> Rebuild<'a> {
             error @ 1..=4095 => Err(std::io::Error::from_raw_os_error(error as i32)).attempt(what),
             _ => Ok(result),
         }
-    }
-
-    /// The processes that are children of the nursery, as the image calls them.
-    pub fn roots(&self) -> &[i32] {
-        &self.roots
     }
 
     /// Commits and lets the job run: from here on nothing kills it. Gives what the user should know of what was planned for after

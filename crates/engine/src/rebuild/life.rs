@@ -209,9 +209,6 @@ impl Rebuild<'_> {
                 areas,
             },
         );
-        if sibling == Sibling::Yes {
-            self.roots.push(pid);
-        }
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use cryonaut_image::{Kind, Record, RecordSet};
 
 use super::facts::{Description, FdFacts, Job, Place};
-use super::regular::{damaged, named_file, open_at};
+use super::regular::{damaged, named_file, open_at, path_text};
 use super::{DescriptorKind, holders, options, path_of, refused};
 use crate::collect::Collection;
 use crate::host::Host;
@@ -116,12 +116,7 @@ struct Open {
 
 impl fmt::Display for Open {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self
-            .directory
-            .identity
-            .as_ref()
-            .map(|file| printable(&file.path))
-            .unwrap_or_default();
+        let path = path_text(&self.directory.identity);
         write!(f, "open directory {path}")
     }
 }

@@ -13,7 +13,7 @@ use cryonaut_sys::descriptor;
 
 use super::facts::{Description, FdFacts, Job, Place};
 use super::pipe::{End, Queue, ends_of, queue_of};
-use super::regular::{damaged, named_file};
+use super::regular::{damaged, named_file, path_text};
 use super::{DescriptorKind, holders, options, path_of, set_flags};
 use crate::collect::Collection;
 use crate::error::Attempt;
@@ -122,12 +122,7 @@ struct Open {
 
 impl fmt::Display for Open {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self
-            .fifo
-            .identity
-            .as_ref()
-            .map(|file| printable(&file.path))
-            .unwrap_or_default();
+        let path = path_text(&self.fifo.identity);
         let readers = self.fifo.ends.iter().filter(|end| end.reads()).count();
         let writers = self.fifo.ends.iter().filter(|end| end.writes()).count();
         write!(

@@ -8,7 +8,7 @@ use std::path::Path;
 use cryonaut_image::{Kind, Record, RecordSet};
 
 use super::facts::{self, Description, FdFacts, Job};
-use super::regular::{damaged, named_file};
+use super::regular::{damaged, named_file, path_text};
 use super::{DescriptorKind, holders, options, path_of, refused};
 use crate::collect::Collection;
 use crate::error::Attempt;
@@ -105,12 +105,7 @@ struct Open {
 
 impl fmt::Display for Open {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self
-            .place
-            .identity
-            .as_ref()
-            .map(|file| printable(&file.path))
-            .unwrap_or_default();
+        let path = path_text(&self.place.identity);
         write!(f, "open a descriptor that names {path}")
     }
 }

@@ -151,6 +151,14 @@ pub(super) fn named_file(description: &Description, job: &Job<'_>) -> Result<Fil
     })
 }
 
+/// The path of a record's file for a step's text; nothing where the record is damaged.
+pub(super) fn path_text(identity: &Option<FileIdentity>) -> String {
+    identity
+        .as_ref()
+        .map(|file| printable(&file.path))
+        .unwrap_or_default()
+}
+
 /// What a record without its file means.
 pub(super) fn damaged() -> Error {
     Error::Failed("the image is damaged: an open file without its path".into())
@@ -263,12 +271,7 @@ struct OpenFile {
 
 impl fmt::Display for OpenFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self
-            .file
-            .identity
-            .as_ref()
-            .map(|file| printable(&file.path))
-            .unwrap_or_default();
+        let path = path_text(&self.file.identity);
         let access = match self.file.flags as i32 & libc::O_ACCMODE {
             libc::O_RDONLY => "reading",
             libc::O_WRONLY if self.file.flags as i32 & libc::O_APPEND != 0 => "appending",
