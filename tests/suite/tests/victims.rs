@@ -136,6 +136,8 @@ victims! {
     eventfd => Victim::new("eventfd");
     epoll => Victim::new("epoll");
     epoll_shared => Victim::new("epoll_shared");
+    pidfd_child => Victim::new("pidfd_child");
+    pidfd_ended => Victim::new("pidfd_ended");
     fs_context => Victim::new("fs_context");
     fs_root => Victim::new("fs_root").only(User::Root);
 

@@ -180,16 +180,39 @@ impl Rebuild<'_> {
         } else {
             libc::SIGCHLD as u64
         };
+        self.fork(parent, flags, signal, Some(pid)).map(drop)
+    }
+
+    /// Has a process of the job's pid namespace be born, looked at by `look` (its pid as we see it), end with a wait status, and be
+    /// reaped: what is left is what `look` gives. Only as long as there is the progenitor.
+    ///
+    /// # Errors
+    /// That of `look`; when fork fails.
+    pub fn short_life<T>(&mut self, status: i32, look: impl FnOnce(i32) -> Result<T>) -> Result<T> {
+        let process = self.fork(0, 0, libc::SIGCHLD as u64, None)?;
+        let seen = look(self.built(process)?.pid);
+        let signal = Some(status & 0x7f).filter(|&signal| signal != 0);
+        self.end_process(process, signal, status >> 8 & 0xff)?;
+        self.reap(0, process)?;
+        seen
+    }
+
+    /// Has `parent` fork, with flags and an exit signal, a process with this pid or any; gives its pid in its own namespace.
+    fn fork(&mut self, parent: i32, flags: u64, signal: u64, pid: Option<i32>) -> Result<i32> {
         let mut list = CallList::new();
-        let call = clone_call(&mut list, flags, signal, Some(pid));
+        let call = clone_call(&mut list, flags, signal, pid);
         let by = self.built(parent)?.pid;
         let (outcomes, births) = self.stub.run_births(by, by, &list)?;
-        outcomes
-            .result(call)
-            .map_err(|error| match error.raw_os_error() {
-                Some(libc::EEXIST) => Error::PidTaken(pid),
-                _ => Error::Failed(format!("starting process {pid}: {error}")),
-            })?;
+        let pid = match (outcomes.result(call), pid) {
+            (Ok(pid), _) => pid as i32,
+            (Err(error), Some(pid)) if error.raw_os_error() == Some(libc::EEXIST) => {
+                return Err(Error::PidTaken(pid));
+            }
+            (Err(error), pid) => {
+                let pid = pid.unwrap_or(0);
+                return Err(Error::Failed(format!("starting process {pid}: {error}")));
+            }
+        };
         let outer = match births.first() {
             Some(&outer) => outer,
             None => {
@@ -209,7 +232,7 @@ impl Rebuild<'_> {
                 areas,
             },
         );
-        Ok(())
+        Ok(pid)
     }
 
     /// Ends a placeholder; its parent reaps it.
@@ -218,6 +241,11 @@ impl Rebuild<'_> {
     /// When that fails.
     pub fn end_placeholder(&mut self, parent: i32, pid: i32) -> Result<()> {
         self.end_process(pid, Some(libc::SIGKILL), 0)?;
+        self.reap(parent, pid)
+    }
+
+    /// Has a parent wait for a child that has ended.
+    fn reap(&self, parent: i32, pid: i32) -> Result<()> {
         self.call(
             parent,
             "reaping a placeholder",

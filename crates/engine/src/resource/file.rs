@@ -12,6 +12,7 @@ mod epoll;
 mod eventfd;
 mod facts;
 mod fifo;
+mod pidfd;
 mod pipe;
 mod place;
 mod refused;
@@ -97,6 +98,7 @@ static KINDS: &[&dyn DescriptorKind] = &[
     &timerfd::Timers,
     &signalfd::SignalReaders,
     &epoll::Epolls,
+    &pidfd::ProcessDescriptors,
     &terminal::Terminals,
     &standard::StandardStreams,
 ];
@@ -246,7 +248,9 @@ impl Resource for Files {
             kind.plan(records, host, plan)?;
         }
         let replaceable = terminal::objects(records)?;
-        for table in tables {
+        let late = pidfd::late(records)?;
+        for mut table in tables {
+            table.slots.retain(|slot| !late.contains(&slot.object));
             let replaceable = replaceable.clone();
             plan.step(
                 Stage::Descriptors,

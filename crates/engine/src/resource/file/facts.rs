@@ -219,6 +219,8 @@ pub struct Job<'a> {
     pub owners: Vec<Owner<'a>>,
     /// The open file descriptions, in the order of their first slots.
     pub descriptions: Vec<Description>,
+    /// All processes, zombies too: pid as we see it, pid in its own namespace.
+    pub members: BTreeMap<i32, i32>,
     /// Index of the description behind each slot: (process, number).
     by_slot: BTreeMap<(usize, i32), usize>,
 }
@@ -255,7 +257,9 @@ impl<'a> Job<'a> {
                 threads,
             ));
         }
-        Self::gather(owners, Motion::Running)
+        let members = target.processes.iter();
+        let members = members.map(|process| (process.pid, process.inner_pid()));
+        Self::gather(owners, members.collect(), Motion::Running)
     }
 
     /// Looks at a frozen job.
@@ -280,10 +284,12 @@ impl<'a> Job<'a> {
                 threads,
             ));
         }
-        Self::gather(owners, Motion::Frozen)
+        let members = frozen.processes.iter();
+        let members = members.map(|process| (process.pid, process.inner));
+        Self::gather(owners, members.collect(), Motion::Frozen)
     }
 
-    fn gather(owners: Vec<Owner<'a>>, motion: Motion) -> Result<Self> {
+    fn gather(owners: Vec<Owner<'a>>, members: BTreeMap<i32, i32>, motion: Motion) -> Result<Self> {
         let mut slots = Vec::new();
         let mut seen = Vec::new();
         for (index, owner) in owners.iter().enumerate() {
@@ -355,6 +361,7 @@ impl<'a> Job<'a> {
         let mut job = Self {
             owners,
             descriptions,
+            members,
             by_slot,
         };
         job.find_peers(motion)?;

@@ -56,18 +56,6 @@ const BY_LINK: &[(&str, &str, &str, &str)] = &[
         "close it before the checkpoint",
     ),
     (
-        "anon_inode:[pidfd]",
-        "a process descriptor",
-        "pidfds are not saved yet",
-        "close it before the checkpoint",
-    ),
-    (
-        "pidfd:",
-        "a process descriptor",
-        "pidfds are not saved yet",
-        "close it before the checkpoint",
-    ),
-    (
         "anon_inode:seccomp",
         "a seccomp listener",
         "the kernel has no way to hand one over",
@@ -272,7 +260,7 @@ pub(super) fn refuse(description: &Description, job: &Job<'_>, refusals: &mut Re
 /// What is refused.
 pub(super) const SUPPORT: &[Support] = &[
     Support {
-        what: "Sockets, inotify, fanotify, pidfds, namespaces, memory files as descriptors",
+        what: "Sockets, inotify, fanotify, namespaces, memory files as descriptors",
         level: Level::Refused,
         how: "not saved yet; close them before the checkpoint",
     },
