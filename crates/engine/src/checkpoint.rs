@@ -1,20 +1,24 @@
 //! The checkpoint as one operation: target, freeze, collect, copy, release, and an image that is there or not.
 
+mod read_back;
+
 use std::fs::File;
 use std::io::{Seek, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use cryonaut_image::{AtomicFile, Need, PageBuffer, Preamble, SeekableImage, Summary};
+use cryonaut_image::{AtomicFile, Need, Preamble, SeekableImage, Summary};
 use cryonaut_sys::descriptor;
 
+use self::read_back::ReadBack;
 use crate::collect::{Collection, collect};
 use crate::copy_out::{Beginning, copy_out};
 use crate::error::Attempt;
 use crate::freeze::{Afterwards, Frozen};
-use crate::target::Target;
+use crate::target::{Inspection, Target};
 use crate::{Error, Result};
 
 /// Where an image goes.
@@ -88,7 +92,10 @@ pub fn checkpoint(
         job_name,
         generation,
     } = request;
-    let target = inspect(target)?;
+    let target = inspect(Target {
+        inspection: Inspection::BeforeFreeze,
+        ..target
+    })?;
     // The output comes first: where nothing can be written, nothing is stopped.
     match output {
         Output::File(path) => {
@@ -188,7 +195,10 @@ fn inspect(mut target: Target) -> Result<Target> {
             return Ok(target);
         }
         let before = target.pids();
-        target = Target::find(target.named, target.scope)?;
+        target = Target {
+            inspection: target.inspection,
+            ..Target::find(target.named, target.scope)?
+        };
         if target.pids() == before {
             // Nothing was born or ended since: it is as it looks.
             refusals.into_result()?;
@@ -210,7 +220,7 @@ struct Save<'a> {
 impl Save<'_> {
     /// Writes the image to `sink`. The job is released as soon as its memory is copied, but one that is to be killed stays frozen
     /// (and comes back in the result) until its image is durable and verified.
-    fn run<W: Write + Send + 'static>(
+    fn run<W: Write + AsFd + Send + 'static>(
         self,
         sink: W,
         progress: &mut dyn FnMut(Progress),
@@ -234,7 +244,10 @@ impl Save<'_> {
             spaces, records, ..
         } = collection;
         let beginning = Beginning {
-            sink,
+            sink: match self.afterwards {
+                Afterwards::Kill => ReadBack::checked(sink)?,
+                _ => ReadBack::trusted(sink),
+            },
             preamble,
             records,
         };
@@ -242,16 +255,16 @@ impl Save<'_> {
         tracing::debug!(elapsed = ?frozen.since.elapsed(), "copied");
         if self.afterwards == Afterwards::Kill {
             let (sink, summary) = copying.finish(self.stop)?;
-            let (sink, file) = interruptibly(self.stop, move || durable(sink))?;
-            let read_back = SeekableImage::open(file)?;
-            verify(&read_back)?;
+            let (sink, file) = interruptibly(self.stop, move || durable(sink.into_inner()))?;
+            // Its pages were read back as they were written; this is its structure, with all records.
+            SeekableImage::open(file)?.records()?;
             let report = self.report(processes, threads, &summary, frozen.since.elapsed());
             return Ok((sink, Some(frozen), report));
         }
         let still = frozen.release(self.afterwards)?;
         progress(Progress::Released);
         let (sink, summary) = copying.finish(self.stop)?;
-        let (sink, _) = durable(sink)?;
+        let (sink, _) = durable(sink.into_inner())?;
         Ok((sink, None, self.report(processes, threads, &summary, still)))
     }
 
@@ -286,30 +299,6 @@ impl Save<'_> {
             total: self.start.elapsed(),
         }
     }
-}
-
-/// Reads all of an image back and checks it, with several threads: the job stands still meanwhile.
-fn verify(image: &SeekableImage) -> Result<()> {
-    image.records()?;
-    let next = AtomicUsize::new(0);
-    let sections = image.pages_sections();
-    let work = || -> Result<()> {
-        let mut buffer = PageBuffer::new();
-        while let Some(section) = sections.get(next.fetch_add(1, Ordering::Relaxed)) {
-            image.read_pages(section, &mut buffer)?;
-        }
-        Ok(())
-    };
-    let threads = crate::workers(sections.len().div_ceil(8));
-    if threads <= 1 {
-        return work();
-    }
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers
-            .into_iter()
-            .try_for_each(|worker| worker.join().expect("checking does not panic"))
-    })
 }
 
 /// An unnamed file with room for an image: in TMPDIR, else /var/tmp, which is on disk nearly everywhere.
@@ -352,7 +341,6 @@ fn send(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<()> {
     use std::io::Read;
-    use std::os::fd::AsFd;
     use std::os::unix::fs::FileTypeExt;
     let is_pipe = stream
         .metadata()

@@ -83,6 +83,17 @@ impl TargetProcess {
     }
 }
 
+/// How closely a running job is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Inspection {
+    /// At everything: for somebody who asks what stands in the way.
+    #[default]
+    Complete,
+    /// What would take long of a large job is left until it stands still, where it is looked at in any case: what is refused then
+    /// is refused before anything is changed.
+    BeforeFreeze,
+}
+
 /// The processes that make up a job, parents before children.
 #[derive(Debug)]
 pub struct Target {
@@ -92,6 +103,8 @@ pub struct Target {
     pub scope: Scope,
     /// The process that was named.
     pub named: i32,
+    /// How closely resources look at it.
+    pub inspection: Inspection,
 }
 
 impl Target {
@@ -177,6 +190,7 @@ impl Target {
             processes: parents_first(found),
             scope,
             named: pid,
+            inspection: Inspection::default(),
         })
     }
 

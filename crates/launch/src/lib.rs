@@ -25,7 +25,8 @@ pub use child::{
 };
 pub use error::LaunchError;
 pub use namespace::{
-    Lifetime, NamespaceRequest, Namespaces, TimeOffset, TimeOffsets, UserNamespace, held_terminal,
+    Lifetime, NamespaceRequest, Namespaces, TimeOffset, TimeOffsets, UserNamespace,
+    WITHOUT_USER_NAMESPACE, held_terminal,
 };
 pub use nursery::{Direct, Nursery};
 pub use supervise::{Event, Supervisor, WatchedSignals};

@@ -434,13 +434,17 @@ fn meet_init(socket: BorrowedFd<'_>) -> (Option<i32>, Result<(), LaunchError>) {
     }
 }
 
+/// `CAP_SYS_TIME` (include/uapi/linux/capability.h).
+const CAP_SYS_TIME: u64 = 1 << 25;
+
+/// The capabilities, as a set, with which namespaces are made without a user namespace ([`UserNamespace::WhenNeeded`]):
+/// `CAP_SYS_ADMIN`, and for clocks that are set `CAP_SYS_TIME`, which containers of root most often lack.
+pub const WITHOUT_USER_NAMESPACE: u64 = 1 << 21 | CAP_SYS_TIME;
+
 /// Whether the caller may make what is asked for without a user namespace.
 fn privileged(request: &NamespaceRequest) -> io::Result<bool> {
-    const CAP_SYS_ADMIN: u64 = 1 << 21;
-    const CAP_SYS_TIME: u64 = 1 << 25;
-    // The clocks are what containers of root most often lack the right to.
-    let clocks = request.time_offsets.map_or(0, |_| CAP_SYS_TIME);
-    let needed = CAP_SYS_ADMIN | clocks;
+    let clocks = request.time_offsets.map_or(CAP_SYS_TIME, |_| 0);
+    let needed = WITHOUT_USER_NAMESPACE & !clocks;
     Ok(spawn::effective_capabilities()? & needed == needed)
 }
 

@@ -41,7 +41,7 @@ use crate::host::Host;
 use crate::plan::{Action, Plan, Stage};
 use crate::rebuild::{CloseOnExec, Rebuild};
 use crate::resource::{Level, Resource, Support};
-use crate::target::Target;
+use crate::target::{Inspection, Target, TargetProcess};
 use crate::{Error, Refusals, Result};
 
 pub use facts::{Description, FdFacts, Ids, Job, Owner, Peer, Place, Slot};
@@ -167,6 +167,9 @@ impl Resource for Files {
     }
 
     fn inspect(&self, target: &Target, refusals: &mut Refusals) {
+        if target.inspection == Inspection::BeforeFreeze && has_many(target) {
+            return;
+        }
         let mut found = inspect_running(target).list().to_vec();
         // Programs go on opening, closing and starting others meanwhile: what is not found at each of several looks is past, or
         // came of a look at a moving thing. What is true of the frozen job is found then.
@@ -192,6 +195,9 @@ impl Resource for Files {
         let job = Job::frozen(frozen)?;
         let mut refusals = Refusals::default();
         inspect_job(&job, &mut refusals);
+        for description in &job.descriptions {
+            refused::inspect_owner(description, &job, &mut refusals);
+        }
         refusals.into_result()?;
         let mut tables: Vec<DescriptorTable> = job
             .owners
@@ -261,6 +267,14 @@ impl Resource for Files {
         plan.step(Stage::Restrict, 0, DropObjects);
         Ok(())
     }
+}
+
+/// Whether a job has so many descriptors that looking at them once more than needed shows.
+fn has_many(target: &Target) -> bool {
+    const MANY: usize = 256;
+    let count =
+        |process: &TargetProcess| process.directory.descriptors().map_or(0, |all| all.len());
+    target.processes.iter().map(count).sum::<usize>() > MANY
 }
 
 /// What stands in the way of a job that runs.

@@ -31,7 +31,7 @@ use crate::host::Host;
 use crate::plan::{Action, Plan, Stage, Token};
 use crate::rebuild::Rebuild;
 use crate::resource::{Level, Resource, Support};
-use crate::target::{Target, TargetProcess};
+use crate::target::{Inspection, Target, TargetProcess};
 use crate::{Error, Refusal, Refusals, Result};
 
 /// The resource.
@@ -56,7 +56,7 @@ impl Resource for Memory {
             .iter()
             .filter(|process| !process.is_zombie())
         {
-            let Ok(areas) = areas_to_inspect(process) else {
+            let Ok(areas) = areas_to_inspect(process, target.inspection) else {
                 continue;
             };
             let mut files = area::Files::of(&process.directory);
@@ -196,14 +196,19 @@ impl Resource for Memory {
     }
 }
 
-/// The areas of a process that runs. With very many of them their flags, for which the kernel walks the page tables, are left
-/// until the job is frozen: what they stand in the way of is refused then, before anything is changed.
+/// The areas of a process that runs. Before a freeze the flags of very many or large ones, for which the kernel walks the page
+/// tables, are left until the job stands still.
 fn areas_to_inspect(
     process: &TargetProcess,
+    inspection: Inspection,
 ) -> std::result::Result<Vec<SmapsArea>, cryonaut_procfs::ProcError> {
     const FEW: usize = 2000;
+    const SMALL: u64 = 64 << 10;
+    if inspection == Inspection::Complete {
+        return process.directory.smaps();
+    }
     let plain = process.directory.maps()?;
-    if plain.len() <= FEW {
+    if plain.len() <= FEW && process.status.vm_resident.unwrap_or(0) <= SMALL {
         return process.directory.smaps();
     }
     Ok(plain.into_iter().map(SmapsArea::without_details).collect())

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use cryonaut_image::{Kind, Record, RecordSet};
+use cryonaut_launch::WITHOUT_USER_NAMESPACE;
 use cryonaut_procfs::namespace::ClockOffset;
 use cryonaut_procfs::{Mount, ProcError, ProcessDirectory};
 use cryonaut_sys::{spawn, task};
@@ -151,8 +152,8 @@ impl Resource for Namespaces {
 /// Whether a restart on this host puts the job into a fresh user namespace: as the nursery decides when it makes namespaces
 /// with clocks of their own, which take CAP_SYS_ADMIN and CAP_SYS_TIME.
 pub(crate) fn user_namespace_is_fresh(host: &Host) -> bool {
-    const NEEDED: u64 = 1 << 21 | 1 << 25;
-    !host.shares_pids && spawn::effective_capabilities().unwrap_or(0) & NEEDED != NEEDED
+    let held = spawn::effective_capabilities().unwrap_or(0);
+    !host.shares_pids && held & WITHOUT_USER_NAMESPACE != WITHOUT_USER_NAMESPACE
 }
 
 /// Kinds of namespaces, as /proc/PID/ns names them, with what to call them.
@@ -447,7 +448,7 @@ const SUPPORT: &[Support] = &[
 mod tests {
     use super::*;
     use crate::resource::credentials::tests::Subject;
-    use crate::target::Scope;
+    use crate::target::{Inspection, Scope};
 
     fn record() -> NamespacesRecord {
         NamespacesRecord {
@@ -479,6 +480,7 @@ mod tests {
             processes: vec![own_process()],
             scope: Scope::Process,
             named: spawn::own_pid(),
+            inspection: Inspection::Complete,
         };
         let mut refusals = Refusals::default();
         Namespaces.inspect(&target, &mut refusals);

@@ -470,7 +470,7 @@ const SUPPORT: &[Support] = &[
 mod tests {
     use super::*;
     use crate::resource::credentials::tests::Subject;
-    use crate::target::Scope;
+    use crate::target::{Inspection, Scope};
 
     fn objects(refusals: &Refusals) -> Vec<&str> {
         refusals
@@ -490,6 +490,7 @@ mod tests {
             processes: vec![own],
             scope: Scope::Process,
             named: spawn::own_pid(),
+            inspection: Inspection::Complete,
         };
         let mut refusals = Refusals::default();
         Restrictions.inspect(&target, &mut refusals);

@@ -1,7 +1,7 @@
 use super::capability::members;
 use super::step::{Calls, flag_calls};
 use super::*;
-use crate::target::{Scope, TargetProcess};
+use crate::target::{Inspection, Scope, TargetProcess};
 
 fn own_status() -> Status {
     ProcessDirectory::open(spawn::own_pid())
@@ -114,6 +114,7 @@ fn this_process_is_not_refused() {
         processes: vec![TargetProcess::read(spawn::own_pid()).unwrap()],
         scope: Scope::Process,
         named: spawn::own_pid(),
+        inspection: Inspection::Complete,
     };
     let mut refusals = Refusals::default();
     Credentials.inspect(&target, &mut refusals);
