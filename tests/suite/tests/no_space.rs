@@ -163,6 +163,48 @@ fn file_too_large(scene: &Scene) -> Outcome {
     finish(scene, &job)
 }
 
+/// A disk that fails: at any write, when the image is to be made durable, when it is to get its name, when it is read back.
+fn failing_disk(scene: &Scene) -> Outcome {
+    let strace = Path::new("/usr/bin/strace");
+    if !strace.exists() {
+        return cryonaut_suite::skip("strace, which makes calls fail, is not installed");
+    }
+    let job = start(scene, 16)?;
+    let directory = scene.make_directory("images")?;
+    let image = directory.join("image");
+    checkpoint(scene, &job.pid().to_string(), &image, "--leave-running")?;
+    let before = fs::read(&image)?;
+    let faults = [
+        ("--leave-running", "write:error=EIO:when=1+"),
+        ("--leave-running", "write:error=EIO:when=4"),
+        ("--leave-running", "write:error=EIO:when=9"),
+        ("--kill", "write:error=EIO:when=6"),
+        ("--leave-running", "fsync,fdatasync:error=EIO"),
+        ("--kill", "fsync,fdatasync:error=EIO"),
+        ("--kill", "pread64:error=EIO:when=12+"),
+        ("--kill", "linkat,renameat2,renameat,rename:error=EIO"),
+    ];
+    for (number, (afterwards, fault)) in faults.into_iter().enumerate() {
+        let mut command = scene.command(strace);
+        command.args(["-f", "-qq", "-o", "/dev/null", "-e"]);
+        command.arg(format!("inject={fault}"));
+        command.arg(scene.cryo_path());
+        command.args(["checkpoint", &job.pid().to_string(), afterwards, "-o"]);
+        command.arg(&image);
+        let failing = scene.spawn(&format!("failing.{number}"), command)?;
+        let status = scene.wait(&failing)?;
+        if status.success() {
+            return failed(format!("a checkpoint succeeded in spite of {fault}"));
+        }
+        expect_files(&directory, &["image"])?;
+        if fs::read(&image)? != before {
+            return failed(format!("the earlier image changed ({fault})"));
+        }
+        expect_beats(scene)?;
+    }
+    finish(scene, &job)
+}
+
 fn missing_directory(scene: &Scene) -> Outcome {
     let job = start(scene, 1)?;
     scene
@@ -313,6 +355,7 @@ macro_rules! situations {
 situations!(
     full_disk,
     file_too_large,
+    failing_disk,
     missing_directory,
     closed_reader,
     stalled_reader,
