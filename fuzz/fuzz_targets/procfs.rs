@@ -2,7 +2,7 @@
 #![no_main]
 
 use cryonaut_procfs::{
-    AreaName, auxv, cgroup, cpuinfo, fdinfo, maps, mountinfo, namespace, pagemap, scalar, smaps,
+    AreaName, auxv, cgroup, cpuinfo, fdinfo, locks, maps, mountinfo, namespace, pagemap, scalar, smaps,
     stat, status, strings, system, timers,
 };
 use libfuzzer_sys::fuzz_target;
@@ -45,6 +45,7 @@ fuzz_target!(|data: &[u8]| {
         )),
         b'u' => drop((scalar::parse_loginuid(text), scalar::parse_comm(text))),
         b'v' => drop((system::parse_boot_id(text), system::parse_boot_time(text))),
+        b'w' => drop(locks::parse(text)),
         _ => {}
     }
 });

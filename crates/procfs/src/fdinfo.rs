@@ -26,7 +26,8 @@ pub struct FdInfo {
     pub inotify_watches: Vec<InotifyWatch>,
     /// fanotify: its lines, raw; not empty for any fanotify descriptor.
     pub fanotify: Vec<Vec<u8>>,
-    /// File locks that belong to this descriptor's file: what follows `lock:`, raw, as in `/proc/locks`.
+    /// Locks that were set through this description and belong to it or to the process: what follows `lock:`, raw, for
+    /// [`crate::locks::parse_line`].
     pub locks: Vec<Vec<u8>>,
     /// pidfd: the process; -1 if it has been reaped, 0 if outside the reader's pid namespace.
     pub pid: Option<i32>,

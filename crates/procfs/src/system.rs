@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::error::{ParseError, ProcError};
 use crate::process::{self, PROC, ProcessDirectory};
 use crate::scan;
-use crate::{Processor, Stat, cpuinfo};
+use crate::{FileLock, Processor, Stat, cpuinfo, locks};
 
 /// Every process of the reader's `/proc`, ascending; threads are not listed.
 ///
@@ -72,6 +72,14 @@ pub fn boot_time() -> Result<u64, ProcError> {
 /// If `/proc/cpuinfo` cannot be read or has no flags.
 pub fn processor() -> Result<Processor, ProcError> {
     parsed("cpuinfo", cpuinfo::parse)
+}
+
+/// The file locks of this machine whose holders the reader's pid namespace shows, and the requests that wait for them.
+///
+/// # Errors
+/// If `/proc/locks` cannot be read.
+pub fn locks() -> Result<Vec<FileLock>, ProcError> {
+    parsed("locks", locks::parse)
 }
 
 /// Parses `/proc/sys/kernel/random/boot_id`.

@@ -1,8 +1,8 @@
 //! No parser panics, whatever the bytes; escapes and names survive.
 
 use cryonaut_procfs::{
-    AreaName, auxv, cgroup, cpuinfo, fdinfo, maps, mountinfo, namespace, pagemap, scalar, smaps,
-    stat, status, strings, system, timers,
+    AreaName, auxv, cgroup, cpuinfo, fdinfo, locks, maps, mountinfo, namespace, pagemap, scalar,
+    smaps, stat, status, strings, system, timers,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -15,6 +15,7 @@ fn parse_with_all(bytes: &[u8]) {
     let _ = smaps::parse(bytes);
     let _ = fdinfo::parse(bytes);
     let _ = timers::parse(bytes);
+    let _ = locks::parse(bytes);
     let _ = mountinfo::parse(bytes);
     let _ = auxv::parse(bytes);
     let _ = cgroup::parse(bytes);

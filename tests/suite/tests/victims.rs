@@ -129,6 +129,11 @@ victims! {
     file_devices => Victim::new("file_devices");
     file_many => Victim::new("file_many");
     file_no_stdio => Victim::new("file_no_stdio");
+    lock_flock => Victim::new("lock_flock");
+    lock_posix => Victim::new("lock_posix");
+    lock_description => Victim::new("lock_description");
+    lock_waiting => Victim::new("lock_waiting");
+    lease => Victim::new("lease");
     pipe_data => Victim::new("pipe_data");
     pipe_half_open => Victim::new("pipe_half_open");
     pipe_stream => Victim::new("pipe_stream");

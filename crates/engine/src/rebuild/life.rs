@@ -358,8 +358,16 @@ impl Rebuild<'_> {
     /// # Errors
     /// When the process stumbles.
     pub fn drain_child_signal(&self, process: i32) -> Result<()> {
+        self.drain_signal(process, libc::SIGCHLD)
+    }
+
+    /// Takes a signal that is pending for a process, if it is: stubs block all.
+    ///
+    /// # Errors
+    /// When the process stumbles.
+    pub fn drain_signal(&self, process: i32, signal: i32) -> Result<()> {
         let mut list = CallList::new();
-        let set = list.bytes(&(1_u64 << (libc::SIGCHLD - 1)).to_le_bytes());
+        let set = list.bytes(&(1_u64 << (signal - 1)).to_le_bytes());
         let zero = list.space(16);
         list.call(
             libc::SYS_rt_sigtimedwait,

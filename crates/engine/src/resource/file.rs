@@ -4,7 +4,8 @@
 //! The kernel shows them in /proc/PID/fd and /proc/PID/fdinfo; kcmp(2) tells which slots share a description. What is behind
 //! them is one file each under `file/`, of the shape of [`DescriptorKind`]: exactly one kind claims a descriptor, and what none
 //! claims is refused with a reason. At a restart every object is made in this process, passed into the job, and let go here.
-//! Not preserved: file locks, leases and the addressees of SIGIO (refused), access times.
+//! What a description of any kind may have besides, such as locks, is an [`Aspect`], one file each as well.
+//! Not preserved: the addressees of SIGIO (refused), access times.
 
 mod device;
 mod directory;
@@ -12,6 +13,7 @@ mod epoll;
 mod eventfd;
 mod facts;
 mod fifo;
+mod lock;
 mod pidfd;
 mod pipe;
 mod place;
@@ -86,6 +88,29 @@ pub trait DescriptorKind: Sync {
     fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()>;
 }
 
+/// State that a description of any kind may have: of the shape of [`Resource`].
+trait Aspect: Sync {
+    /// The kinds of records that it writes and reads.
+    fn kinds(&self) -> &'static [Kind];
+    /// Its lines in SUPPORT.md.
+    fn support(&self) -> &'static [Support];
+    /// Finds what cannot be saved, reading only.
+    fn inspect(&self, job: &Job<'_>, refusals: &mut Refusals);
+    /// Saves it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn collect(&self, job: &Job<'_>, collection: &mut Collection) -> Result<()>;
+    /// Plans the steps that rebuild it once all slots are filled, while `rebuild.objects` are still there; creates nothing.
+    ///
+    /// # Errors
+    /// When its records are damaged.
+    fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()>;
+}
+
+/// What a description of any kind may have, in the order in which it is planned.
+static ASPECTS: &[&dyn Aspect] = &[&lock::Locks];
+
 /// Every kind of descriptor.
 static KINDS: &[&dyn DescriptorKind] = &[
     &regular::RegularFiles,
@@ -146,8 +171,10 @@ impl Resource for Files {
     fn kinds(&self) -> &'static [Kind] {
         static ALL: LazyLock<Vec<Kind>> = LazyLock::new(|| {
             let kinds = KINDS.iter().flat_map(|kind| kind.kinds().iter().copied());
+            let aspects = ASPECTS.iter();
             std::iter::once(DescriptorTable::KIND)
                 .chain(kinds)
+                .chain(aspects.flat_map(|aspect| aspect.kinds().iter().copied()))
                 .collect()
         });
         &ALL
@@ -156,10 +183,12 @@ impl Resource for Files {
     fn support(&self) -> &'static [Support] {
         static ALL: LazyLock<Vec<Support>> = LazyLock::new(|| {
             let kinds = KINDS.iter().flat_map(|kind| kind.support().iter().copied());
+            let aspects = ASPECTS.iter();
             SUPPORT
                 .iter()
                 .copied()
                 .chain(kinds)
+                .chain(aspects.flat_map(|aspect| aspect.support().iter().copied()))
                 .chain(refused::SUPPORT.iter().copied())
                 .collect()
         });
@@ -228,6 +257,9 @@ impl Resource for Files {
                 .collect();
             kind.collect(&claimed, &job, collection)?;
         }
+        for aspect in ASPECTS {
+            aspect.collect(&job, collection)?;
+        }
         Ok(())
     }
 
@@ -264,6 +296,9 @@ impl Resource for Files {
                 GiveDescriptors { table, replaceable },
             );
         }
+        for aspect in ASPECTS {
+            aspect.plan(records, host, plan)?;
+        }
         plan.step(Stage::Restrict, 0, DropObjects);
         Ok(())
     }
@@ -299,6 +334,9 @@ fn inspect_running(target: &Target) -> Refusals {
 /// What stands in the way, apart from what only a copy of a descriptor tells.
 fn inspect_job(job: &Job<'_>, refusals: &mut Refusals) {
     inspect_tables(job, refusals);
+    for aspect in ASPECTS {
+        aspect.inspect(job, refusals);
+    }
     for description in &job.descriptions {
         if refused::inspect_common(description, job, refusals) {
             continue;
@@ -391,7 +429,8 @@ pub(crate) fn holders(records: &RecordSet) -> Result<BTreeMap<u64, (i32, i32)>> 
     Ok(holders)
 }
 
-/// Options for opening a file with saved flags: what only matters when a file is made is left out.
+/// Options for opening a file with saved flags: what only matters when a file is made is left out, and so is O_ASYNC, which at
+/// open(2) has no effect but to hide that it has none.
 pub(crate) fn options(flags: u32) -> OpenOptions {
     let mut flags = flags as i32;
     // O_TMPFILE has O_DIRECTORY in it, and the file has a name by now.
@@ -399,7 +438,12 @@ pub(crate) fn options(flags: u32) -> OpenOptions {
         flags &= !libc::O_TMPFILE;
     }
     let access = flags & libc::O_ACCMODE;
-    let made = libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_CLOEXEC | libc::O_ACCMODE;
+    let made = libc::O_CREAT
+        | libc::O_EXCL
+        | libc::O_TRUNC
+        | libc::O_CLOEXEC
+        | libc::O_ACCMODE
+        | libc::O_ASYNC;
     let mut options = File::options();
     options
         .read(access != libc::O_WRONLY)

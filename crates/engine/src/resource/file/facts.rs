@@ -204,6 +204,8 @@ pub struct Description {
     pub facts: FdFacts,
     /// The slots, in order.
     pub slots: Vec<Slot>,
+    /// The locks that slots show: those that belong to the description are shown by all, those of a process by its own.
+    pub locks: Vec<(Slot, Vec<u8>)>,
 }
 
 impl Description {
@@ -330,6 +332,14 @@ impl<'a> Job<'a> {
         })?;
         let mut descriptions = Vec::with_capacity(groups.len());
         for (index, members) in groups.into_iter().enumerate() {
+            let locks: Vec<(Slot, Vec<u8>)> = members
+                .iter()
+                .flat_map(|&member| {
+                    let lines = std::mem::take(&mut seen[member].1.locks);
+                    lines.into_iter().map(move |line| (member, line))
+                })
+                .map(|(member, line)| (slots[member], line))
+                .collect();
             let (link, info) = std::mem::take(&mut seen[members[0]]);
             let slots: Vec<Slot> = members.into_iter().map(|member| slots[member]).collect();
             let owner = &owners[slots[0].owner];
@@ -338,6 +348,7 @@ impl<'a> Job<'a> {
                     object: index as u64 + 1,
                     facts,
                     slots,
+                    locks,
                 }),
                 None if motion == Motion::Running => {}
                 None => {

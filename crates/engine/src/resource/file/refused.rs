@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use cryonaut_sys::descriptor;
 
 use super::facts::{Description, Job, Place};
+use super::lock;
 use crate::Refusals;
 use crate::resource::{Level, Support};
 
@@ -167,24 +168,9 @@ pub(super) fn inspect_common(
     job: &Job<'_>,
     refusals: &mut Refusals,
 ) -> bool {
-    let label = job.owner(description.first()).label();
     let facts = &description.facts;
-    if let Some(lock) = facts.info.locks.first() {
-        let text = String::from_utf8_lossy(lock);
-        let kind = text
-            .split_ascii_whitespace()
-            .nth(1)
-            .unwrap_or("a lock")
-            .to_owned();
-        refusals.add(
-            label,
-            job.name(description),
-            format!("a file lock is held through it ({kind}), and locks are not saved yet"),
-            "release the lock before the checkpoint",
-        );
-        return true;
-    }
-    if facts.info.flags as i32 & libc::O_ASYNC != 0 {
+    // A lease sets it, too (fasync_insert_entry in fs/fcntl.c).
+    if facts.info.flags as i32 & libc::O_ASYNC != 0 && !lock::has_lease(description) {
         refuse_signals(description, job, refusals);
         return true;
     }
@@ -275,7 +261,7 @@ pub(super) const SUPPORT: &[Support] = &[
         how: "there is no path to open them by",
     },
     Support {
-        what: "File locks (flock, POSIX, open file description), leases, signals on I/O (O_ASYNC, F_SETOWN, F_SETSIG)",
+        what: "Signals on I/O (O_ASYNC, F_SETOWN, F_SETSIG)",
         level: Level::Refused,
         how: "not saved yet; release them before the checkpoint",
     },

@@ -16,7 +16,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use cryonaut_image::{Kind, Record, RecordSet};
 
 use super::facts::{Description, FdFacts, Job, Place};
-use super::{DescriptorKind, holders, options, path_of, refused, set_flags};
+use super::{DescriptorKind, holders, lock, object, options, path_of, refused, set_flags};
 use crate::collect::Collection;
 use crate::error::Attempt;
 use crate::host::{Changed, Host};
@@ -90,11 +90,10 @@ impl DescriptorKind for RegularFiles {
         collection: &mut Collection,
     ) -> Result<()> {
         for description in descriptions {
-            let owner = job.owner(description.first());
             let facts = &description.facts;
             let found = named_file(description, job)?;
             let tail = if facts.writes() {
-                tail(&owner.reach(&facts.link), found.size)
+                known_end(description, job, found.size)
             } else {
                 None
             };
@@ -111,26 +110,26 @@ impl DescriptorKind for RegularFiles {
 
     fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
         let holders = holders(records)?;
-        let mut cut: Vec<FileIdentity> = Vec::new();
+        let mut cut: Vec<(u64, FileIdentity)> = Vec::new();
         for file in records.all::<RegularFile>()? {
             let Some(then) = &file.identity else {
                 return Err(damaged());
             };
             let holder = holders.get(&file.object).copied().unwrap_or_default();
             if check(&file, then, holder, host, plan) == Growth::CutBack
-                && !cut.iter().any(|other| other.path == then.path)
+                && !cut.iter().any(|(_, other)| other.path == then.path)
             {
                 plan.remarks.push(format!(
                     "file {} has grown since the checkpoint: it is cut back to {} bytes when the job runs again",
                     printable(&then.path),
                     then.size
                 ));
-                cut.push(then.clone());
+                cut.push((file.object, then.clone()));
             }
             plan.step(Stage::Objects, 0, OpenFile { file });
         }
-        for then in cut {
-            plan.step(Stage::Objects, 0, CutBack { then });
+        for (object, then) in cut {
+            plan.step(Stage::Objects, 0, CutBack { object, then });
         }
         Ok(())
     }
@@ -164,16 +163,32 @@ pub(super) fn damaged() -> Error {
     Error::Failed("the image is damaged: an open file without its path".into())
 }
 
-/// The last bytes of a file, if they can be read.
+/// The last bytes of a file that the job writes, if they can be read.
+fn known_end(description: &Description, job: &Job<'_>, size: u64) -> Option<Vec<u8>> {
+    if lock::has_lease(description) {
+        // Opening the file would break the lease. Reading at a place leaves the program's own position alone.
+        let readable = description.facts.reads();
+        let copy = job.copy(description).ok().filter(|_| readable)?;
+        return last_bytes(&File::from(copy), size);
+    }
+    let owner = job.owner(description.first());
+    tail(&owner.reach(&description.facts.link), size)
+}
+
+/// The last bytes of the file at a path.
 fn tail(path: &Path, size: u64) -> Option<Vec<u8>> {
-    let length = size.min(TAIL);
-    let mut bytes = vec![0; length as usize];
     // Not by way of the program's own descriptor: that may be open for writing only. Never blocking on a lease.
     let file = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
         .ok()?;
+    last_bytes(&file, size)
+}
+
+fn last_bytes(file: &File, size: u64) -> Option<Vec<u8>> {
+    let length = size.min(TAIL);
+    let mut bytes = vec![0; length as usize];
     file.read_exact_at(&mut bytes, size - length).ok()?;
     Some(bytes)
 }
@@ -316,6 +331,8 @@ pub(super) fn open_at(
 
 /// Cuts a file that grew back to what it was, its time of last change included: the next restart is to know it again.
 struct CutBack {
+    /// A description that writes to it. Another one would stand in the way of a lease.
+    object: u64,
     then: FileIdentity,
 }
 
@@ -333,9 +350,8 @@ impl fmt::Display for CutBack {
 impl Action for CutBack {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let what = format!("cutting {} back", printable(&self.then.path));
-        let file = options(libc::O_WRONLY as u32)
-            .open(path_of(&self.then.path))
-            .attempt(|| what.clone())?;
+        let file = object(rebuild, self.object)?;
+        let file = File::from(file.try_clone_to_owned().attempt(|| what.clone())?);
         let then = self.then.clone();
         rebuild
             .after_commit
