@@ -13,6 +13,7 @@ pub mod spawn;
 pub mod task;
 pub mod terminal;
 pub mod wait;
+pub mod watch;
 
 pub use remote::RemotePtr;
 

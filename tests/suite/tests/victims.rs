@@ -143,6 +143,9 @@ victims! {
     epoll_shared => Victim::new("epoll_shared");
     pidfd_child => Victim::new("pidfd_child");
     pidfd_ended => Victim::new("pidfd_ended");
+    inotify_watches => Victim::new("inotify_watches");
+    inotify_renamed => Victim::new("inotify_renamed");
+    inotify_queued => Victim::new("inotify_queued").unless_refused("wait to be read");
     fs_context => Victim::new("fs_context");
     fs_root => Victim::new("fs_root").only(User::Root);
 

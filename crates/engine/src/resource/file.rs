@@ -13,6 +13,7 @@ mod epoll;
 mod eventfd;
 mod facts;
 mod fifo;
+mod inotify;
 mod lock;
 mod pidfd;
 mod pipe;
@@ -23,6 +24,7 @@ mod signalfd;
 mod standard;
 mod terminal;
 mod timerfd;
+mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -124,6 +126,7 @@ static KINDS: &[&dyn DescriptorKind] = &[
     &signalfd::SignalReaders,
     &epoll::Epolls,
     &pidfd::ProcessDescriptors,
+    &inotify::Instances,
     &terminal::Terminals,
     &standard::StandardStreams,
 ];

@@ -68,6 +68,11 @@ impl Owner<'_> {
         under(&self.base, path)
     }
 
+    /// Its /proc directory.
+    pub fn directory(&self) -> &ProcessDirectory {
+        self.directory
+    }
+
     /// What /proc/PID/fdinfo tells of one of its descriptors now.
     ///
     /// # Errors
@@ -225,11 +230,13 @@ pub struct Job<'a> {
     pub members: BTreeMap<i32, i32>,
     /// Index of the description behind each slot: (process, number).
     by_slot: BTreeMap<(usize, i32), usize>,
+    /// Whether it runs while it is looked at.
+    pub(super) motion: Motion,
 }
 
 /// Whether processes run while they are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Motion {
+pub(super) enum Motion {
     /// Descriptors may come and go.
     Running,
     /// Nothing moves.
@@ -374,6 +381,7 @@ impl<'a> Job<'a> {
             descriptions,
             members,
             by_slot,
+            motion,
         };
         job.find_peers(motion)?;
         Ok(job)

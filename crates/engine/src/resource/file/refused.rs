@@ -27,12 +27,6 @@ const BY_LINK: &[(&str, &str, &str, &str)] = &[
         "switch io_uring off in the program (many have a setting, such as UV_USE_IO_URING=0)",
     ),
     (
-        "anon_inode:inotify",
-        "an inotify instance",
-        "its watches are not saved yet",
-        "close it before the checkpoint",
-    ),
-    (
         "anon_inode:[fanotify]",
         "a fanotify group",
         "its marks are not saved",
@@ -246,7 +240,7 @@ pub(super) fn refuse(description: &Description, job: &Job<'_>, refusals: &mut Re
 /// What is refused.
 pub(super) const SUPPORT: &[Support] = &[
     Support {
-        what: "Sockets, inotify, fanotify, namespaces, memory files as descriptors",
+        what: "Sockets, fanotify, namespaces, memory files as descriptors",
         level: Level::Refused,
         how: "not saved yet; close them before the checkpoint",
     },
