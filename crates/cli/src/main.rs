@@ -4,6 +4,7 @@
 //! error. With `--json` each of them is a JSON object.
 #![forbid(unsafe_code)]
 
+mod apart;
 mod command;
 mod console;
 mod exit;

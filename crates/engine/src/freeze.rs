@@ -12,7 +12,10 @@ use cryonaut_procfs::smaps::SmapsArea;
 use cryonaut_procfs::stat::Stat;
 use cryonaut_procfs::status::Status;
 use cryonaut_sys::{RemotePtr, pidfd, ptrace, task};
-use cryonaut_tracee::{CallList, Guest, Outcomes, Running, Stop, Stopped, find_room, left_behind};
+use cryonaut_tracee::{
+    CallList, Filtered, Guest, JOB_OPTIONS, Outcomes, Running, Stop, Stopped, find_room,
+    left_behind,
+};
 
 use crate::error::Attempt;
 use crate::guardian::{Guardian, present};
@@ -33,6 +36,8 @@ pub struct FrozenTask {
     pub stopped: Stopped,
     /// Its id in its own pid namespace.
     pub inner: i32,
+    /// Its seccomp mode: 0 none, 1 strict, 2 filters.
+    pub seccomp: u32,
 }
 
 /// One process of the frozen job.
@@ -393,7 +398,7 @@ impl Hold {
 
 /// Attaches to a task, unless it has ended; one that the kernel attached to us already is ours.
 fn seize_task(process: &ProcessDirectory, tid: i32) -> Result<Option<Running>> {
-    match Running::seize(tid, ptrace::FOLLOW_TASKS | ptrace::MARK_SYSTEM_CALLS) {
+    match Running::seize(tid, JOB_OPTIONS) {
         Ok(task) => Ok(Some(task)),
         Err(cryonaut_tracee::Error::Gone(_)) => Ok(None),
         Err(error) => match process.task(tid).and_then(|task| task.status()) {
@@ -503,7 +508,16 @@ fn frozen_process(look: Look, tasks: BTreeMap<i32, Stopped>) -> Result<FrozenPro
     let inner = status.namespace_pid.last().copied().unwrap_or(pid);
     let nested = status.namespace_pid.len() > 1;
     let mut frozen = Vec::with_capacity(tasks.len());
-    for (tid, stopped) in tasks {
+    let mut text = Vec::new();
+    for (tid, mut stopped) in tasks {
+        // Known before anything is called in the task; while it stands still nobody can change it.
+        let seccomp = match status.seccomp {
+            Some(mode) if tid == pid => mode,
+            _ => crate::resource::seccomp::mode(&directory, tid, &mut text)?,
+        };
+        if seccomp != 0 {
+            stopped.set_filtered(Filtered::Yes);
+        }
         let inner = if nested {
             directory
                 .task(tid)?
@@ -515,7 +529,11 @@ fn frozen_process(look: Look, tasks: BTreeMap<i32, Stopped>) -> Result<FrozenPro
         } else {
             tid
         };
-        frozen.push(FrozenTask { stopped, inner });
+        frozen.push(FrozenTask {
+            stopped,
+            inner,
+            seccomp,
+        });
     }
     frozen.sort_by_key(|task| (task.stopped.tid() != pid, task.inner));
     if let Some(first) = frozen.first()

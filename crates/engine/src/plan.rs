@@ -29,6 +29,8 @@ pub enum Stage {
     Finish,
     /// The stub goes; registers.
     Release,
+    /// What leaves a task no freedom to make another call: seccomp where it cannot be suspended meanwhile.
+    Confine,
 }
 
 /// What steps need and give.

@@ -4,6 +4,7 @@
 //! PTRACE_O_EXITKILL: until the commit in `release`, the end of this process, and dropping [`Rebuild`], kill all that was built.
 
 mod channel;
+mod last_call;
 mod life;
 mod memory;
 mod places;

@@ -10,6 +10,7 @@ pub mod memory;
 pub mod namespace;
 pub mod process;
 pub mod restriction;
+pub mod seccomp;
 pub mod signal;
 pub mod thread;
 pub mod timer;
@@ -72,6 +73,7 @@ pub static REGISTRY: &[&dyn Resource] = &[
     &process::Processes,
     &namespace::Namespaces,
     &restriction::Restrictions,
+    &seccomp::Seccomp,
     &memory::Memory,
     &file::Files,
     &fs_context::FsContext,

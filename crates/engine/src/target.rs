@@ -1,6 +1,7 @@
 //! What is to be checkpointed: the processes in scope, read from /proc while they run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use cryonaut_procfs::ProcessDirectory;
@@ -94,6 +95,19 @@ pub enum Inspection {
     BeforeFreeze,
 }
 
+/// The `cryo` that waits for this process, if one does.
+static WAITING: OnceLock<i32> = OnceLock::new();
+
+/// Leaves a process out of every target as this one is: the `cryo` that has this process do its work.
+pub fn leave_out(pid: i32) {
+    let _ = WAITING.set(pid);
+}
+
+/// Whether a process is this `cryo`, or the one that waits for it.
+pub(crate) fn is_own(pid: i32) -> bool {
+    pid == std::process::id() as i32 || WAITING.get() == Some(&pid)
+}
+
 /// The processes that make up a job, parents before children.
 #[derive(Debug)]
 pub struct Target {
@@ -113,7 +127,6 @@ impl Target {
     /// # Errors
     /// [`Error::Usage`] for a process that does not exist, a kernel thread, pid 1, or `cryo` itself alone.
     pub fn find(pid: i32, scope: Scope) -> Result<Self> {
-        let own = std::process::id() as i32;
         if pid <= 0 {
             return Err(Error::Usage(format!(
                 "{pid} is not a process id: give a positive number or a job's name"
@@ -170,7 +183,9 @@ impl Target {
                 }
             }
         }
-        let contained_self = found.remove(&own).is_some();
+        let before = found.len();
+        found.retain(|pid, _| !is_own(*pid));
+        let contained_self = found.len() < before;
         if found.is_empty() {
             let what = if contained_self {
                 "only this cryo itself"
@@ -213,7 +228,6 @@ impl Target {
     /// # Errors
     /// When /proc cannot be read.
     pub fn pids_now(&self) -> Result<Vec<i32>> {
-        let own = std::process::id() as i32;
         let mut pids = match self.scope {
             Scope::Process => vec![self.named],
             Scope::Tree => {
@@ -227,7 +241,7 @@ impl Target {
                 .map(|process| process.pid)
                 .collect(),
         };
-        pids.retain(|&pid| pid != own);
+        pids.retain(|&pid| !is_own(pid));
         Ok(pids)
     }
 

@@ -1,5 +1,7 @@
 //! ptrace(2), one function per request. The caller must be the thread that seized the task.
 
+pub mod seccomp;
+
 use std::ptr;
 
 use crate::arch::Registers;

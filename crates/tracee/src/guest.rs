@@ -4,6 +4,11 @@
 //! /proc/PID/mem; lists sit in a small private mapping of their own. The order of requests is such that the task comes home by
 //! itself if this process is killed after any single one of them: first the code and the way back are in place, then
 //! registers point there; the way back undoes the mapping, restores mask and registers, and continues the interrupted call.
+//!
+//! A task under seccomp is the one exception: its filters are suspended while it runs a list, and in force again at the moment
+//! its tracer dies, when the rest of the list and the way back may be calls that they punish. No order of requests helps there:
+//! the kernel asks the filters after the last stop before a call. Whoever traces such a task must not be what a user kills; see
+//! `cryonaut_cli`, which has a second process do it.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -265,8 +270,10 @@ impl Guest {
         })
     }
 
-    /// Registers first: from then on the code itself restores the mask.
+    /// Registers first: from then on the code itself restores the mask. Filters before all: a task whose tracer dies right after
+    /// that is at home, and under its filters again.
     fn send_off(&self, task: &Stopped, registers: &arch::Registers, mask: u64) -> Result<()> {
+        task.suspend_filters()?;
         at(
             task.tid(),
             "setting registers",
@@ -279,7 +286,8 @@ impl Guest {
         )
     }
 
-    /// The mask first: until the registers are back, the code would restore it anyway.
+    /// The mask first: until the registers are back, the code would restore it anyway. Filters last: nothing of the program's
+    /// own runs without them.
     fn bring_back(&self, task: &Stopped) -> Result<()> {
         at(
             task.tid(),
@@ -290,7 +298,8 @@ impl Guest {
             task.tid(),
             "restoring registers",
             ptrace::set_registers(task.tid(), task.registers()),
-        )
+        )?;
+        task.restore_filters()
     }
 
     /// Runs until the system call that ends at `end` has returned; gives its result.

@@ -8,6 +8,9 @@ use cryonaut_sys::{task, wait};
 
 use crate::{Error, Result, at};
 
+/// How tasks of a live job are traced: new ones are followed, stops at system calls marked.
+pub const JOB_OPTIONS: Options = ptrace::FOLLOW_TASKS | ptrace::MARK_SYSTEM_CALLS;
+
 /// How a task stands still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -76,6 +79,7 @@ impl Running {
                 mask,
                 stop,
                 held: Vec::new(),
+                filtered: Filtered::No,
                 ours: true,
             },
             births,
@@ -153,10 +157,51 @@ pub struct Stopped {
     mask: u64,
     stop: Stop,
     held: Vec<i32>,
+    filtered: Filtered,
     ours: bool,
 }
 
+/// Whether seccomp(2) judges the system calls of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Filtered {
+    /// It may make any.
+    #[default]
+    No,
+    /// It is in strict mode or under filters, which must not see calls of ours.
+    Yes,
+}
+
 impl Stopped {
+    /// Says whether seccomp is to be suspended while the task makes calls for us.
+    pub fn set_filtered(&mut self, filtered: Filtered) {
+        self.filtered = filtered;
+    }
+
+    /// Suspends the seccomp filters of a task for calls of ours. Only as long as it runs nothing of its own: `restore_filters` comes
+    /// before its own registers are used again, and the kernel ends the suspension with the tracing, however that ends.
+    pub(crate) fn suspend_filters(&self) -> Result<()> {
+        match self.filtered {
+            Filtered::No => Ok(()),
+            Filtered::Yes => at(
+                self.tid,
+                "suspending its seccomp filters (only root may, and not under a filter itself)",
+                ptrace::set_options(self.tid, JOB_OPTIONS | ptrace::SUSPEND_SECCOMP),
+            ),
+        }
+    }
+
+    /// Puts the seccomp filters of a task in force again.
+    pub(crate) fn restore_filters(&self) -> Result<()> {
+        match self.filtered {
+            Filtered::No => Ok(()),
+            Filtered::Yes => at(
+                self.tid,
+                "putting its seccomp filters in force again",
+                ptrace::set_options(self.tid, JOB_OPTIONS),
+            ),
+        }
+    }
+
     /// Its task id.
     pub fn tid(&self) -> i32 {
         self.tid
@@ -187,6 +232,15 @@ impl Stopped {
     /// # Errors
     /// [`Error::Gone`]; [`Error::Unexpected`] when the limit is reached.
     pub fn step_until(&mut self, limit: usize, arrived: impl Fn(&Registers) -> bool) -> Result<()> {
+        if arrived(&self.registers) {
+            return Ok(());
+        }
+        self.suspend_filters()?;
+        let outcome = self.step_home(limit, arrived);
+        outcome.and(self.restore_filters())
+    }
+
+    fn step_home(&mut self, limit: usize, arrived: impl Fn(&Registers) -> bool) -> Result<()> {
         let mut signal = 0;
         for _ in 0..limit {
             if signal == 0 && arrived(&self.registers) {

@@ -175,7 +175,7 @@ fn skip_if_refused(scene: &Scene, job: &Running, target: &str, text: &str) -> Ou
 }
 
 /// Waits until a victim is ready; a victim that cannot show its behaviour skips the test.
-fn await_ready(scene: &Scene, job: &Running) -> Outcome {
+pub fn await_ready(scene: &Scene, job: &Running) -> Outcome {
     let ready = scene.wait_for("READY", LIMIT, || {
         let output = job.output();
         if output.contains("READY\n") {
@@ -258,7 +258,7 @@ pub fn generation(scene: &Scene, holder: &Running, target: &str, number: u32) ->
 }
 
 /// Lets the victim go on and expects it to say OK and end with 0.
-fn finish(scene: &Scene, job: &Running, holder: &Running) -> Outcome {
+pub fn finish(scene: &Scene, job: &Running, holder: &Running) -> Outcome {
     scene.go()?;
     let status = scene.wait(holder)?;
     let output = job.output();

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cryonaut_suite::scene::describe_status;
-use cryonaut_suite::victim::checkpoint;
+use cryonaut_suite::victim::{await_ready, checkpoint, finish};
 use cryonaut_suite::{Outcome, Program, Random, Running, Scene, User, failed, processes, test};
 use rustix::process::Signal;
 
@@ -143,6 +143,36 @@ fn kill_anytime(scene: &Scene) -> Outcome {
     ));
     println!("{killed} checkpoints killed, {finished} finished first, {jobs} jobs");
     Ok(())
+}
+
+/// A job whose filters kill it for nearly every call that a checkpoint makes in it.
+fn kill_anytime_under_seccomp(scene: &Scene) -> Outcome {
+    let mut random = Random::new();
+    for source in ["seccomp_filters", "seccomp_strict"] {
+        let again = scene.go_path();
+        let _ = fs::remove_file(&again);
+        let job = scene.start(source, &Program::victim(source, &[])?)?;
+        await_ready(scene, &job)?;
+        let target = scene.file("image");
+        let usual = checkpoint_time(scene, &job, &target)?;
+        let mut killed = 0;
+        while killed < rounds() / 2 {
+            killed += u32::from(kill_one(scene, &mut random, &job, &target, usual)?);
+        }
+        // The process apart is told of the end of its parent, and lets the job go.
+        let free = scene.wait_for("the job to be free", LIMIT, || {
+            expect_free(&job).is_ok().then_some(())
+        });
+        free?;
+        finish(scene, &job, &job)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn seccomp() {
+    let name = "kill_anytime::seccomp";
+    test(name, User::Root, kill_anytime_under_seccomp);
 }
 
 #[test]

@@ -164,6 +164,12 @@ victims! {
     task_parent_death => Victim::new("task_parent_death");
     task_many => Victim::new("task_many");
 
+    seccomp_filters => Victim::new("seccomp_filters").only(User::Root);
+    seccomp_strict => Victim::new("seccomp_strict").only(User::Root);
+    seccomp_threads => Victim::new("seccomp_threads").only(User::Root);
+    seccomp_filters_user => Victim::new("seccomp_filters").only(User::Ordinary).unless_refused("seccomp");
+    seccomp_threads_user => Victim::new("seccomp_threads").only(User::Ordinary).unless_refused("seccomp");
+
     static_bare => Victim::new("static_bare").options(BARE);
     static_threads => Victim::new("threads").arguments(&["20"]).options(STATIC);
     static_memory => Victim::new("mem_private").options(STATIC);

@@ -13,6 +13,7 @@ use cryonaut_launch::registry::{CheckpointEntry, Registry};
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
+use crate::apart::apart;
 use crate::console::Console;
 use crate::exit::{self, Failure};
 use crate::interrupt::stoppable;
@@ -86,6 +87,25 @@ impl Arguments {
         }
         let afterwards = self.afterwards.chosen();
         let subject = Subject::find(&self.target.target, self.target.scope)?;
+        if !cryonaut_engine::resource::seccomp::confines(&subject.target) {
+            return self.save(subject, afterwards, console);
+        }
+        apart(|| match self.save(subject, afterwards, console) {
+            Ok(status) => status,
+            Err(failure) => {
+                console.failure(&failure);
+                failure.status
+            }
+        })
+    }
+
+    fn save(
+        self,
+        subject: Subject,
+        afterwards: Afterwards,
+        console: Console,
+    ) -> Result<u8, Failure> {
+        let to_stream = self.output.as_deref() == Some(Path::new("-"));
         let path = match (to_stream, self.output) {
             (true, _) => None,
             (false, Some(path)) => Some(path),

@@ -427,6 +427,16 @@ impl Rebuild<'_> {
         Ok(())
     }
 
+    /// Suspends the seccomp filters of a task as long as we trace it: what it still does as a stub they must not see. The kernel
+    /// ends the suspension with the tracing; from the commit on the task makes no call for us.
+    ///
+    /// # Errors
+    /// EPERM without CAP_SYS_ADMIN in the initial user namespace, or under seccomp ourselves.
+    pub fn suspend_seccomp(&self, process: i32, task: i32) -> Result<()> {
+        ptrace::set_options(self.task(process, task)?, OPTIONS | ptrace::SUSPEND_SECCOMP)
+            .attempt(|| format!("task {task}: suspending seccomp while it is rebuilt"))
+    }
+
     /// Ends the progenitor, whose work is done.
     ///
     /// # Errors

@@ -189,7 +189,7 @@ impl Resource for Credentials {
 
 /// Lines of a status file that must be the same in all threads of a process: what is rebuilt for all alike, and what is refused
 /// when the leader has it.
-const SHARED_LINES: [&str; 13] = [
+const SHARED_LINES: [&str; 12] = [
     "Uid",
     "Gid",
     "Groups",
@@ -199,7 +199,6 @@ const SHARED_LINES: [&str; 13] = [
     "CapBnd",
     "CapAmb",
     "NoNewPrivs",
-    "Seccomp",
     "Speculation_Store_Bypass",
     "SpeculationIndirectBranch",
     "x86_Thread_features",

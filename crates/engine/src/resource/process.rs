@@ -264,7 +264,7 @@ fn outside_relatives(pids: &BTreeSet<i32>, refusals: &mut Refusals) {
     for stat in all {
         if pids.contains(&stat.ppid)
             && !pids.contains(&stat.pid)
-            && stat.pid != std::process::id() as i32
+            && !crate::target::is_own(stat.pid)
         {
             let name = String::from_utf8_lossy(&stat.comm).into_owned();
             refusals.add(

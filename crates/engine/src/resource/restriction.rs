@@ -1,7 +1,7 @@
 //! Restrictions that a process lives under and that are not rebuilt: each is a refusal, so that nobody comes back with more
 //! freedom, or another view of the processor, than before.
 //!
-//! Shown by /proc/PID/status and stat (seccomp(2), ptrace(2), speculation controls, shadow stacks, linear address masking,
+//! Shown by /proc/PID/status and stat (ptrace(2), speculation controls, shadow stacks, linear address masking,
 //! flags set by prctl(2)), by /proc/sysvipc/sem, sched_getattr(2), the cgroup's freezer, and by ptrace(2) and a few getters in the frozen
 //! process. Threads are compared with their leader in [`super::credentials`]; what takes a call inside of the process is asked
 //! of the leader alone. Not seen, since the kernel does not tell: Landlock domains, keyrings, L1 data cache flushing.
@@ -125,15 +125,6 @@ fn shown_outside(
     (status, stat): (&Status, &Stat),
     refusals: &mut Refusals,
 ) {
-    if let Some(mode @ 1..) = status.seccomp {
-        let mode = if mode == 1 { "strict mode" } else { "filters" };
-        refusals.add(
-            process,
-            format!("seccomp ({mode})"),
-            "filters are not saved",
-            "start the program without its sandbox, or the container with seccomp=unconfined and cryo inside of it",
-        );
-    }
     let controls = [
         ("store bypass", &status.speculation_store_bypass),
         ("indirect branches", &status.speculation_indirect_branch),
@@ -320,7 +311,10 @@ fn told_by_itself(process: &mut FrozenProcess, refusals: &mut Refusals) -> Resul
             "start it without the tool that switches it off (as recorders and virtual machines do)",
         );
     };
+    // Strict mode has it off, and switches it off again (`seccomp_assign_mode` in kernel/seccomp.c).
+    let strict = process.tasks[0].seccomp == 1;
     if outcomes.result(time_stamps).is_ok()
+        && !strict
         && outcomes.word(counter) as u32 != libc::PR_TSC_ENABLE as u32
     {
         refuse("the time stamp counter", "prctl PR_SET_TSC");
@@ -410,11 +404,6 @@ fn cgroup_path(mounts: &[Mount], unified: bool, group: &[u8]) -> Option<PathBuf>
 
 const SUPPORT: &[Support] = &[
     Support {
-        what: "seccomp",
-        level: Level::Refused,
-        how: "filters are not saved: start the program without its sandbox",
-    },
-    Support {
         what: "Processes under a debugger or strace",
         level: Level::Refused,
         how: "end the tracer first",
@@ -501,7 +490,6 @@ mod tests {
     fn what_status_tells_is_refused() {
         let own = TargetProcess::read(spawn::own_pid()).unwrap();
         let status = Status {
-            seccomp: Some(2),
             speculation_store_bypass: Some("thread force mitigated".into()),
             speculation_indirect_branch: Some("conditional enabled".into()),
             x86_thread_features: Some(vec!["shstk".into()]),
@@ -517,7 +505,6 @@ mod tests {
         assert_eq!(
             objects(&refusals),
             [
-                "seccomp (filters)",
                 "its speculation control for store bypass",
                 "its shadow stack (shstk)",
                 "its policy for memory errors",
