@@ -11,6 +11,7 @@ static const struct {
 	{"DONTDUMP", MADV_DONTDUMP, "dd", 0},	  {"HUGEPAGE", MADV_HUGEPAGE, "hg", 0},
 	{"NOHUGEPAGE", MADV_NOHUGEPAGE, "nh", 0}, {"SEQUENTIAL", MADV_SEQUENTIAL, "sr", 0},
 	{"RANDOM", MADV_RANDOM, "rr", 0},	  {"NORESERVE", MADV_NORMAL, "nr", MAP_NORESERVE},
+	{"MERGEABLE", MADV_MERGEABLE, "mg", 0},
 };
 enum { COUNT = sizeof advices / sizeof advices[0], LENGTH = 4 * 4096 };
 

@@ -179,3 +179,36 @@ pub fn scan(
     }
     Ok(())
 }
+
+/// The number of mseal(2), the same on all architectures.
+pub const SYS_MSEAL: i64 = 462;
+/// `MAP_DROPPABLE` (include/uapi/linux/mman.h).
+const MAP_DROPPABLE: libc::c_int = 8;
+/// `PR_SET_VMA` (include/uapi/linux/prctl.h).
+const PR_SET_VMA: libc::c_int = 0x53_56_4d_41;
+
+/// Whether the kernel seals memory: mseal(2), Linux 6.10.
+pub fn can_seal() -> bool {
+    // SAFETY: an empty range is sealed, which changes nothing.
+    check(unsafe { libc::syscall(SYS_MSEAL, 0, 0, 0) }).is_ok()
+}
+
+/// Whether the kernel names anonymous memory: prctl(2), PR_SET_VMA_ANON_NAME, Linux 5.17 with CONFIG_ANON_VMA_NAME.
+pub fn can_name() -> bool {
+    // SAFETY: an empty range is named, which changes nothing; no name is read from a null pointer.
+    check(i64::from(unsafe {
+        libc::prctl(PR_SET_VMA, 0_u64, 0_u64, 0_u64, 0_u64)
+    }))
+    .is_ok()
+}
+
+/// Whether the kernel maps droppable memory: mmap(2), MAP_DROPPABLE, Linux 6.11.
+pub fn can_drop() -> bool {
+    let flags = MAP_DROPPABLE | libc::MAP_ANONYMOUS;
+    let length = crate::PAGE_SIZE as usize;
+    // SAFETY: the kernel chooses a place where nothing is mapped; nobody uses it before it is unmapped again.
+    unsafe {
+        let page = libc::mmap(std::ptr::null_mut(), length, libc::PROT_NONE, flags, -1, 0);
+        page != libc::MAP_FAILED && libc::munmap(page, length) == 0
+    }
+}

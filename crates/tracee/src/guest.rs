@@ -232,6 +232,12 @@ impl Guest {
         Ok(list.outcomes(bytes))
     }
 
+    /// The address of the mapping for lists. It was made as any mapping of the program's own would be, with what the kernel gives
+    /// to all new ones of that process.
+    pub fn list_memory(&self) -> u64 {
+        self.region
+    }
+
     /// Undoes everything that [`Guest::enter`] did.
     ///
     /// # Errors

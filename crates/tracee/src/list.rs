@@ -19,6 +19,24 @@ pub struct BufferId {
     length: usize,
 }
 
+impl BufferId {
+    /// The part of it from byte `offset` on, `length` bytes long.
+    ///
+    /// # Panics
+    /// When it does not lie within the buffer.
+    #[must_use]
+    pub fn part(self, offset: usize, length: usize) -> Self {
+        assert!(
+            offset + length <= self.length,
+            "the part lies within its buffer"
+        );
+        Self {
+            offset: self.offset + offset,
+            length,
+        }
+    }
+}
+
 /// An argument of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Argument {

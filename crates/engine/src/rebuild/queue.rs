@@ -26,6 +26,11 @@ impl Queue {
         }
     }
 
+    /// The list that the next call goes to, for its buffers.
+    pub fn list(&mut self) -> &mut CallList {
+        &mut self.list
+    }
+
     /// Adds a call that must return `value`.
     ///
     /// # Errors

@@ -7,7 +7,9 @@
 mod area;
 mod layout;
 mod pages;
+mod policy;
 mod record;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,10 +17,15 @@ use std::path::Path;
 
 use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_procfs::smaps::SmapsArea;
+use cryonaut_sys::memory;
 use cryonaut_tracee::CallList;
 
 pub use area::{identity, under};
 pub use layout::{Change, changes};
+pub use policy::{
+    MemoryPolicy, Question as PolicyQuestion, arguments as policy_arguments,
+    leave_out as leave_out_policies,
+};
 pub use record::{
     AddressSpace, AreaRecord, Backing, FIRST_OBJECT, FileIdentity, SharedObject, Vdso, attribute,
 };
@@ -73,6 +80,7 @@ impl Resource for Memory {
         let mut objects = Objects::new();
         let mut spaces: Vec<AddressSpace> = Vec::new();
         let mut vdso = None;
+        let has_keys = whole::has_protection_keys()?;
         for index in 0..frozen.processes.len() {
             if frozen.processes[index].is_zombie() {
                 continue;
@@ -84,6 +92,10 @@ impl Resource for Memory {
                 &mut objects,
                 collection,
             )?;
+            policy::read_all(&mut frozen.processes[index], &mut areas)?;
+            if has_keys {
+                whole::refuse_protection_keys(&mut frozen.processes[index])?;
+            }
             let process = &frozen.processes[index];
             let mut ranges = pages::private_pages(process, &mut areas)?;
             pages::guard_pages(process, &mut areas, &mut ranges)?;
@@ -142,7 +154,8 @@ impl Resource for Memory {
                 "restart the image under the kernel that it was made on",
             );
         }
-        let spaces = records.all::<AddressSpace>()?;
+        let mut spaces = records.all::<AddressSpace>()?;
+        check_abilities(&mut spaces, plan);
         for object in records.all::<SharedObject>()? {
             plan.linked_step(
                 Stage::Objects,
@@ -373,7 +386,67 @@ fn address_space(
         layout,
         auxiliary,
         executable: area::Files::of(&process.directory).identity(&executable),
+        future_lock: whole::future_lock(process)?,
     })
+}
+
+/// Refuses what this kernel and this user cannot give memory, and leaves out what means nothing here.
+fn check_abilities(spaces: &mut [AddressSpace], plan: &mut Plan) {
+    let (mut sealed, mut named, mut droppable) = (false, false, false);
+    for space in spaces.iter_mut() {
+        let mut locked = 0_u64;
+        for area in &mut space.areas {
+            sealed |= area.has(attribute::SEALED);
+            named |= !area.name.is_empty();
+            droppable |= area.has(attribute::DROPPABLE);
+            if area.has(attribute::LOCKED) {
+                locked = locked.saturating_add(area.end.saturating_sub(area.start));
+            }
+        }
+        policy::leave_out(space.areas.iter_mut().map(|area| &mut area.policy), plan);
+        check_locked(space, locked, plan);
+    }
+    if sealed && !memory::can_seal() {
+        plan.refusals.add_for_job(
+            "sealed memory",
+            "this kernel has no mseal(2)",
+            "restart under Linux 6.10 or later",
+        );
+    }
+    if named && !memory::can_name() {
+        plan.remarks.push(
+            "this kernel does not name anonymous memory: names that the job gave are lost".into(),
+        );
+        let areas = spaces.iter_mut().flat_map(|space| &mut space.areas);
+        areas.for_each(|area| area.name.clear());
+    }
+    if droppable && !memory::can_drop() {
+        plan.remarks.push(
+            "this kernel has no droppable memory (MAP_DROPPABLE): what was so is kept always"
+                .into(),
+        );
+        let areas = spaces.iter_mut().flat_map(|space| &mut space.areas);
+        areas.for_each(|area| area.attributes &= !attribute::DROPPABLE);
+    }
+}
+
+/// Refuses locked memory above what this user may lock (mlock(2)).
+fn check_locked(space: &AddressSpace, locked: u64, plan: &mut Plan) {
+    const LOCK_ANY: u64 = 1 << 14;
+    if (locked == 0 && space.future_lock == 0)
+        || cryonaut_sys::spawn::effective_capabilities().unwrap_or(0) & LOCK_ANY != 0
+    {
+        return;
+    }
+    let limit = cryonaut_sys::task::limit(0, libc::RLIMIT_MEMLOCK).map_or(0, |limit| limit.soft);
+    if locked > limit || limit == 0 {
+        plan.refusals.add(
+            (space.process, ""),
+            format!("{} KiB of locked memory", locked / 1024),
+            format!("you may lock {} KiB here", limit / 1024),
+            "have the limit raised (`ulimit -l`)",
+        );
+    }
 }
 
 fn check_files(space: &AddressSpace, host: &Host, plan: &mut Plan) {
@@ -424,9 +497,20 @@ pub fn printable(path: &[u8]) -> String {
 
 const SUPPORT: &[Support] = &[
     Support {
-        what: "Private memory, heap, stacks, brk, PROT_NONE, guard pages, madvise and mlock flags",
+        what: "Private memory, heap, stacks, brk, PROT_NONE, guard pages, madvise and mlock flags, mlockall, seals (mseal), names",
         level: Level::Restored,
         how: "by content; untouched memory is neither stored nor allocated",
+    },
+    Support {
+        what: "Droppable memory (MAP_DROPPABLE)",
+        level: Level::Restored,
+        how: "droppable, and dropped: two lives of a job must not share the random numbers whose state lies there",
+    },
+    Support {
+        what: "Memory policies of areas (mbind)",
+        level: Level::Partly,
+        how: "with their mode flags; home nodes (set_mempolicy_home_node) are not shown by the kernel and are lost; of shared \
+              memory the policy at the start of each mapping counts",
     },
     Support {
         what: "Copy-on-write memory after fork",
@@ -454,7 +538,7 @@ const SUPPORT: &[Support] = &[
         how: "their content is nowhere but in the kernel; unmap them before the checkpoint",
     },
     Support {
-        what: "userfaultfd, protection keys, sealed and shadow-stack memory, AIO contexts",
+        what: "userfaultfd, protection keys, shadow-stack memory, MAP_SYNC, AIO contexts",
         level: Level::Refused,
         how: "the kernel has no way to hand them over; see the text of the refusal",
     },

@@ -20,6 +20,7 @@ use crate::freeze::{Frozen, FrozenProcess};
 use crate::host::Host;
 use crate::plan::{Action, Plan, Stage};
 use crate::rebuild::Rebuild;
+use crate::resource::memory::{self, MemoryPolicy, PolicyQuestion};
 use crate::resource::{Level, Resource, Support};
 use crate::target::Target;
 use crate::{Error, Refusal, Refusals, Result};
@@ -84,6 +85,9 @@ pub struct TaskRecord {
     /// What remains of an interrupted sleep, in ns.
     #[prost(uint64, optional, tag = "16")]
     pub remaining: Option<u64>,
+    /// Its memory policy, if it has one (set_mempolicy(2)).
+    #[prost(message, optional, tag = "24")]
+    pub policy: Option<MemoryPolicy>,
 }
 
 impl Record for TaskRecord {
@@ -134,7 +138,8 @@ impl Resource for Threads {
     fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
         let own = own_extended_state();
         let mut checked = false;
-        let tasks = records.all::<TaskRecord>()?;
+        let mut tasks = records.all::<TaskRecord>()?;
+        memory::leave_out_policies(tasks.iter_mut().map(|task| &mut task.policy), plan);
         for task in tasks.iter().cloned() {
             if !checked && own.is_some_and(|own| own < task.extended.len()) {
                 checked = true;
@@ -253,6 +258,7 @@ fn collect_task(process: &mut FrozenProcess, index: usize) -> Result<TaskRecord>
     );
     let death_call = list.call(libc::SYS_prctl, &[PR_GET_PDEATHSIG.into(), death.into()]);
     let slack_call = list.call(libc::SYS_prctl, &[PR_GET_TIMERSLACK.into()]);
+    let policy = PolicyQuestion::of_task(&mut list);
     let outcomes = process.run(index, &list)?;
     outcomes
         .result(stack_call)
@@ -308,6 +314,9 @@ fn collect_task(process: &mut FrozenProcess, index: usize) -> Result<TaskRecord>
         timer_slack,
         parent_death_signal: outcomes.word(death) as i32,
         remaining: remaining_time(process, &registers),
+        policy: policy
+            .answer(&outcomes)
+            .attempt(what("asking for its memory policy"))?,
     })
 }
 
@@ -405,6 +414,12 @@ impl Action for RestoreTask {
                 list.call(libc::SYS_ioprio_set, &arguments),
                 "setting its I/O priority",
             ));
+        }
+        // The default is set too: that of whoever restarts must not shine through.
+        let arguments = memory::policy_arguments(&mut list, record.policy.as_ref());
+        let policy = list.call(libc::SYS_set_mempolicy, &arguments);
+        if record.policy.is_some() {
+            calls.push((policy, "setting its memory policy"));
         }
         let outcomes = rebuild.run_in_task(record.process, record.task, &list)?;
         for (call, what) in calls {
@@ -577,6 +592,11 @@ const SUPPORT: &[Support] = &[
         what: "Registers with the full xsave state, thread-local storage, signal masks and stacks, robust lists, rseq, names",
         level: Level::Restored,
         how: "as they were; a processor with a smaller xsave area is refused",
+    },
+    Support {
+        what: "Memory policies of threads (set_mempolicy)",
+        level: Level::Restored,
+        how: "with their mode flags; where none of the nodes exist, the default, and a remark says so",
     },
     Support {
         what: "Scheduling policy, nice, I/O priority, affinity, timer slack, parent-death signal",

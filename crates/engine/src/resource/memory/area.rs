@@ -21,7 +21,7 @@ pub struct Unsupported {
     pub remedy: &'static str,
 }
 
-const FLAGS: [(VmFlag, u64); 13] = [
+const FLAGS: [(VmFlag, u64); 15] = [
     (VmFlag::GrowsDown, attribute::GROWS_DOWN),
     (VmFlag::NoReserve, attribute::NO_RESERVE),
     (VmFlag::DontFork, attribute::DONT_FORK),
@@ -35,6 +35,8 @@ const FLAGS: [(VmFlag, u64); 13] = [
     (VmFlag::Locked, attribute::LOCKED),
     (VmFlag::LockOnFault, attribute::LOCKED_ON_FAULT),
     (VmFlag::Guard, attribute::GUARDED),
+    (VmFlag::Droppable, attribute::DROPPABLE),
+    (VmFlag::Sealed, attribute::SEALED),
 ];
 
 /// Describes an area; `None` for those that every process has by itself. `files` are looked at once each.
@@ -147,10 +149,17 @@ pub fn describe(area: &SmapsArea, files: &mut Files) -> Result<Option<AreaRecord
             protection |= bit as u32;
         }
     }
-    let attributes = FLAGS
+    let mut attributes = FLAGS
         .iter()
         .filter(|(flag, _)| area.flags.contains(*flag))
         .fold(0, |bits, (_, attribute)| bits | attribute);
+    if backing == Backing::FileShared && area.flags.contains(VmFlag::MayWrite) {
+        attributes |= attribute::MAY_WRITE;
+    }
+    let name = match &area.area.name {
+        AreaName::AnonNamed { name, .. } => name.clone(),
+        _ => Vec::new(),
+    };
     Ok(Some(AreaRecord {
         start: area.area.start,
         end: area.area.end,
@@ -162,11 +171,13 @@ pub fn describe(area: &SmapsArea, files: &mut Files) -> Result<Option<AreaRecord
         attributes,
         pages: 0,
         guards: Vec::new(),
+        name,
+        policy: None,
     }))
 }
 
 fn refuse_flags(area: &SmapsArea, range: &dyn Fn() -> String) -> Result<(), Unsupported> {
-    const REFUSED: [(VmFlag, &str, &str); 7] = [
+    const REFUSED: [(VmFlag, &str, &str); 9] = [
         (
             VmFlag::UserfaultMissing,
             "userfaultfd serves its page faults, which cannot be handed over",
@@ -193,9 +204,19 @@ fn refuse_flags(area: &SmapsArea, range: &dyn Fn() -> String) -> Result<(), Unsu
             "start the program with transparent huge pages instead",
         ),
         (
-            VmFlag::Sealed,
-            "it is sealed (mseal), and a seal lets nobody rebuild what lies under it",
-            "start the program without sealing",
+            VmFlag::PageFrames,
+            "it shows page frames of a device",
+            "have the program unmap it before the checkpoint",
+        ),
+        (
+            VmFlag::MixedMap,
+            "it shows page frames of a device",
+            "have the program unmap it before the checkpoint",
+        ),
+        (
+            VmFlag::SynchronousFault,
+            "it is persistent memory mapped with MAP_SYNC, which is not mapped again",
+            "have the program map the file without MAP_SYNC",
         ),
         (
             VmFlag::ShadowStack,

@@ -5,6 +5,7 @@ use std::fmt;
 use cryonaut_tracee::{Argument, CallList};
 
 use super::record::{AddressSpace, AreaRecord, Backing, attribute};
+use super::{policy, whole};
 use crate::error::Attempt;
 use crate::plan::Action;
 use crate::rebuild::{Queue, Rebuild};
@@ -142,6 +143,9 @@ impl Action for BuildMemory {
                         0,
                     )?;
                     kept.push((start, end));
+                    if area.policy.is_some() || inherited.iter().any(|old| old.policy.is_some()) {
+                        set_policy(rebuild, &mut queue, area, (start, end))?;
+                    }
                 }
             }
         }
@@ -243,7 +247,12 @@ fn map(
     }
     match area.backing() {
         Backing::Anonymous => {
-            flags |= libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            flags |= libc::MAP_ANONYMOUS;
+            flags |= if area.has(attribute::DROPPABLE) {
+                MAP_DROPPABLE
+            } else {
+                libc::MAP_PRIVATE
+            };
             let arguments = [
                 start.into(),
                 length.into(),
@@ -275,7 +284,9 @@ fn map(
             } else {
                 libc::MAP_PRIVATE
             };
-            let writable = shared && area.protection & libc::PROT_WRITE as u32 != 0;
+            let writable = shared
+                && (area.protection & libc::PROT_WRITE as u32 != 0
+                    || area.has(attribute::MAY_WRITE));
             let mode = if writable {
                 libc::O_RDWR
             } else {
@@ -321,7 +332,30 @@ fn map(
             ));
         }
     }
+    if area.policy.is_some() {
+        // Before its pages are filled, so that they are where they belong.
+        set_policy(rebuild, queue, area, (start, end))?;
+    }
     Ok(())
+}
+
+fn set_policy(
+    rebuild: &Rebuild<'_>,
+    queue: &mut Queue,
+    area: &AreaRecord,
+    (start, end): (u64, u64),
+) -> Result<()> {
+    let [mode, nodes, bits] = policy::arguments(queue.list(), area.policy.as_ref());
+    let arguments = [
+        start.into(),
+        (end - start).into(),
+        mode,
+        nodes,
+        bits,
+        0.into(),
+    ];
+    let what = "setting a memory policy";
+    queue.expect(rebuild, what, libc::SYS_mbind, &arguments, 0)
 }
 
 /// Gives a process' memory its final protections and attributes, and the kernel its layout.
@@ -340,6 +374,10 @@ impl fmt::Display for FinishMemory {
 
 /// From include/uapi/asm-generic/mman-common.h.
 const MADV_GUARD_INSTALL: i32 = 102;
+/// From include/uapi/linux/mman.h (Linux 6.11).
+const MAP_DROPPABLE: i32 = 8;
+const PR_SET_VMA: i32 = 0x53_56_4d_41;
+const PR_SET_VMA_ANON_NAME: i32 = 0;
 const ADVICE: [(u64, i32); 8] = [
     (attribute::DONT_FORK, libc::MADV_DONTFORK),
     (attribute::WIPE_ON_FORK, libc::MADV_WIPEONFORK),
@@ -398,6 +436,9 @@ impl Action for FinishMemory {
                     0,
                 )?;
             }
+            if !area.name.is_empty() {
+                name(rebuild, &mut queue, area)?;
+            }
             if area.has(attribute::LOCKED) && area.backing() == Backing::SharedObject {
                 rebuild.fault_in_shared(process, area)?;
             }
@@ -429,8 +470,45 @@ impl Action for FinishMemory {
             &self.space.layout,
             &self.space.auxiliary,
             executable,
-        )
+        )?;
+        // The stub maps nothing any more.
+        if self.space.future_lock != 0 {
+            whole::lock_future(rebuild, process, self.space.future_lock)?;
+        }
+        seal(rebuild, &self.space)
     }
+}
+
+/// Names anonymous memory (prctl(2), PR_SET_VMA).
+fn name(rebuild: &Rebuild<'_>, queue: &mut Queue, area: &AreaRecord) -> Result<()> {
+    let name = queue.list().path(&area.name);
+    let arguments = [
+        PR_SET_VMA.into(),
+        PR_SET_VMA_ANON_NAME.into(),
+        area.start.into(),
+        area.length().into(),
+        name.into(),
+    ];
+    let what = "naming memory";
+    queue.expect(rebuild, what, libc::SYS_prctl, &arguments, 0)
+}
+
+/// Seals what was sealed, last: nothing may change there afterwards. All children have been born, so none inherits a seal.
+fn seal(rebuild: &Rebuild<'_>, space: &AddressSpace) -> Result<()> {
+    let mut queue = Queue::new(space.process);
+    let sealed = |area: &&AreaRecord| area.has(attribute::SEALED) && !area.is_kernel_provided();
+    for area in space.areas.iter().filter(sealed) {
+        let arguments = [area.start.into(), area.length().into(), 0.into()];
+        let what = "sealing memory";
+        queue.expect(
+            rebuild,
+            what,
+            cryonaut_sys::memory::SYS_MSEAL,
+            &arguments,
+            0,
+        )?;
+    }
+    queue.flush(rebuild)
 }
 
 #[cfg(test)]

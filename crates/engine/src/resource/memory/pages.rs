@@ -50,7 +50,9 @@ pub fn private_pages(process: &FrozenProcess, areas: &mut [AreaRecord]) -> Resul
                     return;
                 }
                 let private_file = area.backing() == Backing::FilePrivate;
-                if !(private_file && is_file) {
+                // What may be dropped at any time is not kept: random number states lie there, which two lives must not share.
+                let droppable = area.has(attribute::DROPPABLE);
+                if !(droppable || private_file && is_file) {
                     area.pages += (to - from) / PAGE_SIZE;
                     ranges.push(PageRange {
                         start: from,

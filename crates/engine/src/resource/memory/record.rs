@@ -2,6 +2,8 @@
 
 use cryonaut_image::{Kind, Record};
 
+use super::policy::MemoryPolicy;
+
 /// One process' address space.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct AddressSpace {
@@ -20,6 +22,9 @@ pub struct AddressSpace {
     /// The executable (/proc/PID/exe).
     #[prost(message, optional, tag = "5")]
     pub executable: Option<FileIdentity>,
+    /// What becomes of new mappings, `MCL_*` of mlockall(2): 0, MCL_FUTURE, or that with MCL_ONFAULT.
+    #[prost(uint32, tag = "16")]
+    pub future_lock: u32,
 }
 
 /// One area of an address space.
@@ -55,6 +60,12 @@ pub struct AreaRecord {
     /// Ranges of guard pages: first address, first address after, and so on.
     #[prost(fixed64, repeated, tag = "10")]
     pub guards: Vec<u64>,
+    /// Its name, if the program gave it one (PR_SET_VMA_ANON_NAME), without a terminating zero.
+    #[prost(bytes = "vec", tag = "16")]
+    pub name: Vec<u8>,
+    /// Its memory policy, if it has one of its own (mbind(2)).
+    #[prost(message, optional, tag = "17")]
+    pub policy: Option<MemoryPolicy>,
 }
 
 /// What backs an area.
@@ -107,6 +118,12 @@ pub mod attribute {
     pub const LOCKED_ON_FAULT: u64 = 1 << 11;
     /// Has guard pages (MADV_GUARD_INSTALL), or once had.
     pub const GUARDED: u64 = 1 << 12;
+    /// MAP_DROPPABLE.
+    pub const DROPPABLE: u64 = 1 << 16;
+    /// mseal(2).
+    pub const SEALED: u64 = 1 << 17;
+    /// A shared mapping of a file that is or may be made writable: the file was open for writing.
+    pub const MAY_WRITE: u64 = 1 << 18;
 }
 
 /// What a file was like when it was saved by reference.
@@ -212,7 +229,7 @@ impl AreaRecord {
         };
         let same_place = self.file.is_none()
             || self.offset.wrapping_sub(self.start) == parent.offset.wrapping_sub(parent.start);
-        let shape = attribute::GROWS_DOWN | attribute::NO_RESERVE;
+        let shape = attribute::GROWS_DOWN | attribute::NO_RESERVE | attribute::DROPPABLE;
         same_file && same_place && self.attributes & shape == parent.attributes & shape
     }
 }
