@@ -195,10 +195,7 @@ fn inspect(mut target: Target) -> Result<Target> {
             return Ok(target);
         }
         let before = target.pids();
-        target = Target {
-            inspection: target.inspection,
-            ..Target::find(target.named, target.scope)?
-        };
+        target = target.again()?;
         if target.pids() == before {
             // Nothing was born or ended since: it is as it looks.
             refusals.into_result()?;

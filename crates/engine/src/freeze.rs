@@ -19,6 +19,7 @@ use cryonaut_tracee::{
 
 use crate::error::Attempt;
 use crate::guardian::{Guardian, present};
+use crate::reference::Hashing;
 use crate::target::{Scope, Target, TargetProcess, parents_first};
 use crate::{Error, Result};
 
@@ -161,6 +162,8 @@ pub struct Frozen {
     pub named: i32,
     /// When the first task was asked to stop.
     pub since: Instant,
+    /// Whether the files that the job uses are hashed.
+    pub hashing: Hashing,
 }
 
 impl Frozen {
@@ -398,6 +401,7 @@ impl Hold {
             scope: target.scope,
             named: target.named,
             since,
+            hashing: target.hashing,
         })
     }
 }

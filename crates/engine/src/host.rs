@@ -1,14 +1,14 @@
 //! What this machine and this user offer a restart.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use cryonaut_image::Need;
 use cryonaut_procfs::system;
 
 use crate::Result;
 use crate::plan::Plan;
-use crate::resource::memory::{FileIdentity, identity, is_unchanged, printable};
+use crate::reference::{self, Mapped};
+use crate::resource::memory::FileIdentity;
 
 /// How files that changed since the checkpoint are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -18,6 +18,20 @@ pub enum Changed {
     Refuse,
     /// They are used as they are.
     Allow,
+}
+
+/// How open files that only got longer since the checkpoint are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Grown {
+    /// One that the job writes to is cut back to its old size, one that it only reads is taken as it is.
+    #[default]
+    AsUsed,
+    /// Both are cut back.
+    Truncate,
+    /// Both are taken as they are.
+    Keep,
+    /// The restart is refused.
+    Refuse,
 }
 
 /// What becomes of hard limits that the user may not set here.
@@ -43,8 +57,12 @@ pub struct Host {
     pub user: u32,
     /// How files that changed are taken.
     pub changed: Changed,
+    /// How files that grew are taken.
+    pub grown: Grown,
     /// What becomes of hard limits that the user may not set here.
     pub clamp_limits: ClampLimits,
+    /// Processes of this machine, by their pids here, that will have ended when the job is restarted: their ids count as free.
+    pub leaving: BTreeSet<i32>,
     /// The session that a process started here is in.
     pub session: i32,
 }
@@ -96,7 +114,8 @@ pub fn instruction_sets(features: &BTreeSet<String>) -> String {
 }
 
 impl Host {
-    /// Looks at this machine. Hard limits are not clamped; set [`Host::clamp_limits`] for that.
+    /// Looks at this machine. Files that grew are taken as they are used, hard limits are not clamped, and no process is about to
+    /// leave: set [`Host::grown`], [`Host::clamp_limits`] and [`Host::leaving`] for that.
     ///
     /// # Errors
     /// When /proc cannot be read.
@@ -124,7 +143,9 @@ impl Host {
             shares_pids,
             user: cryonaut_sys::task::effective_ids().0,
             changed,
+            grown: Grown::AsUsed,
             clamp_limits: ClampLimits::No,
+            leaving: BTreeSet::new(),
             session: own.stat()?.session,
         })
     }
@@ -161,25 +182,8 @@ impl Host {
         }
     }
 
-    /// Refuses a file that is gone or not what it was.
+    /// Refuses a file that is gone or not what it was, and may not have grown either.
     pub fn check_file(&self, file: &FileIdentity, process: i32, plan: &mut Plan) {
-        let path = printable(&file.path);
-        match identity(&file.path, Path::new("/")) {
-            None => plan.refusals.add(
-                (process, ""),
-                format!("file {path}"),
-                "it does not exist here",
-                "put it back in its place",
-            ),
-            Some(now) if self.changed == Changed::Refuse && !is_unchanged(file, &now) => {
-                plan.refusals.add(
-                    (process, ""),
-                    format!("file {path}"),
-                    "it has changed since the checkpoint (size or time of last change)",
-                    "put the old version back, or accept this one with --allow-changed",
-                )
-            }
-            Some(_) => {}
-        }
+        reference::check(self, file, process, Mapped::Otherwise, plan);
     }
 }

@@ -15,6 +15,8 @@ pub mod guardian;
 pub mod host;
 pub mod plan;
 pub mod rebuild;
+pub mod reference;
+pub mod relocate;
 pub mod resource;
 pub mod restart;
 pub mod show;

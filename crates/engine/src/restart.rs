@@ -15,9 +15,10 @@ use cryonaut_launch::{
 
 use crate::checkpoint::temporary_file;
 use crate::error::Attempt;
-use crate::host::{Changed, ClampLimits, Host};
+use crate::host::{Changed, ClampLimits, Grown, Host};
 use crate::plan::Plan;
 use crate::rebuild::Rebuild;
+use crate::relocate::{Relocated, Relocation, relocate};
 use crate::resource::process::ProcessRecord;
 use crate::{Error, Result};
 
@@ -51,8 +52,23 @@ pub struct RestartRequest {
     pub standard: [Option<File>; 3],
     /// How files that changed are taken.
     pub changed: Changed,
+    /// How files that grew are taken.
+    pub grown: Grown,
+    /// Where files are now.
+    pub relocations: Vec<Relocation>,
     /// What becomes of hard limits that the user may not set.
     pub clamp_limits: ClampLimits,
+}
+
+impl RestartRequest {
+    /// This machine, as it is to be taken.
+    fn host(&self, shares_pids: bool) -> Result<Host> {
+        Ok(Host {
+            grown: self.grown,
+            clamp_limits: self.clamp_limits,
+            ..Host::look(shares_pids, self.changed)?
+        })
+    }
 }
 
 /// A job that runs again.
@@ -170,8 +186,9 @@ pub fn restart(
     request: RestartRequest,
     stop: &AtomicBool,
 ) -> Result<Restarted> {
-    let records = image.records()?;
-    let (host, plan) = choose_host(image, &records, &request)?;
+    let Relocated { records, remarks } = relocate(&image.records()?, &request.relocations)?;
+    let (host, mut plan) = choose_host(image, &records, &request)?;
+    plan.remarks.extend(remarks.iter().cloned());
     if !host.shares_pids {
         return build(
             image,
@@ -195,7 +212,8 @@ pub fn restart(
                 standard: kept,
                 ..request
             };
-            let (_, plan) = choose_host(image, &records, &request)?;
+            let (_, mut plan) = choose_host(image, &records, &request)?;
+            plan.remarks.extend(remarks);
             build(
                 image,
                 &records,
@@ -242,10 +260,7 @@ fn choose_host(
                 "use --pids namespace".into(),
             ));
         }
-        let host = Host {
-            clamp_limits: request.clamp_limits,
-            ..Host::look(true, request.changed)?
-        };
+        let host = request.host(true)?;
         let planned = plan(image, records, &host)?;
         if planned.refusals.list().is_empty() || request.pids == Pids::Keep {
             let refusals = planned.refusals.clone();
@@ -253,10 +268,7 @@ fn choose_host(
             return Ok((host, planned));
         }
     }
-    let host = Host {
-        clamp_limits: request.clamp_limits,
-        ..Host::look(false, request.changed)?
-    };
+    let host = request.host(false)?;
     let planned = plan(image, records, &host)?;
     let refusals = planned.refusals.clone();
     refusals.into_result()?;

@@ -8,6 +8,7 @@ use cryonaut_procfs::ProcessDirectory;
 use cryonaut_procfs::stat::Stat;
 use cryonaut_procfs::status::Status;
 
+use crate::reference::Hashing;
 use crate::{Error, Refusals, Result};
 
 /// Which processes around the named one belong to the job.
@@ -119,6 +120,8 @@ pub struct Target {
     pub named: i32,
     /// How closely resources look at it.
     pub inspection: Inspection,
+    /// Whether the files that the job uses are hashed.
+    pub hashing: Hashing,
 }
 
 impl Target {
@@ -206,6 +209,19 @@ impl Target {
             scope,
             named: pid,
             inspection: Inspection::default(),
+            hashing: Hashing::None,
+        })
+    }
+
+    /// Finds the processes again, as they are now.
+    ///
+    /// # Errors
+    /// As [`Target::find`].
+    pub fn again(&self) -> Result<Self> {
+        Ok(Self {
+            inspection: self.inspection,
+            hashing: self.hashing,
+            ..Self::find(self.named, self.scope)?
         })
     }
 

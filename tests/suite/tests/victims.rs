@@ -134,6 +134,7 @@ victims! {
     lock_description => Victim::new("lock_description");
     lock_waiting => Victim::new("lock_waiting");
     lease => Victim::new("lease");
+    file_reference => Victim::new("file_reference").options(&["-ldl"]);
     pipe_data => Victim::new("pipe_data");
     pipe_half_open => Victim::new("pipe_half_open");
     pipe_stream => Victim::new("pipe_stream");

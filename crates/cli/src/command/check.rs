@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use clap::{Args, ValueHint};
-use cryonaut_engine::host::Host;
+use cryonaut_engine::plan::Plan;
+use cryonaut_engine::relocate::{Relocated, relocate};
 use cryonaut_engine::restart::{self, Pids, may_choose_pids};
 use cryonaut_engine::{Error, Refusal};
+use cryonaut_image::SeekableImage;
 use cryonaut_launch::registry::Registry;
 use serde::Serialize;
 
@@ -115,35 +117,7 @@ impl Arguments {
 
     fn check_image(self, console: Console) -> Result<u8, Failure> {
         let image = open(Path::new(&self.subject))?;
-        let records = image.records()?;
-        let mut keep = match self.conditions.pids() {
-            Pids::Keep => true,
-            Pids::Namespace => false,
-            Pids::Auto => may_choose_pids(),
-        };
-        let plan_for = |keep: bool| -> Result<_, Error> {
-            let host = Host::look(keep, self.conditions.changed())?;
-            restart::plan(
-                &image,
-                &records,
-                &Host {
-                    clamp_limits: self.conditions.clamp_limits(),
-                    ..host
-                },
-            )
-        };
-        let mut plan = plan_for(keep)?;
-        if keep && self.conditions.pids() == Pids::Auto && !plan.refusals.list().is_empty() {
-            keep = false;
-            plan = plan_for(keep)?;
-        }
-        if keep && !may_choose_pids() {
-            plan.refusals.add_for_job(
-                "the pids",
-                "only root (or CAP_CHECKPOINT_RESTORE) may give a process its old pid here",
-                "use --pids namespace",
-            );
-        }
+        let Planned { plan, pids } = plan_here(&image, &self.conditions)?;
         let refusals = plan.refusals.list().to_vec();
         let remarks = plan.remarks.clone();
         let steps = match self.plan {
@@ -155,7 +129,6 @@ impl Arguments {
             ),
             false => None,
         };
-        let pids = if keep { "keep" } else { "namespace" };
         let report = ImageReport {
             possible: refusals.is_empty(),
             refusals,
@@ -166,6 +139,45 @@ impl Arguments {
         console.result(&report, || report.text())?;
         Ok(status(report.possible))
     }
+}
+
+/// What a restart here would do.
+pub(super) struct Planned {
+    /// The plan.
+    pub plan: Plan,
+    /// Which pids the job would get, as --pids names it.
+    pub pids: &'static str,
+}
+
+/// Plans a restart as `cryo restart` would with these conditions.
+pub(super) fn plan_here(
+    image: &SeekableImage,
+    conditions: &Conditions,
+) -> Result<Planned, Failure> {
+    let Relocated { records, remarks } = relocate(&image.records()?, conditions.relocations())?;
+    let mut keep = match conditions.pids() {
+        Pids::Keep => true,
+        Pids::Namespace => false,
+        Pids::Auto => may_choose_pids(),
+    };
+    let plan_for = |keep: bool| -> Result<Plan, Error> {
+        restart::plan(image, &records, &conditions.host(keep)?)
+    };
+    let mut plan = plan_for(keep)?;
+    if keep && conditions.pids() == Pids::Auto && !plan.refusals.list().is_empty() {
+        keep = false;
+        plan = plan_for(keep)?;
+    }
+    if keep && !may_choose_pids() {
+        plan.refusals.add_for_job(
+            "the pids",
+            "only root (or CAP_CHECKPOINT_RESTORE) may give a process its old pid here",
+            "use --pids namespace",
+        );
+    }
+    plan.remarks.extend(remarks);
+    let pids = if keep { "keep" } else { "namespace" };
+    Ok(Planned { plan, pids })
 }
 
 impl ImageReport {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueHint};
 use cryonaut_engine::checkpoint::{self, CheckpointReport, CheckpointRequest, Output};
 use cryonaut_engine::freeze::Afterwards;
+use cryonaut_engine::reference::Hashing;
 use cryonaut_launch::WatchedSignals;
 use cryonaut_launch::registry::{CheckpointEntry, Registry};
 use indicatif::BinaryBytes;
@@ -35,6 +36,10 @@ pub struct Arguments {
     output: Option<PathBuf>,
     #[command(flatten)]
     afterwards: AfterwardsArguments,
+    /// Read and hash every file that the job uses by reference, so that a restart knows it by its content (this is done before
+    /// the job is stopped; files that are being written are read again while it stands still)
+    #[arg(long)]
+    hash_files: bool,
 }
 
 #[derive(Args, Debug, Clone, Copy)]
@@ -86,7 +91,11 @@ impl Arguments {
             ));
         }
         let afterwards = self.afterwards.chosen();
-        let subject = Subject::find(&self.target.target, self.target.scope)?;
+        let mut subject = Subject::find(&self.target.target, self.target.scope)?;
+        subject.target.hashing = match self.hash_files {
+            true => Hashing::Content,
+            false => Hashing::None,
+        };
         if !cryonaut_engine::resource::seccomp::confines(&subject.target) {
             return self.save(subject, afterwards, console);
         }

@@ -1,13 +1,18 @@
 //! `cryo restart`: brings processes back from an image.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Write, stdin};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use clap::builder::TypedValueParser;
 use clap::{Args, ValueEnum, ValueHint};
-use cryonaut_engine::host::{Changed, ClampLimits};
+use cryonaut_engine::Error;
+use cryonaut_engine::host::{Changed, ClampLimits, Grown, Host};
+use cryonaut_engine::relocate::Relocation;
 use cryonaut_engine::restart::{self, Input, Pids, RestartRequest, Restarted};
 use cryonaut_launch::registry::{Job, NewJob, Registry, RegistryError, check_name};
 use cryonaut_launch::{Nursery, WatchedSignals};
@@ -55,7 +60,7 @@ pub struct Arguments {
 }
 
 /// Under which conditions an image is restarted.
-#[derive(Args, Debug, Clone, Copy)]
+#[derive(Args, Debug, Clone)]
 pub struct Conditions {
     /// Which pids the processes get
     #[arg(long, value_enum, default_value_t)]
@@ -63,6 +68,14 @@ pub struct Conditions {
     /// Take files that have changed since the checkpoint as they are now
     #[arg(long)]
     allow_changed: bool,
+    /// What becomes of files that only got longer [default: those that the job writes are cut back once it runs again, those
+    /// that it only reads are kept]
+    #[arg(long, value_enum, value_name = "HOW")]
+    grown: Option<GrownArgument>,
+    /// What was at the path OLD, with all below it, is at NEW now: open files, mapped files, programs and libraries, directories
+    /// (may be given several times; the longest OLD counts)
+    #[arg(long, value_name = "OLD=NEW", value_parser = RelocationParser)]
+    relocate: Vec<Relocation>,
     /// Lower hard limits that are above what you may set
     #[arg(long)]
     clamp_limits: bool,
@@ -80,9 +93,42 @@ pub enum PidsArgument {
     Auto,
 }
 
+/// The value of --grown.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GrownArgument {
+    /// Cut them back to their old size, also those that the job only reads, once it runs again
+    Truncate,
+    /// Take them as they are
+    Keep,
+    /// Do not restart
+    Refuse,
+}
+
+/// Reads the value of --relocate, which need not be UTF-8.
+#[derive(Clone, Copy)]
+struct RelocationParser;
+
+impl TypedValueParser for RelocationParser {
+    type Value = Relocation;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<Relocation, clap::Error> {
+        Relocation::parse(value.as_bytes()).map_err(|error| {
+            let name = argument.map(ToString::to_string).unwrap_or_default();
+            let value = value.to_string_lossy();
+            let text = format!("invalid value '{value}' for '{name}': {error}\n");
+            clap::Error::raw(clap::error::ErrorKind::ValueValidation, text).with_cmd(command)
+        })
+    }
+}
+
 impl Conditions {
     /// As the engine wants it.
-    pub fn pids(self) -> Pids {
+    pub fn pids(&self) -> Pids {
         match self.pids {
             PidsArgument::Keep => Pids::Keep,
             PidsArgument::Namespace => Pids::Namespace,
@@ -91,7 +137,7 @@ impl Conditions {
     }
 
     /// As the engine wants it.
-    pub fn changed(self) -> Changed {
+    pub fn changed(&self) -> Changed {
         match self.allow_changed {
             true => Changed::Allow,
             false => Changed::Refuse,
@@ -99,7 +145,31 @@ impl Conditions {
     }
 
     /// As the engine wants it.
-    pub fn clamp_limits(self) -> ClampLimits {
+    pub fn grown(&self) -> Grown {
+        match self.grown {
+            None => Grown::AsUsed,
+            Some(GrownArgument::Truncate) => Grown::Truncate,
+            Some(GrownArgument::Keep) => Grown::Keep,
+            Some(GrownArgument::Refuse) => Grown::Refuse,
+        }
+    }
+
+    /// Where files are now.
+    pub fn relocations(&self) -> &[Relocation] {
+        &self.relocate
+    }
+
+    /// This machine, as it is to be taken.
+    pub fn host(&self, shares_pids: bool) -> Result<Host, Error> {
+        Ok(Host {
+            grown: self.grown(),
+            clamp_limits: self.clamp_limits(),
+            ..Host::look(shares_pids, self.changed())?
+        })
+    }
+
+    /// As the engine wants it.
+    pub fn clamp_limits(&self) -> ClampLimits {
         match self.clamp_limits {
             true => ClampLimits::Yes,
             false => ClampLimits::No,
@@ -174,6 +244,8 @@ impl Arguments {
             pids: self.conditions.pids(),
             standard,
             changed: self.conditions.changed(),
+            grown: self.conditions.grown(),
+            relocations: self.conditions.relocations().to_vec(),
             clamp_limits: self.conditions.clamp_limits(),
         };
         let restarted = {

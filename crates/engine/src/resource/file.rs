@@ -44,11 +44,13 @@ use crate::freeze::Frozen;
 use crate::host::Host;
 use crate::plan::{Action, Plan, Stage};
 use crate::rebuild::{CloseOnExec, Rebuild};
+use crate::reference::Hashing;
 use crate::resource::{Level, Resource, Support};
 use crate::target::{Inspection, Target, TargetProcess};
 use crate::{Error, Refusals, Result};
 
 pub use facts::{Description, FdFacts, Ids, Job, Owner, Peer, Place, Slot};
+pub(crate) use {directory::OpenDirectory, fifo::Fifo, place::NamedPlace, regular::RegularFile};
 
 /// Setting the soft and hard limit on descriptor numbers (RLIMIT_NOFILE).
 const LIMIT: u32 = libc::RLIMIT_NOFILE;
@@ -199,7 +201,11 @@ impl Resource for Files {
     }
 
     fn inspect(&self, target: &Target, refusals: &mut Refusals) {
-        if target.inspection == Inspection::BeforeFreeze && has_many(target) {
+        // What is to be hashed is read here, while the job runs.
+        if target.inspection == Inspection::BeforeFreeze
+            && target.hashing == Hashing::None
+            && has_many(target)
+        {
             return;
         }
         let mut found = inspect_running(target).list().to_vec();
@@ -211,7 +217,7 @@ impl Resource for Files {
             }
             std::thread::sleep(BETWEEN_LOOKS);
             // Pipes may lead to processes that are new.
-            let Ok(now) = Target::find(target.named, target.scope) else {
+            let Ok(now) = target.again() else {
                 return;
             };
             let again = inspect_running(&now);

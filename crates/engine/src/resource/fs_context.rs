@@ -299,7 +299,7 @@ fn check_directories(record: &FsContextRecord, name: &str, host: &Host, plan: &m
                 (record.process, name),
                 format!("its {what} {}", printable(path)),
                 format!("it cannot be entered here: {error}"),
-                "make that directory",
+                "make that directory, or tell where it is now: --relocate OLD=NEW, with the beginning of its path then and now",
             );
         }
     }

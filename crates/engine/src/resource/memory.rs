@@ -37,6 +37,7 @@ use crate::freeze::{Frozen, FrozenProcess};
 use crate::host::Host;
 use crate::plan::{Action, Plan, Stage, Token};
 use crate::rebuild::Rebuild;
+use crate::reference::{self, Hashing};
 use crate::resource::{Level, Resource, Support};
 use crate::target::{Inspection, Target, TargetProcess};
 use crate::{Error, Refusal, Refusals, Result};
@@ -66,7 +67,7 @@ impl Resource for Memory {
             let Ok(areas) = areas_to_inspect(process, target.inspection) else {
                 continue;
             };
-            let mut files = area::Files::of(&process.directory);
+            let mut files = area::Files::of(&process.directory, target.hashing);
             for area in &areas {
                 if let Err(found) = area::describe(area, &mut files) {
                     let (pid, name) = process.label();
@@ -85,7 +86,7 @@ impl Resource for Memory {
             if frozen.processes[index].is_zombie() {
                 continue;
             }
-            let mut areas = describe_all(&frozen.processes[index])?;
+            let mut areas = describe_all(&frozen.processes[index], frozen.hashing)?;
             shared_objects(
                 &mut frozen.processes[index],
                 &mut areas,
@@ -130,7 +131,13 @@ impl Resource for Memory {
                 vdso = pages::vdso(process, &areas)?;
             }
             let layout = layout_of(&mut frozen.processes[index])?;
-            spaces.push(address_space(&frozen.processes[index], areas, layout)?);
+            let hashing = frozen.hashing;
+            spaces.push(address_space(
+                &frozen.processes[index],
+                areas,
+                layout,
+                hashing,
+            )?);
         }
         for (object, _) in objects.values() {
             collection.put(object)?;
@@ -170,8 +177,8 @@ impl Resource for Memory {
             .into_iter()
             .map(|process| (process.pid, process.parent))
             .collect();
+        reference::check_mapped_files(&spaces, host, plan);
         for space in &spaces {
-            check_files(space, host, plan);
             let process = space.process;
             let parent = parents
                 .get(&process)
@@ -241,8 +248,8 @@ fn inherits(child: &AddressSpace, parent: &AddressSpace) -> bool {
     })
 }
 
-fn describe_all(process: &FrozenProcess) -> Result<Vec<AreaRecord>> {
-    let mut files = area::Files::of(&process.directory);
+fn describe_all(process: &FrozenProcess, hashing: Hashing) -> Result<Vec<AreaRecord>> {
+    let mut files = area::Files::of(&process.directory, hashing);
     let mut areas = Vec::with_capacity(process.areas.len());
     for area in &process.areas {
         match area::describe(area, &mut files) {
@@ -259,6 +266,7 @@ fn describe_all(process: &FrozenProcess) -> Result<Vec<AreaRecord>> {
             }
         }
     }
+    files.add_build_ids(&mut areas);
     Ok(areas)
 }
 
@@ -377,15 +385,21 @@ fn address_space(
     process: &FrozenProcess,
     areas: Vec<AreaRecord>,
     layout: Vec<u64>,
+    hashing: Hashing,
 ) -> Result<AddressSpace> {
     let executable = process.directory.link("exe")?;
     let auxiliary = process.directory.read("auxv")?;
+    let mut files = area::Files::of(&process.directory, hashing);
+    let mut identity = files.identity(&executable);
+    if let Some(identity) = &mut identity {
+        identity.build_id = files.build_id(&executable);
+    }
     Ok(AddressSpace {
         process: process.inner,
         areas,
         layout,
         auxiliary,
-        executable: area::Files::of(&process.directory).identity(&executable),
+        executable: identity,
         future_lock: whole::future_lock(process)?,
     })
 }
@@ -449,17 +463,6 @@ fn check_locked(space: &AddressSpace, locked: u64, plan: &mut Plan) {
     }
 }
 
-fn check_files(space: &AddressSpace, host: &Host, plan: &mut Plan) {
-    let mapped = space.areas.iter().filter_map(|area| area.file.as_ref());
-    let mut seen: Vec<&[u8]> = Vec::new();
-    for file in mapped.chain(space.executable.as_ref()) {
-        if !seen.contains(&file.path.as_slice()) {
-            seen.push(&file.path);
-            host.check_file(file, space.process, plan);
-        }
-    }
-}
-
 /// Makes a shared memory object where every process of the job inherits it.
 struct MakeSharedObject {
     object: SharedObject,
@@ -479,13 +482,6 @@ impl Action for MakeSharedObject {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         rebuild.make_shared_object(self.object.id, self.object.size)
     }
-}
-
-/// Whether the file is what it was: same size and time of last change.
-pub fn is_unchanged(then: &FileIdentity, now: &FileIdentity) -> bool {
-    then.size == now.size
-        && then.modified == now.modified
-        && then.mode & libc::S_IFMT == now.mode & libc::S_IFMT
 }
 
 /// The path of a file as text.

@@ -481,6 +481,7 @@ mod tests {
             scope: Scope::Process,
             named: spawn::own_pid(),
             inspection: Inspection::Complete,
+            hashing: Default::default(),
         };
         let mut refusals = Refusals::default();
         Namespaces.inspect(&target, &mut refusals);

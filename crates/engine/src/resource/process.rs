@@ -397,14 +397,14 @@ impl<'a> Family<'a> {
             }
         }
         if host.shares_pids {
-            let used = used_ids();
+            let used = used_ids(&host.leaving);
             for id in self.all_ids() {
                 let owned = self
                     .processes
                     .iter()
                     .any(|process| process.pid == id || process.tasks.contains(&id));
                 let held = id == host.session && !owned;
-                if id > 0 && !held && (used.contains(&id) || is_task(id)) {
+                if id > 0 && !held && (used.contains(&id) || is_task(id, &host.leaving)) {
                     plan.refusals.add_for_job(
                         format!("process id {id}"),
                         "it is in use here",
@@ -510,15 +510,20 @@ impl<'a> Family<'a> {
     }
 }
 
-/// Whether any process or thread of this machine has the id.
-fn is_task(id: i32) -> bool {
-    std::path::Path::new(&format!("/proc/{id}")).exists()
+/// Whether any process or thread of this machine has the id, but for processes that are leaving.
+fn is_task(id: i32, leaving: &BTreeSet<i32>) -> bool {
+    match cryonaut_procfs::ProcessDirectory::open(id).and_then(|task| task.status()) {
+        Ok(status) => !leaving.contains(&status.tgid),
+        Err(_) => std::path::Path::new(&format!("/proc/{id}")).exists(),
+    }
 }
 
-/// The ids of all processes, groups and sessions of this machine: a number stays in use as long as any of them has it.
-fn used_ids() -> BTreeSet<i32> {
+/// The ids of all processes, groups and sessions of this machine, but for those that are leaving: a number stays in use as long
+/// as any of them has it.
+fn used_ids(leaving: &BTreeSet<i32>) -> BTreeSet<i32> {
     let all = cryonaut_procfs::system::all_stats().unwrap_or_default();
     all.iter()
+        .filter(|stat| !leaving.contains(&stat.pid))
         .flat_map(|stat| [stat.pid, stat.pgrp, stat.session])
         .collect()
 }

@@ -480,6 +480,7 @@ mod tests {
             scope: Scope::Process,
             named: spawn::own_pid(),
             inspection: Inspection::Complete,
+            hashing: Default::default(),
         };
         let mut refusals = Refusals::default();
         Restrictions.inspect(&target, &mut refusals);

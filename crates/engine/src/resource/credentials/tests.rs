@@ -115,6 +115,7 @@ fn this_process_is_not_refused() {
         scope: Scope::Process,
         named: spawn::own_pid(),
         inspection: Inspection::Complete,
+        hashing: Default::default(),
     };
     let mut refusals = Refusals::default();
     Credentials.inspect(&target, &mut refusals);

@@ -93,7 +93,7 @@ impl DescriptorKind for Directories {
                     (process, ""),
                     what,
                     "it does not exist here",
-                    "make it again",
+                    "make it again, or tell where it is now: --relocate OLD=NEW, with the beginning of its path then and now",
                 );
             } else if let Err(error) = options(directory.flags).open(path_of(&then.path)) {
                 let reason = format!("it cannot be opened: {error}");

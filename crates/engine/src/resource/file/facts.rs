@@ -18,6 +18,7 @@ use cryonaut_sys::{descriptor, pidfd};
 
 use crate::error::Attempt;
 use crate::freeze::Frozen;
+use crate::reference::Hashing;
 use crate::resource::fs_context;
 use crate::resource::memory::{printable, under};
 use crate::target::{Target, has_ended};
@@ -228,6 +229,8 @@ pub struct Job<'a> {
     pub descriptions: Vec<Description>,
     /// All processes, zombies too: pid as we see it, pid in its own namespace.
     pub members: BTreeMap<i32, i32>,
+    /// Whether the files behind them are hashed.
+    pub hashing: Hashing,
     /// Index of the description behind each slot: (process, number).
     by_slot: BTreeMap<(usize, i32), usize>,
     /// Whether it runs while it is looked at.
@@ -268,7 +271,7 @@ impl<'a> Job<'a> {
         }
         let members = target.processes.iter();
         let members = members.map(|process| (process.pid, process.inner_pid()));
-        Self::gather(owners, members.collect(), Motion::Running)
+        Self::gather(owners, members.collect(), Motion::Running, target.hashing)
     }
 
     /// Looks at a frozen job.
@@ -295,10 +298,15 @@ impl<'a> Job<'a> {
         }
         let members = frozen.processes.iter();
         let members = members.map(|process| (process.pid, process.inner));
-        Self::gather(owners, members.collect(), Motion::Frozen)
+        Self::gather(owners, members.collect(), Motion::Frozen, frozen.hashing)
     }
 
-    fn gather(owners: Vec<Owner<'a>>, members: BTreeMap<i32, i32>, motion: Motion) -> Result<Self> {
+    fn gather(
+        owners: Vec<Owner<'a>>,
+        members: BTreeMap<i32, i32>,
+        motion: Motion,
+        hashing: Hashing,
+    ) -> Result<Self> {
         let mut slots = Vec::new();
         let mut seen = Vec::new();
         for (index, owner) in owners.iter().enumerate() {
@@ -380,6 +388,7 @@ impl<'a> Job<'a> {
             owners,
             descriptions,
             members,
+            hashing,
             by_slot,
             motion,
         };

@@ -104,7 +104,7 @@ impl DescriptorKind for Fifos {
                     (process, ""),
                     format!("descriptor {number}, named pipe {}", printable(&then.path)),
                     "it does not exist here",
-                    "make it again with mkfifo",
+                    "make it again with mkfifo, or tell where it is now: --relocate OLD=NEW",
                 );
             }
             if let Some(queue) = &fifo.queue {

@@ -15,6 +15,7 @@ use crate::error::Attempt;
 use crate::host::Host;
 use crate::plan::{Action, Plan, Stage};
 use crate::rebuild::Rebuild;
+use crate::reference::PUT_BACK;
 use crate::resource::memory::{FileIdentity, identity, printable};
 use crate::resource::{Level, Support};
 use crate::{Refusals, Result};
@@ -86,12 +87,8 @@ impl DescriptorKind for Places {
             let now = identity(&then.path, Path::new("/"));
             if now.is_none_or(|now| now.mode & libc::S_IFMT != then.mode & libc::S_IFMT) {
                 let what = format!("descriptor {number}, place {}", printable(&then.path));
-                plan.refusals.add(
-                    (process, ""),
-                    what,
-                    "it does not exist here",
-                    "put it back in its place",
-                );
+                plan.refusals
+                    .add((process, ""), what, "it does not exist here", PUT_BACK);
             }
             plan.step(Stage::Objects, 0, Open { place });
         }

@@ -1,10 +1,11 @@
 //! Regular files, by reference: path, flags, position.
 //!
-//! /proc/PID/fd shows the path, fdinfo flags and position. The content stays where it is; that the file is the same is checked
-//! by size and time of last change. A file that only grew since, as logs do, is cut back to its old size once the job is
-//! committed; the last bytes before that size are stored to tell growth from change. Not preserved: what the job overwrote
-//! since (refused).
+//! /proc/PID/fd shows the path, fdinfo flags and position. The content stays where it is; how it is told that the file is the
+//! same says [`crate::reference`]. A file that only grew since, as logs do, is cut back to its old size once the job is
+//! committed (or what `--grown` says); the last bytes before that size are stored to tell growth from change. Not preserved:
+//! what the job overwrote since (refused).
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -19,10 +20,11 @@ use super::facts::{Description, FdFacts, Job, Place};
 use super::{DescriptorKind, holders, lock, object, options, path_of, refused, set_flags};
 use crate::collect::Collection;
 use crate::error::Attempt;
-use crate::host::{Changed, Host};
+use crate::host::{Changed, Grown, Host};
 use crate::plan::{Action, Plan, Stage};
 use crate::rebuild::Rebuild;
-use crate::resource::memory::{FileIdentity, identity, is_unchanged, printable};
+use crate::reference::{self, Hashing, PUT_BACK};
+use crate::resource::memory::{FileIdentity, identity, printable};
 use crate::resource::{Level, Support};
 use crate::{Error, Refusals, Result};
 
@@ -81,7 +83,15 @@ impl DescriptorKind for RegularFiles {
             && !refused::is_kernel_file(&facts.link)
     }
 
-    fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
+    /// Nothing can be in the way. What is to be hashed is read now: the job does not stand still for it.
+    fn inspect(&self, description: &Description, job: &Job<'_>, _refusals: &mut Refusals) {
+        if job.hashing == Hashing::Content && may_hash(description) {
+            reference::content_hash(
+                &job.owner(description.first())
+                    .reach(&description.facts.link),
+            );
+        }
+    }
 
     fn collect(
         &self,
@@ -110,28 +120,43 @@ impl DescriptorKind for RegularFiles {
 
     fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
         let holders = holders(records)?;
-        let mut cut: Vec<(u64, FileIdentity)> = Vec::new();
+        let mut cut: Vec<CutBack> = Vec::new();
+        let mut told = BTreeSet::new();
         for file in records.all::<RegularFile>()? {
             let Some(then) = &file.identity else {
                 return Err(damaged());
             };
             let holder = holders.get(&file.object).copied().unwrap_or_default();
-            if check(&file, then, holder, host, plan) == Growth::CutBack
-                && !cut.iter().any(|(_, other)| other.path == then.path)
-            {
-                plan.remarks.push(format!(
-                    "file {} has grown since the checkpoint: it is cut back to {} bytes when the job runs again",
-                    printable(&then.path),
-                    then.size
-                ));
-                cut.push((file.object, then.clone()));
+            let growth = check(&file, then, holder, host, plan);
+            if growth != Growth::None && told.insert(then.path.clone()) {
+                plan.remarks.push(remark(growth, &file, then));
+            }
+            if growth == Growth::CutBack {
+                CutBack::add(&file, then, &mut cut);
             }
             plan.step(Stage::Objects, 0, OpenFile { file });
         }
-        for (object, then) in cut {
-            plan.step(Stage::Objects, 0, CutBack { object, then });
+        for action in cut {
+            plan.step(Stage::Objects, 0, action);
         }
         Ok(())
+    }
+}
+
+/// What the user is to know about a file that grew.
+fn remark(growth: Growth, file: &RegularFile, then: &FileIdentity) -> String {
+    let path = printable(&then.path);
+    let then = then.size;
+    let position = file.position;
+    let appends = file.flags as i32 & libc::O_APPEND != 0;
+    match growth {
+        Growth::CutBack => format!(
+            "file {path} has grown since the checkpoint: it is cut back to {then} bytes when the job runs again"
+        ),
+        _ if file.writes() && !appends => format!(
+            "file {path} has grown since the checkpoint and is kept: the job goes on writing at {position}, over what was added"
+        ),
+        _ => format!("file {path} has grown since the checkpoint, from {then} bytes, and is kept"),
     }
 }
 
@@ -141,13 +166,22 @@ impl DescriptorKind for RegularFiles {
 /// When it has gone since it was looked at.
 pub(super) fn named_file(description: &Description, job: &Job<'_>) -> Result<FileIdentity> {
     let owner = job.owner(description.first());
-    identity(&description.facts.link, &owner.reach(b"/")).ok_or_else(|| {
+    let mut found = identity(&description.facts.link, &owner.reach(b"/")).ok_or_else(|| {
         Error::Failed(format!(
             "process {}: {} has vanished",
             owner.pid,
             job.name(description)
         ))
-    })
+    })?;
+    if found.mode & libc::S_IFMT == libc::S_IFREG && may_hash(description) {
+        found.add_hash(&owner.reach(&description.facts.link), job.hashing);
+    }
+    Ok(found)
+}
+
+/// Whether a file may be opened to read all of it: that would break a lease, and a place is not about content.
+fn may_hash(description: &Description) -> bool {
+    !description.facts.is_place() && !lock::has_lease(description)
 }
 
 /// The path of a record's file for a step's text; nothing where the record is damaged.
@@ -197,6 +231,7 @@ fn last_bytes(file: &File, size: u64) -> Option<Vec<u8>> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Growth {
     None,
+    Kept,
     CutBack,
 }
 
@@ -209,65 +244,87 @@ fn check(
     plan: &mut Plan,
 ) -> Growth {
     let what = format!("descriptor {number}, file {}", printable(&then.path));
+    let mut refuse = |reason: String, remedy: &str| {
+        plan.refusals.add((process, ""), &what, reason, remedy);
+        Growth::None
+    };
     let Some(now) = identity(&then.path, Path::new("/")) else {
-        plan.refusals.add(
-            (process, ""),
-            what,
-            "it does not exist here",
-            "put it back in its place",
-        );
-        return Growth::None;
+        return refuse("it does not exist here".into(), PUT_BACK);
     };
     if now.mode & libc::S_IFMT != libc::S_IFREG {
-        plan.refusals.add(
-            (process, ""),
-            what,
-            "it is no regular file any more",
+        return refuse(
+            "it is no regular file any more".into(),
             "put the old file back in its place",
         );
-        return Growth::None;
     }
     if let Err(error) = options(file.flags).open(path_of(&then.path)) {
         let access = if file.writes() { "writing" } else { "reading" };
-        plan.refusals.add(
-            (process, ""),
-            what,
+        return refuse(
             format!("it cannot be opened for {access}: {error}"),
             "restart as a user who may open it, or change its permissions",
         );
+    }
+    let Some(found) = reference::difference(then, &now) else {
+        return Growth::None;
+    };
+    if is_as_known(file, then, &now) {
         return Growth::None;
     }
-    if is_unchanged(then, &now) {
-        return Growth::None;
-    }
-    let recognised = || file.tail.as_ref().is_some_and(|tail| same_tail(then, tail));
-    // Touched, not changed: all of it is known, or it is as much of it as tells growth from change.
-    let whole = file
-        .tail
-        .as_ref()
-        .is_some_and(|tail| tail.len() as u64 == then.size);
-    let appends = file.flags as i32 & libc::O_APPEND != 0;
-    if now.size == then.size && (whole || appends) && recognised() {
-        return Growth::None;
-    }
-    if now.size > then.size {
-        if file.writes() && recognised() {
-            return Growth::CutBack;
-        }
-        let same_file = now.inode == then.inode && now.device == then.device;
-        if !file.writes() && same_file {
-            return Growth::None;
-        }
+    if has_grown(file, then, &now) {
+        return match (host.grown, file.writes()) {
+            (Grown::AsUsed | Grown::Truncate, true) => Growth::CutBack,
+            (Grown::Truncate, false) => match may_write(then) {
+                Ok(()) => Growth::CutBack,
+                Err(error) => refuse(
+                    format!("it has grown and cannot be cut back: {error}"),
+                    "restart as a user who may write to it, or take it as it is (--grown keep)",
+                ),
+            },
+            (Grown::AsUsed, false) | (Grown::Keep, _) => Growth::Kept,
+            (Grown::Refuse, _) => {
+                reference::refuse_growth((process, ""), what, (then.size, now.size), plan);
+                Growth::None
+            }
+        };
     }
     if host.changed == Changed::Refuse {
-        plan.refusals.add(
-            (process, ""),
-            what,
-            "it has changed since the checkpoint (size or time of last change)",
-            "put the old version back, or accept this one with --allow-changed",
+        return refuse(
+            format!("it has changed since the checkpoint: {}", found.text()),
+            found.remedy(),
         );
     }
     Growth::None
+}
+
+/// Whether a file that was touched is known by its end: it has all that is known of it, or as much as tells growth from change.
+fn is_as_known(file: &RegularFile, then: &FileIdentity, now: &FileIdentity) -> bool {
+    let whole = |tail: &Vec<u8>| tail.len() as u64 == then.size;
+    let appends = file.flags as i32 & libc::O_APPEND != 0;
+    now.size == then.size
+        && then.content_hash.is_none()
+        && file
+            .tail
+            .as_ref()
+            .is_some_and(|tail| (whole(tail) || appends) && same_tail(then, tail))
+}
+
+/// Whether a file has only got longer. One that the job writes is to have its old end where it was; of one that it only reads
+/// no more is known than that it is the same file, unless the image has its hash.
+fn has_grown(file: &RegularFile, then: &FileIdentity, now: &FileIdentity) -> bool {
+    if now.size <= then.size {
+        return false;
+    }
+    match &file.tail {
+        Some(tail) if then.content_hash.is_none() => same_tail(then, tail),
+        None if file.writes() && then.content_hash.is_none() => false,
+        _ => reference::has_grown(then, now),
+    }
+}
+
+fn may_write(then: &FileIdentity) -> std::io::Result<()> {
+    options(libc::O_WRONLY as u32)
+        .open(path_of(&then.path))
+        .map(drop)
 }
 
 fn same_tail(then: &FileIdentity, tail: &[u8]) -> bool {
@@ -331,9 +388,23 @@ pub(super) fn open_at(
 
 /// Cuts a file that grew back to what it was, its time of last change included: the next restart is to know it again.
 struct CutBack {
-    /// A description that writes to it. Another one would stand in the way of a lease.
-    object: u64,
+    /// A description that writes to it, if any does: another one would stand in the way of a lease.
+    object: Option<u64>,
     then: FileIdentity,
+}
+
+impl CutBack {
+    /// Adds a file to those that are cut back; each is cut back once.
+    fn add(file: &RegularFile, then: &FileIdentity, all: &mut Vec<Self>) {
+        let object = file.writes().then_some(file.object);
+        match all.iter_mut().find(|other| other.then.path == then.path) {
+            Some(known) => known.object = known.object.or(object),
+            None => all.push(Self {
+                object,
+                then: then.clone(),
+            }),
+        }
+    }
 }
 
 impl fmt::Display for CutBack {
@@ -350,8 +421,13 @@ impl fmt::Display for CutBack {
 impl Action for CutBack {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let what = format!("cutting {} back", printable(&self.then.path));
-        let file = object(rebuild, self.object)?;
-        let file = File::from(file.try_clone_to_owned().attempt(|| what.clone())?);
+        let file = match self.object {
+            Some(number) => object(rebuild, number)?
+                .try_clone_to_owned()
+                .map(File::from),
+            None => options(libc::O_WRONLY as u32).open(path_of(&self.then.path)),
+        };
+        let file = file.attempt(|| what.clone())?;
         let then = self.then.clone();
         rebuild
             .after_commit
@@ -377,12 +453,12 @@ const SUPPORT: &[Support] = &[
     Support {
         what: "Regular files: flags, position, O_APPEND, O_DIRECT, O_SYNC",
         level: Level::Restored,
-        how: "by reference; a file that is gone, may not be opened or has changed is a refusal at restart (--allow-changed takes it)",
+        how: "by reference; the same by inode, size and time, by build id, or by hash (--hash-files); what is gone or has changed is a refusal at restart (--relocate, --allow-changed)",
     },
     Support {
         what: "Files that grew since the checkpoint",
         level: Level::Restored,
-        how: "one that the job writes is cut back to its old size, last of all; one that it only reads is taken as it is",
+        how: "one that the job writes is cut back to its old size, last of all; one that it only reads is taken as it is (--grown truncate, keep, refuse)",
     },
 ];
 
@@ -461,7 +537,7 @@ mod tests {
         let then = file.identity.clone().unwrap();
         cut_back(&File::options().write(true).open(&path).unwrap(), &then).unwrap();
         assert!(
-            is_unchanged(&then, &identity(&then.path, Path::new("/")).unwrap()),
+            reference::difference(&then, &identity(&then.path, Path::new("/")).unwrap()).is_none(),
             "known again after it was cut back"
         );
 

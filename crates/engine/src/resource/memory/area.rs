@@ -9,6 +9,8 @@ use cryonaut_procfs::ProcessDirectory;
 use cryonaut_procfs::maps::AreaName;
 use cryonaut_procfs::smaps::{SmapsArea, VmFlag};
 
+use crate::reference::{self, Hashing};
+
 use super::record::{AreaRecord, Backing, FileIdentity, attribute};
 
 /// Why an area cannot be saved.
@@ -246,18 +248,20 @@ fn refuse_flags(area: &SmapsArea, range: &dyn Fn() -> String) -> Result<(), Unsu
 /// Files of a process, looked at once each.
 pub struct Files {
     root: PathBuf,
+    hashing: Hashing,
     known: HashMap<Vec<u8>, Option<FileIdentity>>,
 }
 
 impl Files {
     /// Files as a process' maps name them: relative to our root, or to that of its own mount namespace.
-    pub fn of(directory: &ProcessDirectory) -> Self {
+    pub fn of(directory: &ProcessDirectory, hashing: Hashing) -> Self {
         let root = directory.link("root").unwrap_or_default();
         let base = crate::resource::fs_context::base(directory, &root)
             .ok()
             .flatten();
         Self {
             root: base.unwrap_or_else(|| directory.path().join("root")),
+            hashing,
             known: HashMap::new(),
         }
     }
@@ -267,9 +271,36 @@ impl Files {
         if let Some(known) = self.known.get(path) {
             return known.clone();
         }
-        let found = identity(path, &self.root);
+        let mut found = identity(path, &self.root);
+        if let Some(found) = &mut found
+            && found.mode & libc::S_IFMT == libc::S_IFREG
+        {
+            let place = under(&self.root, path);
+            found.add_hash(&place, self.hashing);
+        }
         self.known.insert(path.to_vec(), found.clone());
         found
+    }
+
+    /// Adds the build ids of files that are mapped to be executed.
+    pub fn add_build_ids(&self, areas: &mut [AreaRecord]) {
+        let mut ids = HashMap::new();
+        for area in areas.iter() {
+            if area.protection & libc::PROT_EXEC as u32 != 0
+                && let Some(file) = &area.file
+            {
+                ids.entry(file.path.clone())
+                    .or_insert_with(|| self.build_id(&file.path));
+            }
+        }
+        for file in areas.iter_mut().filter_map(|area| area.file.as_mut()) {
+            file.build_id = ids.get(&file.path).cloned().flatten();
+        }
+    }
+
+    /// The build id of an executable file.
+    pub fn build_id(&self, path: &[u8]) -> Option<Vec<u8>> {
+        reference::build_id(&under(&self.root, path))
     }
 }
 
@@ -284,7 +315,18 @@ pub fn identity(path: &[u8], root: &Path) -> Option<FileIdentity> {
         size: metadata.size(),
         modified: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
         mode: metadata.mode(),
+        build_id: None,
+        content_hash: None,
     })
+}
+
+impl FileIdentity {
+    /// Adds the hash of the content of the file at `place`, where that is wanted.
+    pub fn add_hash(&mut self, place: &Path, hashing: Hashing) {
+        if hashing == Hashing::Content {
+            self.content_hash = reference::content_hash(place).map(|hash| hash.to_vec());
+        }
+    }
 }
 
 /// The path as seen from here when a process whose root is at `root` names it `path`.

@@ -147,6 +147,12 @@ pub struct FileIdentity {
     /// `st_mode`.
     #[prost(uint32, tag = "6")]
     pub mode: u32,
+    /// The build id, of a mapped program or library that has one.
+    #[prost(bytes = "vec", optional, tag = "7")]
+    pub build_id: Option<Vec<u8>>,
+    /// The BLAKE3 hash of the content, 32 bytes, where it was asked for.
+    #[prost(bytes = "vec", optional, tag = "8")]
+    pub content_hash: Option<Vec<u8>>,
 }
 
 /// A shared memory object that no file names.
