@@ -3,9 +3,13 @@
 
 static volatile sig_atomic_t told;
 
-static void note(int signal)
+static volatile int told_descriptor = -1;
+
+static void note(int signal, siginfo_t *information, void *context)
 {
-	(void)signal;
+	(void)context;
+	if (signal != SIGIO)
+		told_descriptor = information->si_fd;
 	told++;
 }
 
@@ -28,11 +32,13 @@ static void expect_break(const char *path, int access)
 
 int main(void)
 {
-	struct sigaction action = {.sa_handler = note, .sa_flags = SA_RESTART};
+	struct sigaction action = {.sa_sigaction = note, .sa_flags = SA_SIGINFO | SA_RESTART};
 	must(sigaction(SIGIO, &action, NULL));
+	must(sigaction(SIGRTMIN, &action, NULL));
 	int reading = leased("reading", O_RDONLY, F_RDLCK);
 	int writing = leased("writing", O_RDWR | O_APPEND, F_WRLCK);
 	int silent = leased("silent", O_WRONLY, F_WRLCK);
+	must(fcntl(silent, F_SETSIG, SIGRTMIN));
 	int given_up = leased("given-up", O_RDWR, F_WRLCK);
 	/* Only what nobody writes can be reduced to reading. */
 	int reduced = leased("reduced", O_RDONLY, F_WRLCK);
@@ -66,5 +72,6 @@ int main(void)
 	expect_break("reading", O_WRONLY);
 	expect_break("writing", O_RDONLY);
 	expect_break("silent", O_RDONLY);
+	expect_equal("the descriptor that is told", silent, told_descriptor);
 	victim_ok();
 }

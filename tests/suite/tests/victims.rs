@@ -135,6 +135,7 @@ victims! {
     lock_waiting => Victim::new("lock_waiting");
     lease => Victim::new("lease");
     file_reference => Victim::new("file_reference").options(&["-ldl"]);
+    file_owner_signal => Victim::new("file_owner_signal");
     pipe_data => Victim::new("pipe_data");
     pipe_half_open => Victim::new("pipe_half_open");
     pipe_stream => Victim::new("pipe_stream");
@@ -180,7 +181,7 @@ victims! {
 }
 
 /// Sources that other tests use.
-const ELSEWHERE: &[&str] = &["torture", "heartbeat"];
+const ELSEWHERE: &[&str] = &["torture", "heartbeat", "refused_state"];
 
 #[test]
 fn every_source_is_in_the_table() {

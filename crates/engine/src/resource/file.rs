@@ -5,8 +5,9 @@
 //! them is one file each under `file/`, of the shape of [`DescriptorKind`]: exactly one kind claims a descriptor, and what none
 //! claims is refused with a reason. At a restart every object is made in this process, passed into the job, and let go here.
 //! What a description of any kind may have besides, such as locks, is an [`Aspect`], one file each as well.
-//! Not preserved: the addressees of SIGIO (refused), access times.
+//! Not preserved: access times.
 
+mod addressee;
 mod device;
 mod directory;
 mod epoll;
@@ -113,7 +114,7 @@ trait Aspect: Sync {
 }
 
 /// What a description of any kind may have, in the order in which it is planned.
-static ASPECTS: &[&dyn Aspect] = &[&lock::Locks];
+static ASPECTS: &[&dyn Aspect] = &[&lock::Locks, &addressee::Addressees];
 
 /// Every kind of descriptor.
 static KINDS: &[&dyn DescriptorKind] = &[
@@ -233,9 +234,6 @@ impl Resource for Files {
         let job = Job::frozen(frozen)?;
         let mut refusals = Refusals::default();
         inspect_job(&job, &mut refusals);
-        for description in &job.descriptions {
-            refused::inspect_owner(description, &job, &mut refusals);
-        }
         refusals.into_result()?;
         let mut tables: Vec<DescriptorTable> = job
             .owners
@@ -327,9 +325,6 @@ fn inspect_running(target: &Target) -> Refusals {
     match Job::running(target) {
         Ok(job) => {
             inspect_job(&job, &mut refusals);
-            for description in &job.descriptions {
-                refused::inspect_owner(description, &job, &mut refusals);
-            }
         }
         Err(error) => refusals.add_for_job(
             "descriptors",
@@ -340,16 +335,13 @@ fn inspect_running(target: &Target) -> Refusals {
     refusals
 }
 
-/// What stands in the way, apart from what only a copy of a descriptor tells.
+/// What stands in the way.
 fn inspect_job(job: &Job<'_>, refusals: &mut Refusals) {
     inspect_tables(job, refusals);
     for aspect in ASPECTS {
         aspect.inspect(job, refusals);
     }
     for description in &job.descriptions {
-        if refused::inspect_common(description, job, refusals) {
-            continue;
-        }
         match KINDS.iter().find(|kind| kind.claims(&description.facts)) {
             Some(kind) => kind.inspect(description, job, refusals),
             None => refused::refuse(description, job, refusals),

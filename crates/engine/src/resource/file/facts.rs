@@ -16,6 +16,7 @@ use cryonaut_procfs::{FdInfo, ProcessDirectory};
 use cryonaut_sys::task::{self, Compare};
 use cryonaut_sys::{descriptor, pidfd};
 
+use super::addressee::Told;
 use crate::error::Attempt;
 use crate::freeze::Frozen;
 use crate::reference::Hashing;
@@ -151,6 +152,8 @@ pub struct FdFacts {
     pub place: Place,
     /// For a pipe, where its other end is.
     pub peer: Peer,
+    /// Whom it sends signals to, if that was ever said.
+    pub addressee: Option<Told>,
 }
 
 impl FdFacts {
@@ -393,7 +396,27 @@ impl<'a> Job<'a> {
             motion,
         };
         job.find_peers(motion)?;
+        job.find_addressees(motion)?;
         Ok(job)
+    }
+
+    /// Asks a copy of every description whom it sends signals to.
+    fn find_addressees(&mut self, motion: Motion) -> Result<()> {
+        for index in 0..self.descriptions.len() {
+            let description = &self.descriptions[index];
+            if description.facts.is_place() {
+                continue;
+            }
+            let told = self.copy(description).and_then(|copy| {
+                Told::of(copy.as_fd())
+                    .attempt(|| "asking whom a descriptor sends signals to".into())
+            });
+            self.descriptions[index].facts.addressee = match told {
+                Err(_) if motion == Motion::Running => continue,
+                told => told?,
+            };
+        }
+        Ok(())
     }
 
     /// The process of a slot.
@@ -658,6 +681,7 @@ fn facts_of(owner: &Owner<'_>, number: i32, link: Vec<u8>, info: FdInfo) -> Opti
         node: (0, 0),
         place: Place::Nameless,
         peer: Peer::None,
+        addressee: None,
     };
     if !facts.link.starts_with(b"/") {
         return Some(facts);

@@ -1,16 +1,8 @@
-//! Descriptors that no kind claims, and state of descriptors that no kind saves: refused by name.
-
-use std::os::fd::AsFd;
-
-use cryonaut_sys::descriptor;
+//! Descriptors that no kind claims: refused by name.
 
 use super::facts::{Description, Job, Place};
-use super::lock;
 use crate::Refusals;
 use crate::resource::{Level, Support};
-
-/// fcntl(2): the signal that is sent when I/O is possible (include/uapi/asm-generic/fcntl.h).
-const F_GETSIG: i32 = 11;
 
 /// What a link begins with: what it is, why it is refused, what to do.
 const BY_LINK: &[(&str, &str, &str, &str)] = &[
@@ -156,48 +148,6 @@ pub(super) fn is_kernel_file(link: &[u8]) -> bool {
     })
 }
 
-/// Refuses what every kind of descriptor may have and none saves. Whether that was the case.
-pub(super) fn inspect_common(
-    description: &Description,
-    job: &Job<'_>,
-    refusals: &mut Refusals,
-) -> bool {
-    let facts = &description.facts;
-    // A lease sets it, too (fasync_insert_entry in fs/fcntl.c).
-    if facts.info.flags as i32 & libc::O_ASYNC != 0 && !lock::has_lease(description) {
-        refuse_signals(description, job, refusals);
-        return true;
-    }
-    false
-}
-
-fn refuse_signals(description: &Description, job: &Job<'_>, refusals: &mut Refusals) {
-    refusals.add(
-        job.owner(description.first()).label(),
-        job.name(description),
-        "it sends signals when it is ready (O_ASYNC, F_SETOWN, F_SETSIG), which is not saved yet",
-        "have the program use poll or epoll",
-    );
-}
-
-/// Refuses a description with an addressee for signals: only a copy of the descriptor tells.
-pub(super) fn inspect_owner(description: &Description, job: &Job<'_>, refusals: &mut Refusals) {
-    // Regular files send none, whoever is set, but for leases, which are refused by themselves.
-    let never = description.facts.file_type() == libc::S_IFREG;
-    if description.facts.is_place() || never {
-        return;
-    }
-    // What has been closed meanwhile needs no refusal, and what may not be copied fails later with a clear text.
-    let Ok(copy) = job.copy(description) else {
-        return;
-    };
-    let owner = descriptor::control(copy.as_fd(), libc::F_GETOWN, 0).unwrap_or(0);
-    let signal = descriptor::control(copy.as_fd(), F_GETSIG, 0).unwrap_or(0);
-    if owner != 0 || signal != 0 {
-        refuse_signals(description, job, refusals);
-    }
-}
-
 /// Refuses a descriptor that nobody claims.
 pub(super) fn refuse(description: &Description, job: &Job<'_>, refusals: &mut Refusals) {
     let label = job.owner(description.first()).label();
@@ -253,11 +203,6 @@ pub(super) const SUPPORT: &[Support] = &[
         what: "Deleted files, files without a name (O_TMPFILE), files of /proc and /sys, files that their path no longer reaches",
         level: Level::Refused,
         how: "there is no path to open them by",
-    },
-    Support {
-        what: "Signals on I/O (O_ASYNC, F_SETOWN, F_SETSIG)",
-        level: Level::Refused,
-        how: "not saved yet; release them before the checkpoint",
     },
     Support {
         what: "Pseudo-terminals whose master is in the job (tmux, screen, script, expect)",

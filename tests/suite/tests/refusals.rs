@@ -1,0 +1,95 @@
+//! What is refused: a checkpoint says so and does not hurt the job, a restart says so and starts nothing.
+
+use std::fs::File;
+
+use cryonaut_suite::scene::LIMIT;
+use cryonaut_suite::victim::{checkpoint, restart};
+use cryonaut_suite::{Outcome, Program, Running, Scene, User, failed, test};
+use rustix::fs::{FlockOperation, flock};
+
+/// The status of `cryo` for a refusal.
+const REFUSED: i32 = 3;
+/// The status of a restart in the foreground that did not come about.
+const NOT_RESTARTED: i32 = 125;
+
+fn start(scene: &Scene, source: &str, arguments: &[&str]) -> Outcome<Running> {
+    let job = scene.start(
+        "victim",
+        &Program::victim(source, &[])?.arguments(arguments),
+    )?;
+    scene.wait_for("READY", LIMIT, || {
+        job.output().contains("READY\n").then_some(())
+    })?;
+    Ok(job)
+}
+
+fn finish(scene: &Scene, job: &Running, holder: &Running) -> Outcome {
+    scene.go()?;
+    let status = scene.wait(holder)?;
+    if status.success() && job.output() == "READY\nOK\n" {
+        return Ok(());
+    }
+    failed(format!("the victim: {}", job.output()))
+}
+
+/// A checkpoint is refused with one of `words`, and the victim finds everything as it was.
+fn refused(scene: &Scene, state: &str, words: &[&str]) -> Outcome {
+    let job = start(scene, "refused_state", &[state])?;
+    let image = scene.file("image");
+    scene
+        .cryo(["checkpoint", &job.pid().to_string(), "-o"])
+        .arguments([&image])
+        .run()?
+        .refusal_with(&[REFUSED], words)?;
+    if image.exists() {
+        return failed("a refused checkpoint left an image");
+    }
+    finish(scene, &job, &job)
+}
+
+/// A lock that somebody took after the checkpoint keeps the job from coming back, until it is let go.
+fn lock_taken(scene: &Scene) -> Outcome {
+    let job = start(scene, "lock_flock", &[])?;
+    let image = scene.file("image");
+    checkpoint(scene, &job.pid().to_string(), &image, "--kill")?;
+    scene.wait(&job)?;
+    let taken = File::open(scene.work("exclusive"))?;
+    // The processes of the victim end one by one.
+    scene.wait_for("the lock", LIMIT, || {
+        flock(&taken, FlockOperation::NonBlockingLockShared).ok()
+    })?;
+    let holder = format!("process {} ", std::process::id());
+    scene
+        .cryo(["restart"])
+        .arguments([&image])
+        .run()?
+        .refusal_with(&[NOT_RESTARTED], &[&holder])?;
+    drop(taken);
+    let life = restart(scene, &image, "restart")?;
+    finish(scene, &job, &life.running)
+}
+
+/// For each state the tests `name::root` and `name::user`.
+macro_rules! refusals {
+    ($($name:ident => $body:expr;)*) => {
+        $(mod $name {
+            use super::*;
+
+            #[test]
+            fn root() {
+                test(concat!(stringify!($name), "::root"), User::Root, $body);
+            }
+
+            #[test]
+            fn user() {
+                test(concat!(stringify!($name), "::user"), User::Ordinary, $body);
+            }
+        })*
+    };
+}
+
+refusals! {
+    owner_outside => |scene| refused(scene, "owner-outside", &["f_setown"]);
+    directory_notify => |scene| refused(scene, "notify", &["f_notify"]);
+    lock_of_another => lock_taken;
+}
