@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cryonaut_procfs::ProcessDirectory;
@@ -20,6 +21,7 @@ use cryonaut_tracee::{
 use crate::error::Attempt;
 use crate::guardian::{Guardian, present};
 use crate::reference::Hashing;
+use crate::resource::sharing::{self, Shared, Sharing};
 use crate::target::{Scope, Target, TargetProcess, parents_first};
 use crate::{Error, Result};
 
@@ -63,7 +65,8 @@ pub struct FrozenProcess {
     memory: File,
     /// Its /proc/PID/pagemap; for a zombie nothing of use.
     pub pagemap: File,
-    guest: Option<Guest>,
+    /// Shared by processes that share memory.
+    guest: Arc<Mutex<Option<Guest>>>,
 }
 
 impl FrozenProcess {
@@ -83,28 +86,30 @@ impl FrozenProcess {
     /// When the process has ended, or has no room for the code.
     pub fn run(&mut self, index: usize, list: &CallList) -> Result<Outcomes> {
         let inner = self.inner;
-        if self.guest.is_none() {
-            let areas: Vec<_> = self.areas.iter().map(|area| area.area.clone()).collect();
-            let room = find_room(self.pid, &areas)?;
-            let task = &mut self.tasks[0];
-            let caught = self.status.signals_caught;
-            self.guest = Some(Guest::enter(
-                self.pid,
-                &mut task.stopped,
-                (inner, task.inner),
-                room,
-                caught,
-            )?);
-        }
-        let guest = self.guest.as_ref().expect("just entered");
+        let caught = self.status.signals_caught;
+        let mut guest = lock(&self.guest);
+        let guest = match &mut *guest {
+            Some(guest) => guest,
+            none => {
+                let areas: Vec<_> = self.areas.iter().map(|area| area.area.clone()).collect();
+                let room = find_room(self.pid, &areas)?;
+                let task = &mut self.tasks[0];
+                none.insert(Guest::enter(
+                    self.pid,
+                    &mut task.stopped,
+                    (inner, task.inner),
+                    room,
+                )?)
+            }
+        };
         let task = &mut self.tasks[index];
-        Ok(guest.run(&mut task.stopped, (inner, task.inner), list)?)
+        Ok(guest.run(&mut task.stopped, (inner, task.inner), caught, list)?)
     }
 
     /// The address of the mapping that call lists use in it, if there is one by now: a sample of what the kernel gives to new
     /// mappings of this process.
     pub fn list_memory(&self) -> Option<u64> {
-        self.guest.as_ref().map(Guest::list_memory)
+        lock(&self.guest).as_ref().map(Guest::list_memory)
     }
 
     /// Reads its memory.
@@ -124,7 +129,8 @@ impl FrozenProcess {
 
     /// Removes what `cryo` put into the process.
     fn leave(&mut self) -> Result<()> {
-        if let Some(guest) = self.guest.take() {
+        let guest = lock(&self.guest).take();
+        if let Some(guest) = guest {
             let task = &mut self.tasks[0];
             guest.leave(&mut task.stopped, (self.inner, task.inner))?;
         }
@@ -164,6 +170,8 @@ pub struct Frozen {
     pub since: Instant,
     /// Whether the files that the job uses are hashed.
     pub hashing: Hashing,
+    /// What its tasks share in an unusual way.
+    pub sharing: Sharing,
 }
 
 impl Frozen {
@@ -246,7 +254,7 @@ impl Frozen {
             let _ = pidfd::send_signal(process, libc::SIGKILL);
         }
         for process in &mut self.processes {
-            process.guest = None;
+            lock(&process.guest).take();
             for task in process.tasks.drain(..) {
                 task.stopped.forget();
             }
@@ -396,7 +404,17 @@ impl Hold {
                 tasks,
             )?);
         }
+        let sharing = sharing::of_frozen(&processes);
+        for index in 0..processes.len() {
+            let holder = sharing.of_process(Shared::Memory, processes[index].pid);
+            if holder != processes[index].pid
+                && let Some(holder) = processes.iter().find(|process| process.pid == holder)
+            {
+                processes[index].guest = Arc::clone(&holder.guest);
+            }
+        }
         Ok(Frozen {
+            sharing,
             processes,
             scope: target.scope,
             named: target.named,
@@ -579,8 +597,13 @@ fn frozen_process(look: Look, tasks: BTreeMap<i32, Stopped>) -> Result<FrozenPro
         areas,
         memory,
         pagemap,
-        guest: None,
+        guest: Arc::default(),
     })
+}
+
+/// The guest of a process; nobody panics while holding it.
+fn lock(guest: &Mutex<Option<Guest>>) -> MutexGuard<'_, Option<Guest>> {
+    guest.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A task inside a restartable sequence goes to its abort handler, as it would at any preemption (rseq(2)): its registers and

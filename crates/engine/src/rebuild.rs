@@ -27,7 +27,7 @@ use crate::resource::memory::AreaRecord;
 use crate::{Error, Result};
 
 pub use channel::CloseOnExec;
-pub use life::Sibling;
+pub use life::{Descent, Sibling};
 pub use places::Places;
 pub use queue::{Queue, write_memory};
 
@@ -53,6 +53,8 @@ pub struct Built {
     /// Its tasks: id in the image, id as we see it; the leader first.
     pub tasks: Vec<(i32, i32)>,
     areas: Vec<AreaRecord>,
+    /// The process whose memory it shares.
+    memory: Option<i32>,
 }
 
 /// A restart under way.
@@ -81,6 +83,8 @@ pub struct Rebuild<'a> {
     channel_number: i32,
     progenitor: Option<(Child, i32)>,
     processes: BTreeMap<i32, Built>,
+    /// Threads that do not share all with their process, and that process.
+    apart: BTreeMap<i32, i32>,
     shared: BTreeMap<u64, u64>,
     shared_content: BTreeMap<u64, Vec<(u64, u64)>>,
     processor: Option<OneProcessor>,
@@ -129,6 +133,7 @@ impl<'a> Rebuild<'a> {
             channel_number,
             progenitor: None,
             processes: BTreeMap::new(),
+            apart: BTreeMap::new(),
             shared: BTreeMap::new(),
             shared_content: BTreeMap::new(),
             processor: OneProcessor::stay(),
@@ -154,13 +159,24 @@ impl<'a> Rebuild<'a> {
             .map(|(process, built)| (*process, built))
     }
 
-    /// Makes the calls of a list in the leader of a process.
+    /// Makes the calls of a list in the leader of a process, or in a thread with tables of its own.
     ///
     /// # Errors
     /// When the process stumbles; the calls' own errors are in the outcomes.
     pub fn run(&self, process: i32, list: &CallList) -> Result<Outcomes> {
-        let pid = self.built(process)?.pid;
-        Ok(self.stub.run(pid, pid, list)?)
+        let (pid, tid) = self.whereabouts(process)?;
+        Ok(self.stub.run(pid, tid, list)?)
+    }
+
+    /// Process and task as we see them that the image calls `process`: a process, or a thread with tables of its own.
+    ///
+    /// # Errors
+    /// When it has not been built.
+    pub fn whereabouts(&self, process: i32) -> Result<(i32, i32)> {
+        match self.apart.get(&process) {
+            Some(&home) => Ok((self.built(home)?.pid, self.task(home, process)?)),
+            None => self.built(process).map(|built| (built.pid, built.pid)),
+        }
     }
 
     /// Makes the calls of a list in one task of a process.

@@ -11,6 +11,7 @@ pub mod namespace;
 pub mod process;
 pub mod restriction;
 pub mod seccomp;
+pub mod sharing;
 pub mod signal;
 pub mod thread;
 pub mod timer;
@@ -71,6 +72,7 @@ pub trait Resource: Sync {
 /// Every resource, in the order in which they are collected and planned.
 pub static REGISTRY: &[&dyn Resource] = &[
     &process::Processes,
+    &sharing::Commons,
     &namespace::Namespaces,
     &restriction::Restrictions,
     &seccomp::Seccomp,

@@ -32,7 +32,6 @@ pub struct Guest {
     memory: File,
     code: u64,
     region: u64,
-    caught: u64,
 }
 
 /// Bytes between two places for guest code.
@@ -139,18 +138,12 @@ pub fn left_behind(pid: i32, areas: &[Area]) -> Vec<std::ops::Range<u64>> {
 }
 
 impl Guest {
-    /// Prepares a process to run lists; `task` is one of its stopped tasks, `room` comes from [`find_room`], `caught` are the
-    /// signals that it handles (`SigCgt`), and (`process`, `task id`) what the task calls itself.
+    /// Prepares a process to run lists; `task` is one of its stopped tasks, `room` comes from [`find_room`], and (`process`,
+    /// `task id`) is what the task calls itself. Processes that share its memory can run lists, too.
     ///
     /// # Errors
     /// When its memory cannot be written, or has no room for a small mapping.
-    pub fn enter(
-        pid: i32,
-        task: &mut Stopped,
-        inner: (i32, i32),
-        room: u64,
-        caught: u64,
-    ) -> Result<Self> {
+    pub fn enter(pid: i32, task: &mut Stopped, inner: (i32, i32), room: u64) -> Result<Self> {
         let path = format!("/proc/{pid}/mem");
         let memory = at(
             pid,
@@ -162,7 +155,6 @@ impl Guest {
             memory,
             code: room,
             region: 0,
-            caught,
         };
         at(
             pid,
@@ -191,11 +183,18 @@ impl Guest {
         Ok(guest)
     }
 
-    /// Runs a list in `task`, which calls itself `inner` (process id, task id).
+    /// Runs a list in `task`, which calls itself `inner` (process id, task id); `caught` are the signals that its process
+    /// handles (`SigCgt`).
     ///
     /// # Errors
     /// [`Error::Gone`]; a list that does not fit is [`Error::Unexpected`].
-    pub fn run(&self, task: &mut Stopped, inner: (i32, i32), list: &CallList) -> Result<Outcomes> {
+    pub fn run(
+        &self,
+        task: &mut Stopped,
+        inner: (i32, i32),
+        caught: u64,
+        list: &CallList,
+    ) -> Result<Outcomes> {
         let bytes = list.encode(self.region);
         if bytes.len() as u64 > REGION {
             return Err(Error::Unexpected(
@@ -204,7 +203,7 @@ impl Guest {
             ));
         }
         write_all(self.pid, RemotePtr::new(self.region), &bytes)?;
-        let blocked = self.caught | task.mask();
+        let blocked = caught | task.mask();
         let signal = QUIET_SIGNALS
             .into_iter()
             .find(|signal| blocked & (1 << (signal - 1)) == 0)

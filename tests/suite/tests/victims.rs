@@ -73,7 +73,8 @@ victims! {
     thread_rseq => Victim::new("thread_rseq");
     thread_join => Victim::new("thread_join");
     thread_leader_ended => Victim::new("thread_leader_ended").unless_refused("first thread");
-    thread_private_state => Victim::new("thread_private_state").unless_refused("of its own");
+    thread_private_state => Victim::new("thread_private_state");
+    thread_tables => Victim::new("thread_tables");
 
     signal_actions => Victim::new("signal_actions");
     signal_pending => Victim::new("signal_pending");
@@ -151,6 +152,11 @@ victims! {
     fs_context => Victim::new("fs_context");
     fs_root => Victim::new("fs_root").only(User::Root);
 
+    share_files => Victim::new("share_files");
+    share_fs => Victim::new("share_fs");
+    share_memory => Victim::new("share_memory");
+    task_exit_signal => Victim::new("task_exit_signal");
+    task_deep => Victim::new("task_deep");
     task_tree => Victim::new("task_tree");
     task_groups => Victim::new("task_groups");
     task_sessions => Victim::new("task_sessions");

@@ -98,6 +98,20 @@ impl Rebuild<'_> {
         Received { call, control }
     }
 
+    /// Closes everything but the channel.
+    ///
+    /// # Errors
+    /// When the process stumbles.
+    pub fn close_all(&self, process: i32) -> Result<()> {
+        let channel = self.channel_number;
+        let mut list = CallList::new();
+        for (first, last) in [(0, (channel - 1) as u32), ((channel + 1) as u32, u32::MAX)] {
+            let arguments = [u64::from(first).into(), u64::from(last).into(), 0.into()];
+            list.call(libc::SYS_close_range, &arguments);
+        }
+        self.run(process, &list).map(drop)
+    }
+
     /// Closes the channel in a process: nothing of ours stays in its table.
     ///
     /// # Errors

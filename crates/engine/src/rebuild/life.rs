@@ -1,5 +1,7 @@
 //! Births, stops and ends of processes being rebuilt.
 
+use std::collections::BTreeSet;
+
 use cryonaut_launch::{ChildSpec, LaunchError, Program, Role, Session, StopBeforeExec};
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::{ptrace, task, wait};
@@ -8,6 +10,7 @@ use cryonaut_tracee::{CallId, CallList};
 use super::{Built, OPTIONS, Rebuild, STUB_DATA, STUB_MASK, write_memory};
 use crate::error::Attempt;
 use crate::resource::memory::{AreaRecord, Backing};
+use crate::resource::sharing::ThreadBirths;
 use crate::{Error, Result};
 
 impl Rebuild<'_> {
@@ -86,6 +89,7 @@ impl Rebuild<'_> {
                 pid: outer,
                 tasks: vec![(inner, outer)],
                 areas,
+                memory: None,
             },
         );
         self.progenitor = Some((child, inner));
@@ -164,21 +168,16 @@ impl Rebuild<'_> {
         Ok(kept)
     }
 
-    /// Has `parent` (0: the progenitor, as a sibling) fork the process `pid`. Its memory is a copy of its parent's.
+    /// Has a process (0: the progenitor) bear the process `pid`. Its memory is a copy of the other's unless both share it.
     ///
     /// # Errors
     /// When the pid is taken, or fork fails.
-    pub fn birth(&mut self, parent: i32, pid: i32, sibling: Sibling) -> Result<()> {
-        let flags = if sibling == Sibling::Yes {
-            libc::CLONE_PARENT as u64
-        } else {
-            0
-        };
+    pub fn birth(&mut self, pid: i32, descent: Descent) -> Result<()> {
+        let parent = descent.by;
         // With CLONE_PARENT the exit signal is the parent's own (clone(2)).
-        let signal = if sibling == Sibling::Yes {
-            0
-        } else {
-            libc::SIGCHLD as u64
+        let (flags, signal) = match descent.sibling {
+            Sibling::Yes => (descent.flags | libc::CLONE_PARENT as u64, 0),
+            Sibling::No => (descent.flags, descent.exit_signal as u64),
         };
         self.fork(parent, flags, signal, Some(pid)).map(drop)
     }
@@ -202,7 +201,16 @@ impl Rebuild<'_> {
         let mut list = CallList::new();
         let call = clone_call(&mut list, flags, signal, pid);
         let by = self.built(parent)?.pid;
+        // What is not born with SIGCHLD is reported as a clone; only the progenitor always is to.
+        let as_clone = parent != 0 && signal != libc::SIGCHLD as u64;
+        if as_clone {
+            ptrace::set_options(by, OPTIONS | libc::PTRACE_O_TRACECLONE)
+                .attempt(|| format!("tracing process {parent}"))?;
+        }
         let (outcomes, births) = self.stub.run_births(by, by, &list)?;
+        if as_clone {
+            ptrace::set_options(by, OPTIONS).attempt(|| format!("tracing process {parent}"))?;
+        }
         let pid = match (outcomes.result(call), pid) {
             (Ok(pid), _) => pid as i32,
             (Err(error), Some(pid)) if error.raw_os_error() == Some(libc::EEXIST) => {
@@ -223,13 +231,21 @@ impl Rebuild<'_> {
         };
         await_birth(outer)?;
         ptrace::set_options(outer, OPTIONS).attempt(|| format!("tracing process {pid}"))?;
-        let areas = self.built(parent)?.areas.clone();
+        let bearer = self.built(parent)?;
+        let shares_memory = flags & libc::CLONE_VM as u64 != 0;
+        let memory = shares_memory.then(|| bearer.memory.unwrap_or(parent));
+        let areas = if shares_memory {
+            Vec::new()
+        } else {
+            self.areas_of(parent)
+        };
         self.processes.insert(
             pid,
             Built {
                 pid: outer,
                 tasks: vec![(pid, outer)],
                 areas,
+                memory,
             },
         );
         Ok(pid)
@@ -252,7 +268,7 @@ impl Rebuild<'_> {
             libc::SYS_wait4,
             &[pid.into(), 0.into(), libc::__WALL.into(), 0.into()],
         )?;
-        self.drain_child_signal(parent)
+        self.drain_signal(parent, libc::SIGCHLD)
     }
 
     /// Has a process end by `signal`, or with `status`; its parent does not reap it.
@@ -353,15 +369,7 @@ impl Rebuild<'_> {
         Err(std::io::Error::from_raw_os_error(libc::EBUSY))
     }
 
-    /// Takes the SIGCHLD that the end of a child has left pending.
-    ///
-    /// # Errors
-    /// When the process stumbles.
-    pub fn drain_child_signal(&self, process: i32) -> Result<()> {
-        self.drain_signal(process, libc::SIGCHLD)
-    }
-
-    /// Takes a signal that is pending for a process, if it is: stubs block all.
+    /// Takes the signal that the end of a child has left pending.
     ///
     /// # Errors
     /// When the process stumbles.
@@ -381,7 +389,18 @@ impl Rebuild<'_> {
     ///
     /// # Errors
     /// When an id is taken or a limit reached.
-    pub fn start_threads(&mut self, process: i32, threads: &[i32]) -> Result<()> {
+    pub fn start_threads(&mut self, process: i32, births: &[ThreadBirths]) -> Result<()> {
+        for births in births {
+            self.start_alike(process, births)?;
+            if births.apart != 0 {
+                let threads = births.threads.iter();
+                self.apart.extend(threads.map(|&thread| (thread, process)));
+            }
+        }
+        Ok(())
+    }
+
+    fn start_alike(&mut self, process: i32, births: &ThreadBirths) -> Result<()> {
         let flags = libc::CLONE_VM
             | libc::CLONE_FS
             | libc::CLONE_FILES
@@ -389,14 +408,15 @@ impl Rebuild<'_> {
             | libc::CLONE_THREAD
             | libc::CLONE_SYSVSEM
             | libc::CLONE_PTRACE;
-        let pid = self.built(process)?.pid;
-        for chunk in threads.chunks(700) {
+        let flags = flags as u64 & !births.apart;
+        let (pid, by) = (self.built(process)?.pid, self.task(process, births.by)?);
+        for chunk in births.threads.chunks(700) {
             let mut list = CallList::new();
             let calls: Vec<CallId> = chunk
                 .iter()
-                .map(|&tid| clone_call(&mut list, flags as u64, 0, Some(tid)))
+                .map(|&tid| clone_call(&mut list, flags, 0, Some(tid)))
                 .collect();
-            let outcomes = self.stub.run(pid, pid, &list)?;
+            let outcomes = self.stub.run(pid, by, &list)?;
             for (call, tid) in calls.iter().zip(chunk) {
                 outcomes
                     .result(*call)
@@ -406,15 +426,21 @@ impl Rebuild<'_> {
         let nested = self.nursery.namespaces().is_some();
         let mut found: Vec<(i32, i32)> = Vec::new();
         if nested {
+            let known: BTreeSet<i32> = self
+                .built(process)?
+                .tasks
+                .iter()
+                .map(|(_, outer)| *outer)
+                .collect();
             let directory = ProcessDirectory::open(pid)?;
             for outer in directory.threads()? {
-                if outer != pid {
+                if !known.contains(&outer) {
                     let status = directory.task(outer)?.status()?;
                     found.push((status.namespace_pid.last().copied().unwrap_or(outer), outer));
                 }
             }
         } else {
-            found.extend(threads.iter().map(|&tid| (tid, tid)));
+            found.extend(births.threads.iter().map(|&tid| (tid, tid)));
         }
         for &(_, outer) in &found {
             await_birth(outer)?;
@@ -456,6 +482,31 @@ pub enum Sibling {
     Yes,
     /// It is its creator's child.
     No,
+}
+
+/// From whom a process is born, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Descent {
+    /// The process that bears it; 0 is the progenitor.
+    pub by: i32,
+    /// Whether it is that one's child or its sibling.
+    pub sibling: Sibling,
+    /// `CLONE_*` for what both share.
+    pub flags: u64,
+    /// The signal that its parent gets at its end, 0 for none; a sibling has that of the process that bears it.
+    pub exit_signal: i32,
+}
+
+impl From<i32> for Descent {
+    /// A child of `by` that shares nothing, as by fork(2).
+    fn from(by: i32) -> Self {
+        Self {
+            by,
+            sibling: Sibling::No,
+            flags: 0,
+            exit_signal: libc::SIGCHLD,
+        }
+    }
 }
 
 /// clone3(2) with `struct clone_args` of 88 bytes.

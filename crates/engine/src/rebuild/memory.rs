@@ -13,8 +13,12 @@ use crate::{Error, Result};
 impl Rebuild<'_> {
     /// The areas of a process as they are now.
     pub fn areas_of(&self, process: i32) -> Vec<AreaRecord> {
-        self.processes
-            .get(&process)
+        let own = self.processes.get(&process);
+        let shared = own
+            .and_then(|built| built.memory)
+            .and_then(|holder| self.processes.get(&holder));
+        shared
+            .or(own)
             .map(|built| built.areas.clone())
             .unwrap_or_default()
     }

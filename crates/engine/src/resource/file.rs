@@ -16,6 +16,7 @@ mod facts;
 mod fifo;
 mod inotify;
 mod lock;
+mod owner;
 mod pidfd;
 mod pipe;
 mod place;
@@ -36,8 +37,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use cryonaut_image::{Kind, Record, RecordSet};
-use cryonaut_sys::descriptor;
-use cryonaut_sys::task::{self, Compare};
+use cryonaut_sys::{descriptor, task};
 
 use crate::collect::Collection;
 use crate::error::Attempt;
@@ -46,11 +46,13 @@ use crate::host::Host;
 use crate::plan::{Action, Plan, Stage};
 use crate::rebuild::{CloseOnExec, Rebuild};
 use crate::reference::Hashing;
+use crate::resource::process::ProcessRecord;
 use crate::resource::{Level, Resource, Support};
 use crate::target::{Inspection, Target, TargetProcess};
 use crate::{Error, Refusals, Result};
 
-pub use facts::{Description, FdFacts, Ids, Job, Owner, Peer, Place, Slot};
+pub use facts::{Description, FdFacts, Job, Peer, Place, Slot};
+pub use owner::{Ids, Owner};
 pub(crate) use {directory::OpenDirectory, fifo::Fifo, place::NamedPlace, regular::RegularFile};
 
 /// Setting the soft and hard limit on descriptor numbers (RLIMIT_NOFILE).
@@ -137,7 +139,8 @@ static KINDS: &[&dyn DescriptorKind] = &[
 /// The descriptors of one process.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DescriptorTable {
-    /// The process (its pid in its own namespace).
+    /// The process (its pid in its own namespace), or the thread that does not have its process' table (its id there). Who shares
+    /// the table is in the records of kind `sharing`.
     #[prost(int32, tag = "1")]
     pub process: i32,
     /// Its slots, by number.
@@ -252,7 +255,8 @@ impl Resource for Files {
                 });
             }
         }
-        for table in &mut tables {
+        let tables = tables.iter_mut().zip(&job.owners);
+        for (table, _) in tables.filter(|(_, owner)| owner.has_table()) {
             table.slots.sort_unstable_by_key(|slot| slot.number);
             collection.put(table)?;
         }
@@ -294,13 +298,23 @@ impl Resource for Files {
         }
         let replaceable = terminal::objects(records)?;
         let late = pidfd::late(records)?;
+        let threads = threads(records)?;
         for mut table in tables {
             table.slots.retain(|slot| !late.contains(&slot.object));
             let replaceable = replaceable.clone();
+            let (stage, begins) = if threads.contains(&table.process) {
+                (Stage::Threads, Begins::Copied)
+            } else {
+                (Stage::Descriptors, Begins::Empty)
+            };
             plan.step(
-                Stage::Descriptors,
+                stage,
                 table.process,
-                GiveDescriptors { table, replaceable },
+                GiveDescriptors {
+                    table,
+                    replaceable,
+                    begins,
+                },
             );
         }
         for aspect in ASPECTS {
@@ -349,45 +363,29 @@ fn inspect_job(job: &Job<'_>, refusals: &mut Refusals) {
     }
 }
 
-/// Tables that several processes share, and threads that have their own, cannot be rebuilt.
+/// What is behind the slots of a thread with a table of its own only PIDFD_THREAD reaches.
 fn inspect_tables(job: &Job<'_>, refusals: &mut Refusals) {
-    for owner in &job.owners {
-        let own = |thread: &&i32| {
-            **thread != owner.pid
-                && task::compare(Compare::Descriptors, (owner.pid, 0), (**thread, 0))
-                    .is_ok_and(|order| order != std::cmp::Ordering::Equal)
-        };
-        if let Some(thread) = owner.threads.iter().find(own) {
+    for owner in job.owners.iter().filter(|owner| owner.is_thread()) {
+        let opened = cryonaut_sys::pidfd::open_with(owner.task, libc::O_EXCL as u32);
+        if opened.is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL)) {
             refusals.add(
                 owner.label(),
-                format!("thread {thread}"),
-                "it has a descriptor table of its own (unshare or clone without CLONE_FILES)",
-                "have the program keep one table for all its threads",
+                format!("thread {}", owner.task),
+                "it has a descriptor table of its own (unshare), which this kernel does not let anybody look into",
+                "checkpoint it under Linux 6.9 or newer",
             );
         }
     }
-    let tables = facts::group(vec![(); job.owners.len()], |first, second| {
-        let pid = |index: usize| (job.owners[index].pid, 0);
-        // A process that has gone shares nothing.
-        Ok(task::compare(Compare::Descriptors, pid(first), pid(second))
-            .unwrap_or(std::cmp::Ordering::Less))
+}
+
+/// The threads that are no leaders of their process.
+fn threads(records: &RecordSet) -> Result<BTreeSet<i32>> {
+    let processes = records.all::<ProcessRecord>()?;
+    let threads = processes.iter().flat_map(|process| {
+        let threads = process.tasks.iter();
+        threads.filter(|task| **task != process.pid).copied()
     });
-    for shared in tables
-        .unwrap_or_default()
-        .iter()
-        .filter(|members| members.len() > 1)
-    {
-        let (first, second) = (&job.owners[shared[0]], &job.owners[shared[1]]);
-        refusals.add(
-            second.label(),
-            "its descriptor table",
-            format!(
-                "it shares it with process {} (clone with CLONE_FILES)",
-                first.pid
-            ),
-            "wait until one of them has ended or called exec",
-        );
-    }
+    Ok(threads.collect())
 }
 
 /// A descriptor number above all that any process of the image uses; at least 64.
@@ -528,6 +526,16 @@ struct GiveDescriptors {
     table: DescriptorTable,
     /// Objects that a standard stream of the restart replaces where one is given.
     replaceable: BTreeSet<u64>,
+    begins: Begins,
+}
+
+/// What is in a table before it is filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begins {
+    /// Nothing.
+    Empty,
+    /// A copy of that of its process.
+    Copied,
 }
 
 impl fmt::Display for GiveDescriptors {
@@ -538,7 +546,10 @@ impl fmt::Display for GiveDescriptors {
 
 impl Action for GiveDescriptors {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        raise_limit(rebuild.built(self.table.process)?.pid)?;
+        raise_limit(rebuild.whereabouts(self.table.process)?.0)?;
+        if self.begins == Begins::Copied {
+            rebuild.close_all(self.table.process)?;
+        }
         let mut slots = Vec::with_capacity(self.table.slots.len());
         for slot in &self.table.slots {
             let given = usize::try_from(slot.number)
@@ -576,18 +587,11 @@ impl Action for DropObjects {
     }
 }
 
-const SUPPORT: &[Support] = &[
-    Support {
-        what: "Descriptor tables: numbers, close-on-exec, sharing by dup, fork and SCM_RIGHTS",
-        level: Level::Restored,
-        how: "each open file description is stored once and shared again; flags and positions belong to it",
-    },
-    Support {
-        what: "Descriptor tables shared between processes, threads with a table of their own",
-        level: Level::Refused,
-        how: "made by clone with CLONE_FILES or unshare; wait until the process has called exec",
-    },
-];
+const SUPPORT: &[Support] = &[Support {
+    what: "Descriptor tables: numbers, close-on-exec, sharing by dup, fork and SCM_RIGHTS",
+    level: Level::Restored,
+    how: "each open file description is stored once and shared again; flags and positions belong to it",
+}];
 
 #[cfg(test)]
 mod tests {

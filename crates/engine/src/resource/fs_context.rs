@@ -1,10 +1,9 @@
 //! Where a process stands in the file system: working directory, root directory, umask.
 //!
 //! Shown by the links /proc/PID/cwd and /proc/PID/root, and Umask in /proc/PID/status. Directories are kept by path, not by
-//! content: they must exist where the job is restarted. Threads share all three unless they have called unshare(CLONE_FS),
-//! which nothing can rebuild from outside without running each thread apart; that is refused.
+//! content: they must exist where the job is restarted. Threads share all three unless they have called unshare(CLONE_FS), and
+//! processes may share them too (CLONE_FS): see [`super::sharing`].
 
-use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -13,12 +12,11 @@ use std::path::{Path, PathBuf};
 
 use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_procfs::ProcessDirectory;
-use cryonaut_sys::task::{self, Compare};
 use cryonaut_tracee::CallList;
 
 use super::memory::printable;
 use super::process::ProcessRecord;
-use super::signal::sharing;
+use super::sharing::Shared;
 use crate::collect::Collection;
 use crate::error::Attempt;
 use crate::freeze::Frozen;
@@ -47,6 +45,9 @@ pub struct FsContextRecord {
     /// Permission bits that files which it makes do not get, 0 to 0o777.
     #[prost(uint32, tag = "4")]
     pub umask: u32,
+    /// The thread that does not share them with its process; 0 for the process itself.
+    #[prost(int32, tag = "5")]
+    pub task: i32,
 }
 
 impl Record for FsContextRecord {
@@ -78,17 +79,8 @@ impl Resource for FsContext {
             .iter()
             .filter(|process| !process.is_zombie())
             .collect();
-        refuse_sharing(
-            &alive
-                .iter()
-                .map(|process| process.label())
-                .collect::<Vec<_>>(),
-            refusals,
-        );
         for process in alive {
             let label = process.label();
-            let threads = process.directory.threads().unwrap_or_default();
-            refuse_split(&label, &threads, refusals);
             // A process that has ended meanwhile is none of the job any more.
             let _ = directories(&process.directory, &label, refusals);
         }
@@ -96,34 +88,35 @@ impl Resource for FsContext {
 
     fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
         let mut refusals = Refusals::default();
-        refuse_sharing(
-            &frozen
-                .alive()
-                .map(|process| (process.pid, process.name()))
-                .collect::<Vec<_>>(),
-            &mut refusals,
-        );
         for process in frozen.alive() {
             let label = (process.pid, process.name());
-            let threads: Vec<i32> = process
-                .tasks
-                .iter()
-                .map(|task| task.stopped.tid())
-                .collect();
-            refuse_split(&label, &threads, &mut refusals);
-            let (working_directory, root) = directories(&process.directory, &label, &mut refusals)?;
-            let umask = process.status.umask.ok_or_else(|| {
-                Error::Failed(format!(
-                    "process {}: this kernel does not show its umask (Linux 4.7 does)",
-                    process.pid
-                ))
-            })?;
-            collection.put(&FsContextRecord {
-                process: process.inner,
-                working_directory,
-                root,
-                umask,
-            })?;
+            let mut put = |task: i32, directory: &ProcessDirectory, umask: Option<u32>| {
+                let (working_directory, root) = directories(directory, &label, &mut refusals)?;
+                let umask = umask.ok_or_else(|| {
+                    Error::Failed(format!(
+                        "process {}: this kernel does not show its umask (Linux 4.7 does)",
+                        process.pid
+                    ))
+                })?;
+                collection.put(&FsContextRecord {
+                    process: process.inner,
+                    working_directory,
+                    root,
+                    umask,
+                    task,
+                })
+            };
+            if frozen.sharing.holds(Shared::FsContext, process.pid) {
+                put(0, &process.directory, process.status.umask)?;
+            }
+            for task in &process.tasks {
+                let tid = task.stopped.tid();
+                let apart = frozen.sharing.of_task(Shared::FsContext, process.pid, tid) == tid;
+                if apart && tid != process.pid {
+                    let directory = ProcessDirectory::open(tid)?;
+                    put(task.inner, &directory, directory.status()?.umask)?;
+                }
+            }
         }
         refusals.into_result()
     }
@@ -142,39 +135,6 @@ impl Resource for FsContext {
             plan.step(Stage::Restrict, record.process, EnterDirectories { record });
         }
         Ok(())
-    }
-}
-
-/// Refuses processes that share their working directory (CLONE_FS) without being threads of each other.
-fn refuse_sharing(processes: &[(i32, String)], refusals: &mut Refusals) {
-    let pids: Vec<i32> = processes.iter().map(|(pid, _)| *pid).collect();
-    for (pid, other) in sharing(Compare::FileSystem, &pids) {
-        let name = processes
-            .iter()
-            .find(|(candidate, _)| *candidate == pid)
-            .map_or("", |(_, name)| name);
-        refusals.add(
-            (pid, name),
-            "its working directory and umask",
-            format!("it shares them with process {other} (CLONE_FS), and a restart would give each its own"),
-            "have the program start threads, or processes that share nothing",
-        );
-    }
-}
-
-/// Refuses threads that have directories of their own.
-fn refuse_split((pid, name): &(i32, String), threads: &[i32], refusals: &mut Refusals) {
-    for &tid in threads.iter().filter(|tid| *tid != pid) {
-        if let Ok(Ordering::Less | Ordering::Greater) =
-            task::compare(Compare::FileSystem, (*pid, 0), (tid, 0))
-        {
-            refusals.add(
-                (*pid, name),
-                format!("its thread {tid}"),
-                "it has a working directory and umask of its own (unshare(CLONE_FS)), which a restart cannot give it",
-                "have the program use openat() and the like rather than a working directory for each thread",
-            );
-        }
     }
 }
 
@@ -337,6 +297,7 @@ impl Action for EnterDirectories {
             working_directory,
             root,
             umask,
+            task,
         } = &self.record;
         let mut list = CallList::new();
         let path = list.path(working_directory);
@@ -352,7 +313,8 @@ impl Action for EnterDirectories {
             ));
         }
         list.call(libc::SYS_umask, &[u64::from(*umask).into()]);
-        let outcomes = rebuild.run(*process, &list)?;
+        let task = if *task == 0 { process } else { task };
+        let outcomes = rebuild.run_in_task(*process, *task, &list)?;
         for (what, path, call) in calls {
             outcomes
                 .result(call)
@@ -373,11 +335,6 @@ const SUPPORT: &[Support] = &[
         level: Level::Refused,
         how: "have the program change to one that exists",
     },
-    Support {
-        what: "Threads with a working directory of their own, processes that share one (CLONE_FS)",
-        level: Level::Refused,
-        how: "use openat() and the like, or processes that share nothing",
-    },
 ];
 
 #[cfg(test)]
@@ -390,6 +347,7 @@ mod tests {
             working_directory: b"/srv/\xff".to_vec(),
             root: b"/".to_vec(),
             umask: 0o027,
+            task: 0,
         }
     }
 

@@ -38,6 +38,7 @@ use crate::host::Host;
 use crate::plan::{Action, Plan, Stage, Token};
 use crate::rebuild::Rebuild;
 use crate::reference::{self, Hashing};
+use crate::resource::sharing::{Origin, Shared, Sharing, members_recorded};
 use crate::resource::{Level, Resource, Support};
 use crate::target::{Inspection, Target, TargetProcess};
 use crate::{Error, Refusal, Refusals, Result};
@@ -83,7 +84,9 @@ impl Resource for Memory {
         let mut vdso = None;
         let has_keys = whole::has_protection_keys()?;
         for index in 0..frozen.processes.len() {
-            if frozen.processes[index].is_zombie() {
+            let process = &frozen.processes[index];
+            // Memory that several processes share is that of the first of them.
+            if process.is_zombie() || !frozen.sharing.holds(Shared::Memory, process.pid) {
                 continue;
             }
             let mut areas = describe_all(&frozen.processes[index], frozen.hashing)?;
@@ -106,10 +109,11 @@ impl Resource for Memory {
                 ranges: Vec::new(),
                 same: Vec::new(),
             };
+            let parent = frozen.sharing.of_process(Shared::Memory, process.stat.ppid);
             let parent = frozen
                 .processes
                 .iter()
-                .find(|other| other.pid == process.stat.ppid && !other.is_zombie());
+                .find(|other| other.pid == parent && !other.is_zombie());
             if let Some(parent) = parent
                 && let Some(parent_space) =
                     spaces.iter().find(|space| space.process == parent.inner)
@@ -172,28 +176,31 @@ impl Resource for Memory {
                 MakeSharedObject { object },
             );
         }
-        let parents: BTreeMap<i32, i32> = records
-            .all::<super::process::ProcessRecord>()?
-            .into_iter()
-            .map(|process| (process.pid, process.parent))
-            .collect();
         reference::check_mapped_files(&spaces, host, plan);
+        let bearers = Bearers::of(records)?;
         for space in &spaces {
             let process = space.process;
-            let parent = parents
-                .get(&process)
-                .and_then(|parent| spaces.iter().find(|space| space.process == *parent));
-            let inherits = parent.is_some_and(|parent| inherits(space, parent));
-            if let Some(parent) = parent {
-                if inherits {
-                    plan.requires(Token::Process(process), Token::Memory(parent.process));
-                } else {
-                    plan.requires(Token::Memory(parent.process), Token::Process(process));
+            let parent = bearers.parent(process);
+            let parent = spaces.iter().find(|space| Some(space.process) == parent);
+            let alike = parent.is_some_and(|parent| inherits(space, parent));
+            // One that its sibling bears finds the sibling's memory, not that of its parent.
+            let descent = match parent {
+                Some(parent) if !bearers.is_child(process) => {
+                    if alike {
+                        plan.requires(Token::Memory(process), Token::Memory(parent.process));
+                    }
+                    layout::Descent::Unrelated
                 }
-            }
-            let parent = inherits
-                .then(|| parent.map(|parent| parent.process))
-                .flatten();
+                Some(parent) if alike => {
+                    plan.requires(Token::Process(process), Token::Memory(parent.process));
+                    layout::Descent::Inherits(parent.process)
+                }
+                Some(parent) => {
+                    plan.requires(Token::Memory(parent.process), Token::Process(process));
+                    layout::Descent::Alone
+                }
+                None => layout::Descent::Alone,
+            };
             plan.linked_step(
                 Stage::Tree,
                 process,
@@ -201,7 +208,7 @@ impl Resource for Memory {
                 vec![Token::Memory(process)],
                 layout::BuildMemory {
                     space: space.clone(),
-                    parent,
+                    descent,
                 },
             );
             plan.step(
@@ -232,6 +239,41 @@ fn areas_to_inspect(
         return process.directory.smaps();
     }
     Ok(plain.into_iter().map(SmapsArea::without_details).collect())
+}
+
+/// Whose memory processes find at their birth.
+struct Bearers {
+    sharing: Sharing,
+    parents: BTreeMap<i32, i32>,
+    origins: BTreeMap<i32, Origin>,
+}
+
+impl Bearers {
+    fn of(records: &RecordSet) -> Result<Self> {
+        let sharing = Sharing::of(records)?;
+        let members = members_recorded(&records.all::<super::process::ProcessRecord>()?);
+        let (origins, _) = sharing.origins(&members);
+        let parents = members.iter();
+        let parents = parents.map(|member| (member.process, member.parent));
+        Ok(Self {
+            parents: parents.collect(),
+            sharing,
+            origins,
+        })
+    }
+
+    /// Who has the memory of the parent of a process.
+    fn parent(&self, process: i32) -> Option<i32> {
+        let parent = self.parents.get(&process)?;
+        Some(self.sharing.of_process(Shared::Memory, *parent))
+    }
+
+    /// Whether a process is born with the memory of its parent.
+    fn is_child(&self, process: i32) -> bool {
+        self.origins.get(&process).is_none_or(|origin| {
+            Some(self.sharing.of_process(Shared::Memory, origin.by)) == self.parent(process)
+        })
+    }
 }
 
 /// Whether a child is forked after its parent's memory is filled, to share it.

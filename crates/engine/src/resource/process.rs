@@ -5,21 +5,25 @@
 //! session whose leader has ended or lies outside the job) are held by placeholders while they are handed out. Not preserved: the
 //! start time, the processor time used so far.
 
+mod family;
+mod step;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use cryonaut_image::{Kind, Record, RecordSet};
-use cryonaut_launch::Session;
 use cryonaut_tracee::{BufferId, CallId, CallList};
 
 use crate::collect::Collection;
 use crate::freeze::{Frozen, job_stop};
 use crate::host::Host;
-use crate::plan::{Action, Plan, Stage, Token};
-use crate::rebuild::{Rebuild, Sibling};
+use crate::plan::{Plan, Stage, Token};
+use crate::resource::sharing::{Sharing, members_recorded};
 use crate::resource::{Level, Resource, Support};
-use crate::target::Target;
-use crate::{Refusals, Result};
+use crate::target::{Target, TargetProcess};
+use crate::{Error, Refusals, Result};
+
+use family::Family;
+use step::{EndProgenitor, EndZombie, LeadSession, StartProgenitor, StartThreads, StopAgain};
 
 /// One process of the job.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -57,6 +61,9 @@ pub struct ProcessRecord {
     /// Whether its parent has not taken notice yet of the job-control stop that it is in.
     #[prost(bool, tag = "11")]
     pub stop_untold: bool,
+    /// The signal that its parent, if that is in the job, gets at its end; 0 for none (clone(2)).
+    #[prost(int32, optional, tag = "12", default = "17")]
+    pub exit_signal: Option<i32>,
 }
 
 impl Record for ProcessRecord {
@@ -93,17 +100,7 @@ impl Resource for Processes {
                     "have the program keep its first thread until the end",
                 );
             }
-            if !matches!(process.stat.exit_signal, libc::SIGCHLD) && !process.is_zombie() {
-                refusals.add(
-                    (pid, &name),
-                    "its exit signal",
-                    format!(
-                        "its end is reported by signal {} rather than SIGCHLD",
-                        process.stat.exit_signal
-                    ),
-                    "start it by fork rather than by clone with another signal",
-                );
-            }
+            refuse_exit_signal(process, target, refusals);
         }
         let pids = target.pids();
         if matches!(
@@ -135,6 +132,9 @@ impl Resource for Processes {
                 named: frozen.named == process.pid,
                 command_line: process.directory.read("cmdline").unwrap_or_default(),
                 stop_untold: untold.contains(&process.inner),
+                exit_signal: Some(process.stat.exit_signal)
+                    .filter(|signal| *signal != libc::SIGCHLD)
+                    .filter(|_| inner.contains_key(&process.stat.ppid)),
             })?;
         }
         Ok(())
@@ -142,7 +142,9 @@ impl Resource for Processes {
 
     fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
         let processes = records.all::<ProcessRecord>()?;
-        let family = Family::new(&processes);
+        let sharing = Sharing::of(records)?;
+        let members = members_recorded(&processes);
+        let family = Family::new(&processes, &sharing, &members)?;
         family.check(host, plan);
         let (holder, session) = family.progenitor(host);
         plan.linked_step(
@@ -182,6 +184,7 @@ impl Resource for Processes {
                         process: process.pid,
                         parent: process.parent,
                         status,
+                        exit_signal: process.exit_signal(),
                     },
                 );
             } else if let Some(signal) = process.stopped {
@@ -201,13 +204,21 @@ impl Resource for Processes {
                 );
             }
             if process.tasks.len() > 1 {
-                let threads = process.tasks[1..].to_vec();
+                let births =
+                    sharing
+                        .thread_births(process.pid, &process.tasks)
+                        .map_err(|found| {
+                            Error::Failed(format!(
+                                "the image is damaged: thread {} shares with {}, which cannot be",
+                                found.task, found.with
+                            ))
+                        })?;
                 plan.step(
                     Stage::Threads,
                     process.pid,
                     StartThreads {
                         process: process.pid,
-                        threads,
+                        births,
                     },
                 );
             }
@@ -244,7 +255,8 @@ fn untold_stops(frozen: &mut Frozen) -> Result<BTreeSet<i32>> {
 
 /// waitid(2) for a stop of `child`, not waiting.
 fn wait_call(list: &mut CallList, child: i32, siginfo: BufferId, flags: i32) -> CallId {
-    let options = libc::WSTOPPED | libc::WNOHANG | flags;
+    // Also children whose end is not told by SIGCHLD.
+    let options = libc::WSTOPPED | libc::WNOHANG | libc::__WALL | flags;
     list.call(
         libc::SYS_waitid,
         &[
@@ -255,6 +267,37 @@ fn wait_call(list: &mut CallList, child: i32, siginfo: BufferId, flags: i32) -> 
             0.into(),
         ],
     )
+}
+
+/// Refuses ways of telling a parent of the end of its child that no new birth leads to.
+fn refuse_exit_signal(process: &TargetProcess, target: &Target, refusals: &mut Refusals) {
+    let signal = process.stat.exit_signal;
+    let parent = target
+        .processes
+        .iter()
+        .find(|parent| parent.pid == process.stat.ppid);
+    let (Some(parent), false) = (parent, signal == libc::SIGCHLD) else {
+        return;
+    };
+    let place = |stat: &cryonaut_procfs::Stat| (stat.start_stack, stat.start_code);
+    if process.is_zombie() && matches!(signal, libc::SIGTRAP | libc::SIGSTOP) {
+        refusals.add(
+            (process.pid, &process.name()),
+            "its exit signal",
+            format!("it has ended, told by signal {signal}, which would disturb its parent while that is rebuilt"),
+            "have its parent wait for it",
+        );
+    } else if !process.is_zombie() && place(&process.stat) != place(&parent.stat) {
+        // Then the kernel tells by SIGCHLD after all (do_notify_parent in kernel/signal.c).
+        refusals.add(
+            (process.pid, &process.name()),
+            "its exit signal",
+            format!(
+                "its end was to be told by signal {signal}, but its parent has called exec since"
+            ),
+            "start it by fork rather than by clone with another signal",
+        );
+    }
 }
 
 fn outside_relatives(pids: &BTreeSet<i32>, refusals: &mut Refusals) {
@@ -273,494 +316,6 @@ fn outside_relatives(pids: &BTreeSet<i32>, refusals: &mut Refusals) {
                 "it is not in the scope that was asked for, and its parent would lose it",
                 "take the whole tree (--tree)",
             );
-        }
-    }
-}
-
-/// The processes and how they are related.
-struct Family<'a> {
-    processes: &'a [ProcessRecord],
-    by_pid: BTreeMap<i32, &'a ProcessRecord>,
-}
-
-impl<'a> Family<'a> {
-    fn new(processes: &'a [ProcessRecord]) -> Self {
-        Self {
-            processes,
-            by_pid: processes
-                .iter()
-                .map(|process| (process.pid, process))
-                .collect(),
-        }
-    }
-
-    fn children(&self, pid: i32) -> impl Iterator<Item = &'a ProcessRecord> {
-        self.processes
-            .iter()
-            .filter(move |process| process.parent == pid)
-    }
-
-    /// The session that a process must be born in, if that matters: its own, or for a leader the one that its children were
-    /// born in before it led its own.
-    fn birth_session(&self, process: &ProcessRecord) -> Option<i32> {
-        if process.session != process.pid {
-            return Some(process.session);
-        }
-        self.children(process.pid)
-            .filter_map(|child| self.birth_session(child))
-            .find(|session| *session != process.session)
-    }
-
-    fn born_before_session(&self, leader: i32) -> Vec<i32> {
-        self.children(leader)
-            .filter(|child| {
-                self.birth_session(child)
-                    .is_some_and(|session| session != leader)
-            })
-            .map(|child| child.pid)
-            .collect()
-    }
-
-    /// Sessions that processes with no parent in the job are born in, and that have no leader in it.
-    fn foreign_sessions(&self) -> BTreeSet<i32> {
-        self.children(0)
-            .filter_map(|root| self.birth_session(root))
-            .filter(|session| {
-                self.by_pid
-                    .get(session)
-                    .is_none_or(|leader| leader.session != *session)
-            })
-            .collect()
-    }
-
-    fn all_ids(&self) -> BTreeSet<i32> {
-        let mut ids: BTreeSet<i32> = self
-            .processes
-            .iter()
-            .flat_map(|process| process.tasks.iter().copied())
-            .collect();
-        ids.extend(
-            self.processes
-                .iter()
-                .flat_map(|process| [process.pid, process.group, process.session]),
-        );
-        ids
-    }
-
-    /// The progenitor's pid and session: it leads the session that lies outside the job, if there is one.
-    fn progenitor(&self, host: &Host) -> (Option<i32>, ProgenitorSession) {
-        let foreign = self.foreign_sessions().into_iter().next();
-        match foreign {
-            Some(session) if host.shares_pids && host.session == session => {
-                (None, ProgenitorSession::Inherited)
-            }
-            Some(session) if session > 0 => (Some(session), ProgenitorSession::Own),
-            _ if host.shares_pids => (None, ProgenitorSession::Own),
-            _ => {
-                let used = self.all_ids();
-                ((2..).find(|id| !used.contains(id)), ProgenitorSession::Own)
-            }
-        }
-    }
-
-    fn check(&self, host: &Host, plan: &mut Plan) {
-        if self.foreign_sessions().len() > 1 {
-            plan.refusals.add_for_job(
-                "sessions",
-                "its processes belong to more than one session whose leader is not in the image",
-                "checkpoint each of them by itself, or the whole tree that they descend from",
-            );
-        }
-        for process in self.processes {
-            let foreign = |session: i32| !self.by_pid.contains_key(&session);
-            let parent = self.by_pid.get(&process.parent);
-            let unreachable = match (self.birth_session(process), parent) {
-                (None, _) => false,
-                (Some(session), Some(parent)) => {
-                    session != parent.session && Some(session) != self.birth_session(parent)
-                }
-                (Some(session), None) => {
-                    !foreign(session)
-                        && self
-                            .by_pid
-                            .get(&session)
-                            .is_some_and(|leader| leader.parent != 0)
-                }
-            };
-            if unreachable {
-                plan.refusals.add(
-                    (process.pid, &String::from_utf8_lossy(&process.name)),
-                    format!("its session {}", process.session),
-                    "its parent was never in that session, so it cannot be born there again",
-                    "checkpoint before the program that started it has ended",
-                );
-            }
-        }
-        if host.shares_pids {
-            let used = used_ids(&host.leaving);
-            for id in self.all_ids() {
-                let owned = self
-                    .processes
-                    .iter()
-                    .any(|process| process.pid == id || process.tasks.contains(&id));
-                let held = id == host.session && !owned;
-                if id > 0 && !held && (used.contains(&id) || is_task(id, &host.leaving)) {
-                    plan.refusals.add_for_job(
-                        format!("process id {id}"),
-                        "it is in use here",
-                        "wait until that process has ended, or restart with --pids namespace",
-                    );
-                }
-            }
-        }
-    }
-
-    fn plan_birth(&self, process: &ProcessRecord, plan: &mut Plan) {
-        let gives = vec![Token::Process(process.pid)];
-        let session = self.birth_session(process);
-        if let Some(parent) = self.by_pid.get(&process.parent) {
-            let mut needs = vec![Token::Process(parent.pid)];
-            if parent.session == parent.pid
-                && session.is_none_or(|session| session == parent.session)
-            {
-                needs.push(Token::SessionOf(parent.pid));
-            }
-            plan.linked_step(
-                Stage::Tree,
-                process.pid,
-                needs,
-                gives,
-                Birth {
-                    process: process.pid,
-                    by: parent.pid,
-                    sibling: Sibling::No,
-                },
-            );
-            return;
-        }
-        // A process without a parent in the job becomes a sibling of whoever leads the session that it is born in.
-        let leader = session
-            .and_then(|session| self.by_pid.get(&session))
-            .filter(|leader| leader.pid != process.pid);
-        let (by, needs) = match leader {
-            Some(leader) => (
-                leader.pid,
-                vec![Token::Process(leader.pid), Token::SessionOf(leader.pid)],
-            ),
-            None => (0, vec![Token::Process(0)]),
-        };
-        plan.linked_step(
-            Stage::Tree,
-            process.pid,
-            needs,
-            gives,
-            Birth {
-                process: process.pid,
-                by,
-                sibling: Sibling::Yes,
-            },
-        );
-    }
-
-    /// Groups are made by their leaders; one whose leader has gone is made by a placeholder, which then goes.
-    fn plan_groups(&self, plan: &mut Plan) {
-        for process in self.processes {
-            if process.group == process.pid && process.session != process.pid {
-                plan.linked_step(
-                    Stage::Descriptors,
-                    process.pid,
-                    vec![],
-                    vec![Token::Group(process.pid)],
-                    JoinGroup {
-                        process: process.pid,
-                        group: process.pid,
-                    },
-                );
-            }
-        }
-        let mut orphaned: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-        for process in self
-            .processes
-            .iter()
-            .filter(|process| process.group != process.pid)
-        {
-            match self.by_pid.get(&process.group) {
-                Some(leader) if leader.group == leader.pid => {
-                    let needs = if leader.session == leader.pid {
-                        vec![]
-                    } else {
-                        vec![Token::Group(process.group)]
-                    };
-                    let action = JoinGroup {
-                        process: process.pid,
-                        group: process.group,
-                    };
-                    plan.linked_step(Stage::Descriptors, process.pid, needs, vec![], action);
-                }
-                _ => orphaned.entry(process.group).or_default().push(process.pid),
-            }
-        }
-        for (group, members) in orphaned {
-            plan.step(
-                Stage::Descriptors,
-                members[0],
-                JoinOrphanedGroup { group, members },
-            );
-        }
-    }
-}
-
-/// Whether any process or thread of this machine has the id, but for processes that are leaving.
-fn is_task(id: i32, leaving: &BTreeSet<i32>) -> bool {
-    match cryonaut_procfs::ProcessDirectory::open(id).and_then(|task| task.status()) {
-        Ok(status) => !leaving.contains(&status.tgid),
-        Err(_) => std::path::Path::new(&format!("/proc/{id}")).exists(),
-    }
-}
-
-/// The ids of all processes, groups and sessions of this machine, but for those that are leaving: a number stays in use as long
-/// as any of them has it.
-fn used_ids(leaving: &BTreeSet<i32>) -> BTreeSet<i32> {
-    let all = cryonaut_procfs::system::all_stats().unwrap_or_default();
-    all.iter()
-        .filter(|stat| !leaving.contains(&stat.pid))
-        .flat_map(|stat| [stat.pid, stat.pgrp, stat.session])
-        .collect()
-}
-
-/// The session of the progenitor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ProgenitorSession {
-    /// The one that the restart runs in.
-    Inherited,
-    /// Its own.
-    Own,
-}
-
-struct StartProgenitor {
-    pid: Option<i32>,
-    session: ProgenitorSession,
-}
-
-impl fmt::Display for StartProgenitor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.session, self.pid) {
-            (ProgenitorSession::Inherited, _) => {
-                write!(f, "start the progenitor in the session of the restart")
-            }
-            (ProgenitorSession::Own, Some(pid)) => write!(
-                f,
-                "start the progenitor as process {pid} with a session of its own"
-            ),
-            (ProgenitorSession::Own, None) => {
-                write!(f, "start the progenitor with a session of its own")
-            }
-        }
-    }
-}
-
-impl Action for StartProgenitor {
-    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        let session = match self.session {
-            ProgenitorSession::Inherited => Session::Inherit,
-            ProgenitorSession::Own => Session::Own,
-        };
-        rebuild.start_progenitor(self.pid, session)
-    }
-}
-
-struct EndProgenitor;
-
-impl fmt::Display for EndProgenitor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "end the progenitor")
-    }
-}
-
-impl Action for EndProgenitor {
-    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        rebuild.end_progenitor()
-    }
-}
-
-struct Birth {
-    process: i32,
-    by: i32,
-    sibling: Sibling,
-}
-
-impl fmt::Display for Birth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.by, self.sibling) {
-            (0, _) => write!(f, "fork from the progenitor"),
-            (by, Sibling::Yes) => write!(f, "fork from {by}, as its sibling"),
-            (by, Sibling::No) => write!(f, "fork from {by}"),
-        }
-    }
-}
-
-impl Action for Birth {
-    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        rebuild.birth(self.by, self.process, self.sibling)
-    }
-}
-
-struct LeadSession {
-    process: i32,
-}
-
-impl fmt::Display for LeadSession {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "lead a session of its own")
-    }
-}
-
-impl Action for LeadSession {
-    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        rebuild
-            .call(self.process, "leading a session", libc::SYS_setsid, &[])
-            .map(drop)
-    }
-}
-
-struct JoinGroup {
-    process: i32,
-    group: i32,
-}
-
-impl fmt::Display for JoinGroup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "join process group {}", self.group)
-    }
-}
-
-impl Action for JoinGroup {
-    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        let arguments = [0.into(), self.group.into()];
-        rebuild
-            .call(
-                self.process,
-                "joining its process group",
-                libc::SYS_setpgid,
-                &arguments,
-            )
-            .map(drop)
-    }
-}
-
-/// A group without its leader: joined if it exists in this session already, else made by a placeholder.
-struct JoinOrphanedGroup {
-    group: i32,
-    members: Vec<i32>,
-}
-
-impl fmt::Display for JoinOrphanedGroup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "make process group {} by a placeholder for {:?}",
-            self.group, self.members
-        )
-    }
-}
-
-impl Action for JoinOrphanedGroup {
-    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        let first = self.members[0];
-        let join = |rebuild: &Rebuild<'_>| -> Result<()> {
-            for &member in &self.members {
-                let arguments = [0.into(), self.group.into()];
-                rebuild.call(
-                    member,
-                    "joining its process group",
-                    libc::SYS_setpgid,
-                    &arguments,
-                )?;
-            }
-            Ok(())
-        };
-        if join(rebuild).is_ok() {
-            return Ok(());
-        }
-        // It only holds the id, until all members have joined.
-        rebuild.birth(first, self.group, Sibling::No)?;
-        let arguments = [0.into(), self.group.into()];
-        rebuild.call(
-            self.group,
-            "making a process group",
-            libc::SYS_setpgid,
-            &arguments,
-        )?;
-        join(rebuild)?;
-        rebuild.end_placeholder(first, self.group)
-    }
-}
-
-struct StartThreads {
-    process: i32,
-    threads: Vec<i32>,
-}
-
-impl fmt::Display for StartThreads {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "start {} threads", self.threads.len())
-    }
-}
-
-impl Action for StartThreads {
-    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        rebuild.start_threads(self.process, &self.threads)
-    }
-}
-
-struct StopAgain {
-    process: i32,
-    signal: i32,
-    /// The parent that has taken notice of the stop.
-    told: Option<i32>,
-}
-
-impl fmt::Display for StopAgain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "stop by signal {}", self.signal)
-    }
-}
-
-impl Action for StopAgain {
-    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        rebuild.stop_by_job_control(self.process, self.signal)?;
-        if let Some(parent) = self.told {
-            let mut list = CallList::new();
-            let siginfo = list.space(128);
-            wait_call(&mut list, self.process, siginfo, 0);
-            rebuild.run(parent, &list)?;
-            rebuild.drain_child_signal(parent)?;
-        }
-        Ok(())
-    }
-}
-
-struct EndZombie {
-    process: i32,
-    parent: i32,
-    status: i32,
-}
-
-impl fmt::Display for EndZombie {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "end with wait status {:#x}", self.status)
-    }
-}
-
-impl Action for EndZombie {
-    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        let signal = self.status & 0x7f;
-        let signal = (signal != 0).then_some(signal);
-        rebuild.end_process(self.process, signal, (self.status >> 8) & 0xff)?;
-        if self.parent == 0 {
-            Ok(())
-        } else {
-            rebuild.drain_child_signal(self.parent)
         }
     }
 }
@@ -785,6 +340,11 @@ const SUPPORT: &[Support] = &[
         what: "Threads",
         level: Level::Restored,
         how: "thousands, with their ids",
+    },
+    Support {
+        what: "The signal that tells a parent of its child's end (clone with another than SIGCHLD, or none)",
+        level: Level::Restored,
+        how: "refused where the parent has called exec since: the kernel then tells by SIGCHLD",
     },
     Support {
         what: "A process whose first thread has ended while others run on",

@@ -7,12 +7,11 @@
 //! SIGSTOP, which nothing can keep pending (the process stops again); the place that a timer's signal had among pending ones of
 //! its number; process and user numbers inside a `siginfo_t` stay what they were.
 
-use std::cmp::Ordering;
 use std::fmt;
 
 use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_sys::ptrace::{self, Queue, RawSiginfo};
-use cryonaut_sys::task::{self, Compare};
+use cryonaut_sys::task;
 use cryonaut_tracee::{Argument, CallList};
 
 use super::limits::{PENDING_SIGNALS, name_of};
@@ -110,27 +109,11 @@ impl Resource for Signals {
         SUPPORT
     }
 
-    fn inspect(&self, target: &Target, refusals: &mut Refusals) {
-        let alive = target
-            .processes
-            .iter()
-            .filter(|process| !process.is_zombie());
-        refuse_sharing(
-            &alive.map(|process| process.label()).collect::<Vec<_>>(),
-            refusals,
-        );
+    fn inspect(&self, _target: &Target, _refusals: &mut Refusals) {
+        // Everything that the kernel shows comes back; who shares actions is seen in `sharing`.
     }
 
     fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
-        let mut refusals = Refusals::default();
-        refuse_sharing(
-            &frozen
-                .alive()
-                .map(|process| (process.pid, process.name()))
-                .collect::<Vec<_>>(),
-            &mut refusals,
-        );
-        refusals.into_result()?;
         for process in frozen.alive_mut() {
             // Pending signals first: nothing has been run in the process for them yet.
             let (pending, tasks) = pending_of(process)?;
@@ -198,41 +181,6 @@ impl Resource for Signals {
         }
         Ok(())
     }
-}
-
-/// Refuses processes that share signal actions without being threads of each other.
-fn refuse_sharing(processes: &[(i32, String)], refusals: &mut Refusals) {
-    let pids: Vec<i32> = processes.iter().map(|(pid, _)| *pid).collect();
-    for (pid, other) in sharing(Compare::SignalActions, &pids) {
-        let name = processes
-            .iter()
-            .find(|(candidate, _)| *candidate == pid)
-            .map_or("", |(_, name)| name);
-        refusals.add(
-            (pid, name),
-            "its signal actions",
-            format!("it shares them with process {other} (CLONE_SIGHAND), and a restart would give each its own"),
-            "have the program start threads, or processes that share nothing",
-        );
-    }
-}
-
-/// Pairs of processes that share a kernel object which usually each has for itself. What cannot be compared (a process has
-/// ended, or the kernel lacks kcmp) counts as not shared.
-pub(super) fn sharing(what: Compare, pids: &[i32]) -> Vec<(i32, i32)> {
-    let mut sorted: Vec<i32> = Vec::with_capacity(pids.len());
-    let mut pairs = Vec::new();
-    for &pid in pids {
-        // kcmp orders objects, so that n of them take n log n calls.
-        let place = sorted.binary_search_by(|&other| {
-            task::compare(what, (other, 0), (pid, 0)).unwrap_or(Ordering::Less)
-        });
-        match place {
-            Ok(found) => pairs.push((pid, sorted[found])),
-            Err(place) => sorted.insert(place, pid),
-        }
-    }
-    pairs
 }
 
 /// Asks a process for its actions, in one list.
@@ -859,21 +807,5 @@ mod tests {
             },
         ];
         assert!(damaged.iter().all(|record| check(record).is_err()));
-    }
-
-    #[test]
-    fn separate_processes_share_nothing() {
-        let own = std::process::id() as i32;
-        if task::compare(Compare::SignalActions, (own, 0), (own, 0)).is_err() {
-            return;
-        }
-        assert_eq!(sharing(Compare::SignalActions, &[own, own]), [(own, own)]);
-        let mut child = std::process::Command::new("sleep")
-            .arg("10")
-            .spawn()
-            .unwrap();
-        assert_eq!(sharing(Compare::FileSystem, &[own, child.id() as i32]), []);
-        child.kill().unwrap();
-        child.wait().unwrap();
     }
 }

@@ -21,6 +21,7 @@ use crate::host::Host;
 use crate::plan::{Action, Plan, Stage};
 use crate::rebuild::Rebuild;
 use crate::resource::memory::{self, MemoryPolicy, PolicyQuestion};
+use crate::resource::sharing::{Shared, Sharing};
 use crate::resource::{Level, Resource, Support};
 use crate::target::Target;
 use crate::{Error, Refusal, Refusals, Result};
@@ -160,37 +161,46 @@ impl Resource for Threads {
             plan.step(Stage::Task, process, RestoreTask { task: task.clone() });
             plan.step(Stage::Finish, process, FinishTask { task });
         }
-        let mut sleeps: BTreeMap<i32, Vec<(i32, Registers, u64)>> = BTreeMap::new();
-        for task in &tasks {
-            if let Some(remaining) = task.remaining {
-                let registers = Registers::from_words(&task.registers);
-                let sleep = (task.task, registers, remaining);
-                sleeps.entry(task.process).or_default().push(sleep);
-            }
-        }
-        let processes = records.all::<super::process::ProcessRecord>()?;
-        for process in processes.iter().filter(|process| process.zombie.is_none()) {
-            plan.step(
-                Stage::Finish,
-                process.pid,
-                CloseChannel {
-                    process: process.pid,
-                },
-            );
-            plan.step(
-                Stage::Release,
-                process.pid,
-                RemoveStub {
-                    process: process.pid,
-                    sleeps: sleeps.remove(&process.pid).unwrap_or_default(),
-                },
-            );
-        }
+        plan_farewells(records, &tasks, plan)?;
         for task in tasks {
             plan.step(Stage::Release, task.process, SetRegisters { task });
         }
         Ok(())
     }
+}
+
+/// The last that processes do for us: each table of descriptors is rid of the channel, each memory of the stub.
+fn plan_farewells(records: &RecordSet, tasks: &[TaskRecord], plan: &mut Plan) -> Result<()> {
+    let sharing = Sharing::of(records)?;
+    let mut sleeps: BTreeMap<i32, Vec<Sleep>> = BTreeMap::new();
+    for task in tasks {
+        if let Some(remaining) = task.remaining {
+            let sleep = Sleep {
+                process: task.process,
+                task: task.task,
+                registers: Registers::from_words(&task.registers),
+                remaining,
+            };
+            let memory = sharing.of_process(Shared::Memory, task.process);
+            sleeps.entry(memory).or_default().push(sleep);
+        }
+    }
+    let processes = records.all::<super::process::ProcessRecord>()?;
+    for process in processes.iter().filter(|process| process.zombie.is_none()) {
+        let mut tables = sharing.apart(Shared::Descriptors, process.pid, &process.tasks);
+        if sharing.holds(Shared::Descriptors, process.pid) {
+            tables.push(process.pid);
+        }
+        for table in tables {
+            plan.step(Stage::Finish, process.pid, CloseChannel { process: table });
+        }
+        if sharing.holds(Shared::Memory, process.pid) {
+            let sleeps = sleeps.remove(&process.pid).unwrap_or_default();
+            let process = process.pid;
+            plan.step(Stage::Release, process, RemoveStub { process, sleeps });
+        }
+    }
+    Ok(())
 }
 
 const REGISTER_COUNT: usize = 27;
@@ -534,8 +544,17 @@ impl Action for CloseChannel {
 
 struct RemoveStub {
     process: i32,
-    /// Tasks in a sleep, with what remains of it in ns.
-    sleeps: Vec<(i32, Registers, u64)>,
+    /// Tasks of all processes with this memory that are in a sleep.
+    sleeps: Vec<Sleep>,
+}
+
+/// A task in a sleep.
+struct Sleep {
+    process: i32,
+    task: i32,
+    registers: Registers,
+    /// What remains of it, in ns.
+    remaining: u64,
 }
 
 impl fmt::Display for RemoveStub {
@@ -547,8 +566,8 @@ impl fmt::Display for RemoveStub {
 impl Action for RemoveStub {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         // Sleeps go on from here: nothing but the last instructions follows.
-        for (task, registers, remaining) in &self.sleeps {
-            rebuild.resume_sleep(self.process, *task, registers, *remaining)?;
+        for sleep in &self.sleeps {
+            rebuild.resume_sleep(sleep.process, sleep.task, &sleep.registers, sleep.remaining)?;
         }
         rebuild.unmap_stub(self.process)
     }

@@ -214,10 +214,10 @@ fn find_target(
     job: &Job<'_>,
 ) -> Option<u64> {
     let home = epoll.first();
-    let owner = (job.owner(home).pid, home.number);
+    let owner = (job.owner(home).task, home.number);
     let is_it = |description: &Description| {
         let slot = description.first();
-        let tried = (job.owner(slot).pid, slot.number);
+        let tried = (job.owner(slot).task, slot.number);
         task::is_epoll_target(tried, owner, entry.descriptor, offset).unwrap_or(false)
     };
     let mut at_number = epoll

@@ -3,100 +3,26 @@
 //! /proc/PID/fd/N names the file, /proc/PID/fdinfo/N tells flags, position and the state of many kinds. Whether two slots share
 //! a description only kcmp(2) tells; it orders them, too, so that a thousand look-alikes cost n log n comparisons.
 
-use std::cell::OnceCell;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 
-use cryonaut_procfs::{FdInfo, ProcessDirectory};
+use cryonaut_procfs::FdInfo;
+use cryonaut_sys::descriptor;
 use cryonaut_sys::task::{self, Compare};
-use cryonaut_sys::{descriptor, pidfd};
 
 use super::addressee::Told;
+use super::owner::{Owner, Sight, owner, thread_owner};
 use crate::error::Attempt;
 use crate::freeze::Frozen;
 use crate::reference::Hashing;
-use crate::resource::fs_context;
-use crate::resource::memory::{printable, under};
+use crate::resource::memory::printable;
+use crate::resource::sharing::{self, Shared, Sharing};
 use crate::target::{Target, has_ended};
 use crate::{Error, Result};
-
-/// A process whose descriptors are looked at.
-pub struct Owner<'a> {
-    /// Its pid, as we see it.
-    pub pid: i32,
-    /// Its pid in its own namespace: what the image calls it.
-    pub inner: i32,
-    /// Its name, printable.
-    pub name: String,
-    /// Its session and process group, as we see them, and in its own namespace.
-    pub session: Ids,
-    /// Its process group.
-    pub group: Ids,
-    /// Device number of its controlling terminal; 0 for none.
-    pub terminal: i32,
-    /// The foreground process group of that terminal, as we see it.
-    pub foreground: i32,
-    /// Ids of its tasks, as we see them.
-    pub threads: Vec<i32>,
-    directory: &'a ProcessDirectory,
-    /// What the paths that /proc shows of it are relative to: our root or that of its mount namespace, but never its own root
-    /// (chroot), since the kernel words paths for the reader.
-    base: PathBuf,
-    pidfd: OnceCell<OwnedFd>,
-}
-
-/// An id, as we see it and as the process sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ids {
-    /// As we see it.
-    pub outer: i32,
-    /// As the process sees it.
-    pub inner: i32,
-}
-
-impl Owner<'_> {
-    /// What refusals call it.
-    pub fn label(&self) -> (i32, &str) {
-        (self.pid, &self.name)
-    }
-
-    /// The path of a file as seen from here that the process' descriptors, mappings and directories show as `path`.
-    pub fn reach(&self, path: &[u8]) -> PathBuf {
-        under(&self.base, path)
-    }
-
-    /// Its /proc directory.
-    pub fn directory(&self) -> &ProcessDirectory {
-        self.directory
-    }
-
-    /// What /proc/PID/fdinfo tells of one of its descriptors now.
-    ///
-    /// # Errors
-    /// When it is closed or may not be read.
-    pub fn shown(&self, number: i32) -> Result<FdInfo> {
-        Ok(self.directory.fdinfo(number)?)
-    }
-
-    /// A copy of one of its descriptors, taken without disturbing it.
-    ///
-    /// # Errors
-    /// When it is closed or may not be taken.
-    pub fn copy(&self, number: i32) -> Result<OwnedFd> {
-        let what = || format!("process {}: taking a copy of descriptor {number}", self.pid);
-        if self.pidfd.get().is_none() {
-            let opened = pidfd::open(self.pid).attempt(what)?;
-            let _ = self.pidfd.set(opened);
-        }
-        let process = self.pidfd.get().expect("it was just opened");
-        pidfd::get_descriptor(process.as_fd(), number).attempt(what)
-    }
-}
 
 /// A slot of a process' descriptor table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,22 +181,33 @@ impl<'a> Job<'a> {
     /// # Errors
     /// When a process may not be read.
     pub fn running(target: &'a Target) -> Result<Self> {
+        let members = sharing::members_of(target);
+        let sharing = Sharing::find_descriptors(&members);
         let mut owners = Vec::new();
         for process in target
             .processes
             .iter()
             .filter(|process| !process.is_zombie())
         {
-            let threads = process.directory.threads().unwrap_or_default();
-            let (stat, status) = (&process.stat, &process.status);
-            owners.push(owner(
-                process.pid,
-                process.name(),
-                &process.directory,
-                stat,
-                status,
-                threads,
-            ));
+            let member = members.iter().find(|member| member.process == process.pid);
+            let tasks = member
+                .map(|member| member.tasks.clone())
+                .unwrap_or_default();
+            let sight = Sight {
+                pid: process.pid,
+                name: process.name(),
+                directory: &process.directory,
+                stat: &process.stat,
+                status: &process.status,
+            };
+            // A thread that has ended meanwhile has no table any more.
+            let apart = sharing.apart(Shared::Descriptors, process.pid, &tasks);
+            let apart = apart
+                .into_iter()
+                .filter_map(|tid| thread_owner(&sight, tid).ok());
+            let apart: Vec<_> = apart.collect();
+            owners.push(owner(&sight, tasks, &sharing));
+            owners.extend(apart);
         }
         let members = target.processes.iter();
         let members = members.map(|process| (process.pid, process.inner_pid()));
@@ -284,20 +221,25 @@ impl<'a> Job<'a> {
     pub fn frozen(frozen: &'a Frozen) -> Result<Self> {
         let mut owners = Vec::new();
         for process in frozen.alive() {
-            let threads = process
+            let tasks: Vec<i32> = process
                 .tasks
                 .iter()
                 .map(|task| task.stopped.tid())
                 .collect();
-            let (stat, status) = (&process.stat, &process.status);
-            owners.push(owner(
-                process.pid,
-                process.name(),
-                &process.directory,
-                stat,
-                status,
-                threads,
-            ));
+            let sight = Sight {
+                pid: process.pid,
+                name: process.name(),
+                directory: &process.directory,
+                stat: &process.stat,
+                status: &process.status,
+            };
+            let sharing = &frozen.sharing;
+            let mut apart = Vec::new();
+            for tid in sharing.apart(Shared::Descriptors, process.pid, &tasks) {
+                apart.push(thread_owner(&sight, tid)?);
+            }
+            owners.push(owner(&sight, tasks, sharing));
+            owners.extend(apart);
         }
         let members = frozen.processes.iter();
         let members = members.map(|process| (process.pid, process.inner));
@@ -312,14 +254,15 @@ impl<'a> Job<'a> {
     ) -> Result<Self> {
         let mut slots = Vec::new();
         let mut seen = Vec::new();
-        for (index, owner) in owners.iter().enumerate() {
-            let shown = match owner.directory.descriptors().map_err(Error::from) {
-                Ok(numbers) => read_slots(owner.pid, &numbers, motion),
+        let tables = owners.iter().enumerate();
+        for (index, owner) in tables.filter(|(_, owner)| owner.has_table()) {
+            let shown = match owner.directory().descriptors().map_err(Error::from) {
+                Ok(numbers) => read_slots(owner.task, &numbers, motion),
                 Err(error) => Err(error),
             };
             let shown = match shown {
                 // The files of one that has ended belong to root, and are gone in the end.
-                Err(_) if motion == Motion::Running && has_ended(owner.directory) => continue,
+                Err(_) if motion == Motion::Running && has_ended(owner.directory()) => continue,
                 shown => shown?,
             };
             for (number, link, info) in shown {
@@ -337,7 +280,7 @@ impl<'a> Job<'a> {
             .map(|(link, info)| Likeness::of(link, info))
             .collect();
         let groups = group(keys, |first, second| {
-            let name = |slot: usize| (owners[slots[slot].owner].pid, slots[slot].number as u64);
+            let name = |slot: usize| (owners[slots[slot].owner].task, slots[slot].number as u64);
             match task::compare(Compare::File, name(first), name(second)) {
                 // One of the two was closed meanwhile: whatever it was, it is no part of the job any more.
                 Err(error)
@@ -507,39 +450,6 @@ impl<'a> Job<'a> {
     }
 }
 
-fn owner<'a>(
-    pid: i32,
-    name: String,
-    directory: &'a ProcessDirectory,
-    stat: &cryonaut_procfs::Stat,
-    status: &cryonaut_procfs::Status,
-    threads: Vec<i32>,
-) -> Owner<'a> {
-    let ids = |outer: i32, nested: &[i32]| Ids {
-        outer,
-        inner: nested.last().copied().unwrap_or(outer),
-    };
-    // What cannot be read of a process that has ended is not missed.
-    let root = directory.link("root").unwrap_or_default();
-    let base = fs_context::base(directory, &root)
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| directory.path().join("root"));
-    Owner {
-        pid,
-        base,
-        inner: ids(pid, &status.namespace_pid).inner,
-        name,
-        session: ids(stat.session, &status.namespace_sid),
-        group: ids(stat.pgrp, &status.namespace_pgid),
-        terminal: stat.tty_nr,
-        foreground: stat.tpgid,
-        threads,
-        directory,
-        pidfd: OnceCell::new(),
-    }
-}
-
 /// A slot as /proc shows it: number, link, fdinfo.
 type Shown = (i32, Vec<u8>, FdInfo);
 
@@ -686,7 +596,7 @@ fn facts_of(owner: &Owner<'_>, number: i32, link: Vec<u8>, info: FdInfo) -> Opti
     if !facts.link.starts_with(b"/") {
         return Some(facts);
     }
-    let file = std::fs::metadata(format!("/proc/{}/fd/{number}", owner.pid)).ok()?;
+    let file = std::fs::metadata(format!("/proc/{}/fd/{number}", owner.task)).ok()?;
     facts.mode = file.mode();
     facts.node = (libc::major(file.rdev()), libc::minor(file.rdev()));
     let there = std::fs::symlink_metadata(owner.reach(&facts.link));

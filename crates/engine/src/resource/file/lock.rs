@@ -24,6 +24,7 @@ use cryonaut_procfs::{
 use cryonaut_tracee::{CallId, CallList};
 
 use super::facts::{Description, Job, Slot};
+use super::owner::Owner;
 use super::{Aspect, Count, object, path_of, reopen};
 use crate::collect::Collection;
 use crate::host::Host;
@@ -316,12 +317,13 @@ fn held(description: &Description, job: &Job<'_>) -> Vec<HeldLock> {
                 .find(setter)
                 .unwrap_or(&description.slots[0])
         };
-        let lock = record(
-            &shown,
-            description,
-            path.clone(),
-            (job.owner(slot).inner, slot.number),
-        );
+        // One that shares the table of the slot's process is not shown by itself.
+        let sharer = |owner: &&Owner<'_>| owner.pid == shown.pid && !owner.has_table();
+        let process = match job.owners.iter().find(sharer) {
+            Some(owner) if shown.family == LockFamily::Posix => owner.inner,
+            _ => job.owner(slot).inner,
+        };
+        let lock = record(&shown, description, path.clone(), (process, slot.number));
         // Every slot of the process or description shows it.
         let again = |other: &HeldLock| {
             HeldLock {

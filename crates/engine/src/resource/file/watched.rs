@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::{spawn, watch};
 
-use super::facts::{Description, Job, Motion, Owner, Place};
+use super::facts::{Description, Job, Motion, Place};
+use super::owner::Owner;
 use crate::resource::memory::under;
 
 /// How long all walks of one run may take together.

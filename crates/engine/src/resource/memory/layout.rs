@@ -90,7 +90,18 @@ fn filling_protection(area: &AreaRecord) -> u32 {
 /// Maps and fills the memory of a process.
 pub(super) struct BuildMemory {
     pub(super) space: AddressSpace,
-    pub(super) parent: Option<i32>,
+    pub(super) descent: Descent,
+}
+
+/// What a process finds in its memory at its birth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Descent {
+    /// Nothing that it has from its parent.
+    Alone,
+    /// Memory of its parent, which it goes on having in common with it.
+    Inherits(i32),
+    /// Memory of a sibling, of which nothing is kept.
+    Unrelated,
 }
 
 impl fmt::Display for BuildMemory {
@@ -103,9 +114,9 @@ impl fmt::Display for BuildMemory {
             "map {} areas and fill {pages} pages",
             self.space.areas.len()
         )?;
-        match self.parent {
-            Some(parent) => write!(f, ", inheriting from {parent}"),
-            None => Ok(()),
+        match self.descent {
+            Descent::Inherits(parent) => write!(f, ", inheriting from {parent}"),
+            Descent::Alone | Descent::Unrelated => Ok(()),
         }
     }
 }
@@ -117,7 +128,16 @@ impl Action for BuildMemory {
         move_kernel_areas(rebuild, &inherited, &self.space)?;
         let mut queue = Queue::new(process);
         let mut kept = Vec::new();
-        for change in changes(&inherited, &self.space.areas) {
+        let wanted = &self.space.areas;
+        let changes = match self.descent {
+            Descent::Alone | Descent::Inherits(_) => changes(&inherited, wanted),
+            Descent::Unrelated => {
+                let mut all = changes(&inherited, &[]);
+                all.extend(changes(&[], wanted));
+                all
+            }
+        };
+        for change in changes {
             match change {
                 Change::Unmap(start, end) => queue.expect(
                     rebuild,

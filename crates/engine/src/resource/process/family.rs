@@ -1,0 +1,315 @@
+//! How processes are related, and the births that follow from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::ProcessRecord;
+use super::step::{Birth, JoinGroup, JoinOrphanedGroup, ProgenitorSession};
+use crate::host::Host;
+use crate::plan::{Plan, Stage, Token};
+use crate::rebuild::{Descent, Sibling};
+use crate::resource::sharing::{Member, Origin, Sharing};
+use crate::{Error, Result};
+
+/// The processes and how they are related.
+pub(super) struct Family<'a> {
+    processes: &'a [ProcessRecord],
+    by_pid: BTreeMap<i32, &'a ProcessRecord>,
+    /// How those are born that share something with whoever bears them.
+    origins: BTreeMap<i32, Origin>,
+    /// Who is borne by each process, 0 for those that nobody in the job bears.
+    borne: BTreeMap<i32, Vec<&'a ProcessRecord>>,
+}
+
+impl<'a> Family<'a> {
+    /// Finds out who bears whom.
+    ///
+    /// # Errors
+    /// When the records are damaged: a process is its own ancestor, or shares with one that cannot bear it.
+    pub(super) fn new(
+        processes: &'a [ProcessRecord],
+        sharing: &Sharing,
+        members: &[Member],
+    ) -> Result<Self> {
+        let (origins, unreachable) = sharing.origins(members);
+        if let Some(found) = unreachable.first() {
+            return Err(Error::Failed(format!(
+                "the image is damaged: process {} shares with {}, which cannot be",
+                found.process, found.with
+            )));
+        }
+        let mut family = Self {
+            processes,
+            by_pid: processes
+                .iter()
+                .map(|process| (process.pid, process))
+                .collect(),
+            origins,
+            borne: BTreeMap::new(),
+        };
+        for process in processes {
+            let bearer = family.bearer(process).map_or(0, |bearer| bearer.pid);
+            family.borne.entry(bearer).or_default().push(process);
+        }
+        let mut reached = vec![0];
+        let mut next = 0;
+        while let Some(&process) = reached.get(next) {
+            next += 1;
+            let borne = family.borne.get(&process).into_iter().flatten();
+            reached.extend(borne.map(|process| process.pid));
+        }
+        if reached.len() <= processes.len() || family.by_pid.len() < processes.len() {
+            return Err(Error::Failed(
+                "the image is damaged: a process descends from itself, or is there twice".into(),
+            ));
+        }
+        Ok(family)
+    }
+
+    /// The process that bears one: its parent, or a sibling.
+    fn bearer(&self, process: &ProcessRecord) -> Option<&'a ProcessRecord> {
+        let by = self
+            .origins
+            .get(&process.pid)
+            .map_or(process.parent, |origin| origin.by);
+        self.by_pid.get(&by).copied()
+    }
+
+    fn children(&self, pid: i32) -> impl Iterator<Item = &'a ProcessRecord> {
+        self.borne.get(&pid).into_iter().flatten().copied()
+    }
+
+    /// The session that a process must be born in, if that matters: its own, or for a leader the one that its children were
+    /// born in before it led its own.
+    fn birth_session(&self, process: &ProcessRecord) -> Option<i32> {
+        if process.session != process.pid {
+            return Some(process.session);
+        }
+        self.children(process.pid)
+            .filter_map(|child| self.birth_session(child))
+            .find(|session| *session != process.session)
+    }
+
+    pub(super) fn born_before_session(&self, leader: i32) -> Vec<i32> {
+        self.children(leader)
+            .filter(|child| {
+                self.birth_session(child)
+                    .is_some_and(|session| session != leader)
+            })
+            .map(|child| child.pid)
+            .collect()
+    }
+
+    /// Sessions that processes with no parent in the job are born in, and that have no leader in it.
+    fn foreign_sessions(&self) -> BTreeSet<i32> {
+        self.children(0)
+            .filter_map(|root| self.birth_session(root))
+            .filter(|session| {
+                self.by_pid
+                    .get(session)
+                    .is_none_or(|leader| leader.session != *session)
+            })
+            .collect()
+    }
+
+    fn all_ids(&self) -> BTreeSet<i32> {
+        let mut ids: BTreeSet<i32> = self
+            .processes
+            .iter()
+            .flat_map(|process| process.tasks.iter().copied())
+            .collect();
+        ids.extend(
+            self.processes
+                .iter()
+                .flat_map(|process| [process.pid, process.group, process.session]),
+        );
+        ids
+    }
+
+    /// The progenitor's pid and session: it leads the session that lies outside the job, if there is one.
+    pub(super) fn progenitor(&self, host: &Host) -> (Option<i32>, ProgenitorSession) {
+        let foreign = self.foreign_sessions().into_iter().next();
+        match foreign {
+            Some(session) if host.shares_pids && host.session == session => {
+                (None, ProgenitorSession::Inherited)
+            }
+            Some(session) if session > 0 => (Some(session), ProgenitorSession::Own),
+            _ if host.shares_pids => (None, ProgenitorSession::Own),
+            _ => {
+                let used = self.all_ids();
+                ((2..).find(|id| !used.contains(id)), ProgenitorSession::Own)
+            }
+        }
+    }
+
+    pub(super) fn check(&self, host: &Host, plan: &mut Plan) {
+        if self.foreign_sessions().len() > 1 {
+            plan.refusals.add_for_job(
+                "sessions",
+                "its processes belong to more than one session whose leader is not in the image",
+                "checkpoint each of them by itself, or the whole tree that they descend from",
+            );
+        }
+        for process in self.processes {
+            let foreign = |session: i32| !self.by_pid.contains_key(&session);
+            let parent = self.bearer(process);
+            let unreachable = match (self.birth_session(process), parent) {
+                (None, _) => false,
+                (Some(session), Some(parent)) => {
+                    session != parent.session && Some(session) != self.birth_session(parent)
+                }
+                (Some(session), None) => {
+                    !foreign(session)
+                        && self
+                            .by_pid
+                            .get(&session)
+                            .is_some_and(|leader| leader.parent != 0)
+                }
+            };
+            if unreachable {
+                plan.refusals.add(
+                    (process.pid, &String::from_utf8_lossy(&process.name)),
+                    format!("its session {}", process.session),
+                    "its parent was never in that session, so it cannot be born there again",
+                    "checkpoint before the program that started it has ended",
+                );
+            }
+        }
+        if host.shares_pids {
+            let used = used_ids(&host.leaving);
+            for id in self.all_ids() {
+                let owned = self
+                    .processes
+                    .iter()
+                    .any(|process| process.pid == id || process.tasks.contains(&id));
+                let held = id == host.session && !owned;
+                if id > 0 && !held && (used.contains(&id) || is_task(id, &host.leaving)) {
+                    plan.refusals.add_for_job(
+                        format!("process id {id}"),
+                        "it is in use here",
+                        "wait until that process has ended, or restart with --pids namespace",
+                    );
+                }
+            }
+        }
+    }
+
+    pub(super) fn plan_birth(&self, process: &ProcessRecord, plan: &mut Plan) {
+        let gives = vec![Token::Process(process.pid)];
+        let session = self.birth_session(process);
+        if let Some(bearer) = self.bearer(process) {
+            let mut needs = vec![Token::Process(bearer.pid)];
+            if bearer.session == bearer.pid
+                && session.is_none_or(|session| session == bearer.session)
+            {
+                needs.push(Token::SessionOf(bearer.pid));
+            }
+            let origin = self.origins.get(&process.pid);
+            let descent = Descent {
+                by: bearer.pid,
+                sibling: origin.map_or(Sibling::No, |origin| origin.sibling),
+                flags: origin.map_or(0, |origin| origin.flags),
+                exit_signal: process.exit_signal(),
+            };
+            plan.linked_step(
+                Stage::Tree,
+                process.pid,
+                needs,
+                gives,
+                Birth {
+                    process: process.pid,
+                    descent,
+                },
+            );
+            return;
+        }
+        // A process without a parent in the job becomes a sibling of whoever leads the session that it is born in.
+        let leader = session
+            .and_then(|session| self.by_pid.get(&session))
+            .filter(|leader| leader.pid != process.pid);
+        let (by, needs) = match leader {
+            Some(leader) => (
+                leader.pid,
+                vec![Token::Process(leader.pid), Token::SessionOf(leader.pid)],
+            ),
+            None => (0, vec![Token::Process(0)]),
+        };
+        plan.linked_step(
+            Stage::Tree,
+            process.pid,
+            needs,
+            gives,
+            Birth {
+                process: process.pid,
+                descent: Descent {
+                    sibling: Sibling::Yes,
+                    ..Descent::from(by)
+                },
+            },
+        );
+    }
+
+    /// Groups are made by their leaders; one whose leader has gone is made by a placeholder, which then goes.
+    pub(super) fn plan_groups(&self, plan: &mut Plan) {
+        for process in self.processes {
+            if process.group == process.pid && process.session != process.pid {
+                plan.linked_step(
+                    Stage::Descriptors,
+                    process.pid,
+                    vec![],
+                    vec![Token::Group(process.pid)],
+                    JoinGroup {
+                        process: process.pid,
+                        group: process.pid,
+                    },
+                );
+            }
+        }
+        let mut orphaned: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+        for process in self
+            .processes
+            .iter()
+            .filter(|process| process.group != process.pid)
+        {
+            match self.by_pid.get(&process.group) {
+                Some(leader) if leader.group == leader.pid => {
+                    let needs = if leader.session == leader.pid {
+                        vec![]
+                    } else {
+                        vec![Token::Group(process.group)]
+                    };
+                    let action = JoinGroup {
+                        process: process.pid,
+                        group: process.group,
+                    };
+                    plan.linked_step(Stage::Descriptors, process.pid, needs, vec![], action);
+                }
+                _ => orphaned.entry(process.group).or_default().push(process.pid),
+            }
+        }
+        for (group, members) in orphaned {
+            plan.step(
+                Stage::Descriptors,
+                members[0],
+                JoinOrphanedGroup { group, members },
+            );
+        }
+    }
+}
+
+/// Whether any process or thread of this machine has the id, but for processes that are leaving.
+fn is_task(id: i32, leaving: &BTreeSet<i32>) -> bool {
+    match cryonaut_procfs::ProcessDirectory::open(id).and_then(|task| task.status()) {
+        Ok(status) => !leaving.contains(&status.tgid),
+        Err(_) => std::path::Path::new(&format!("/proc/{id}")).exists(),
+    }
+}
+
+/// The ids of all processes, groups and sessions of this machine, but for those that are leaving: a number stays in use as long
+/// as any of them has it.
+fn used_ids(leaving: &BTreeSet<i32>) -> BTreeSet<i32> {
+    let all = cryonaut_procfs::system::all_stats().unwrap_or_default();
+    all.iter()
+        .filter(|stat| !leaving.contains(&stat.pid))
+        .flat_map(|stat| [stat.pid, stat.pgrp, stat.session])
+        .collect()
+}
