@@ -75,6 +75,7 @@ victims! {
     thread_leader_ended => Victim::new("thread_leader_ended").unless_refused("first thread");
     thread_private_state => Victim::new("thread_private_state");
     thread_tables => Victim::new("thread_tables");
+    thread_credentials => Victim::new("thread_credentials");
 
     signal_actions => Victim::new("signal_actions");
     signal_pending => Victim::new("signal_pending");

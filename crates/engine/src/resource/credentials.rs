@@ -2,14 +2,15 @@
 //! at it and what the kernel may do to it.
 //!
 //! Shown by /proc/PID/status, personality, oom_score_adj, coredump_filter, loginuid, and by getters of prctl(2) in the process.
-//! Ids are recorded as `cryo` sees them. The kernel keeps most of them for each thread; all threads of a process must have the
-//! same ones, which is how the C library keeps them. In a fresh user namespace only the restarting user's own ids exist and
+//! Ids are recorded as `cryo` sees them. The kernel keeps most of them for each thread; where a thread's are not those of its
+//! process, as the C library keeps them, it has a record of its own. In a fresh user namespace only the restarting user's own ids exist and
 //! setgroups(2) is denied, so that ids must be what they were; capabilities there end as they were, which is mostly none. Not
 //! preserved: the login uid (only root may set it; it is recorded), a dumpable flag of 2, which only the kernel sets and which
 //! comes back as 0, and an out-of-memory score below that of the restart, where the user may not lower it.
 
 mod capability;
 mod step;
+mod thread;
 
 use std::collections::BTreeMap;
 
@@ -31,6 +32,8 @@ use crate::{Error, Refusals, Result};
 
 pub use capability::{CapabilitySets, names, split};
 use step::{AdjustScore, SetCredentials, SetFlags};
+pub use thread::ThreadCredentials;
+use thread::{refuse_thread, unlike_leader};
 
 /// Who a process is, and what flags it carries.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -101,7 +104,7 @@ impl Resource for Credentials {
     }
 
     fn kinds(&self) -> &'static [Kind] {
-        const { &[CredentialsRecord::KIND] }
+        const { &[CredentialsRecord::KIND, ThreadCredentials::KIND] }
     }
 
     fn support(&self) -> &'static [Support] {
@@ -120,24 +123,30 @@ impl Resource for Credentials {
             };
             let threads = threads.into_iter().filter(|tid| *tid != pid);
             // A process that ends meanwhile is none any more.
-            if let Ok(Some((tid, line))) = unlike_leader(&process.directory, threads) {
-                refuse_thread((pid, &name), tid, &line, refusals);
+            for unlike in unlike_leader(&process.directory, threads).unwrap_or_default() {
+                refuse_thread((pid, &name), &unlike, refusals);
             }
         }
     }
 
     fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
         let mut refusals = Refusals::default();
+        let mut apart = BTreeMap::new();
         for process in frozen.alive() {
             let threads = process.tasks.iter().skip(1).map(|task| task.stopped.tid());
-            if let Some((tid, line)) = unlike_leader(&process.directory, threads)? {
-                refuse_thread((process.pid, &process.name()), tid, &line, &mut refusals);
+            let unlike = unlike_leader(&process.directory, threads)?;
+            for unlike in &unlike {
+                refuse_thread((process.pid, &process.name()), unlike, &mut refusals);
             }
+            apart.insert(process.pid, unlike);
         }
         refusals.into_result()?;
         for process in frozen.alive_mut() {
             let record = record(process)?;
             collection.put(&record)?;
+            for unlike in apart.remove(&process.pid).into_iter().flatten() {
+                collection.put(&unlike.record(process)?)?;
+            }
         }
         Ok(())
     }
@@ -152,6 +161,10 @@ impl Resource for Credentials {
             .optional::<NamespacesRecord>()?
             .is_some_and(|namespaces| namespaces.has_own("user"));
         let means = Means::look(host)?;
+        let mut apart: BTreeMap<i32, Vec<ThreadCredentials>> = BTreeMap::new();
+        for thread in records.all::<ThreadCredentials>()? {
+            apart.entry(thread.process).or_default().push(thread);
+        }
         for record in records.all::<CredentialsRecord>()? {
             let damaged = || {
                 Error::Failed(format!(
@@ -163,6 +176,10 @@ impl Resource for Credentials {
             if record.users.len() != 4 || record.groups.len() != 4 {
                 return Err(damaged());
             }
+            let threads = apart.remove(&record.process).unwrap_or_default();
+            let is_apart = |task: &i32| threads.iter().any(|thread| thread.task == *task);
+            let mut tasks = process.tasks.clone();
+            tasks.retain(|task| !is_apart(task));
             let name = String::from_utf8_lossy(&process.name);
             means.judge((record.process, &name), &record, own_namespace, plan);
             plan.step(
@@ -177,88 +194,26 @@ impl Resource for Credentials {
                 Stage::Restrict,
                 record.process,
                 SetCredentials {
-                    tasks: process.tasks.clone(),
+                    tasks,
                     record: record.clone(),
                 },
             );
+            for thread in threads {
+                let credentials = thread.credentials()?;
+                means.judge_task((record.process, &name), &credentials, own_namespace, plan);
+                plan.step(
+                    Stage::Restrict,
+                    record.process,
+                    SetCredentials {
+                        tasks: vec![thread.task],
+                        record: credentials,
+                    },
+                );
+            }
             plan.step(Stage::Restrict, record.process, SetFlags { record });
         }
         Ok(())
     }
-}
-
-/// Lines of a status file that must be the same in all threads of a process: what is rebuilt for all alike, and what is refused
-/// when the leader has it.
-const SHARED_LINES: [&str; 12] = [
-    "Uid",
-    "Gid",
-    "Groups",
-    "CapInh",
-    "CapPrm",
-    "CapEff",
-    "CapBnd",
-    "CapAmb",
-    "NoNewPrivs",
-    "Speculation_Store_Bypass",
-    "SpeculationIndirectBranch",
-    "x86_Thread_features",
-];
-
-/// The lines of a status file that matter, as they stand there.
-fn shared_lines(status: &[u8]) -> BTreeMap<&[u8], &[u8]> {
-    status
-        .split(|&byte| byte == b'\n')
-        .filter_map(|line| {
-            let colon = line.iter().position(|&byte| byte == b':')?;
-            let (key, value) = (&line[..colon], &line[colon + 1..]);
-            SHARED_LINES
-                .iter()
-                .any(|shared| shared.as_bytes() == key)
-                .then_some((key, value))
-        })
-        .collect()
-}
-
-/// The first line in which two status files differ.
-fn first_difference(leader: &[u8], thread: &[u8]) -> Option<String> {
-    let (leader, thread) = (shared_lines(leader), shared_lines(thread));
-    SHARED_LINES
-        .iter()
-        .find(|line| leader.get(line.as_bytes()) != thread.get(line.as_bytes()))
-        .map(|line| (*line).to_string())
-}
-
-/// A thread whose credentials are not its leader's, with the line that differs.
-fn unlike_leader(
-    directory: &ProcessDirectory,
-    threads: impl Iterator<Item = i32>,
-) -> Result<Option<(i32, String)>> {
-    let mut leader = Vec::new();
-    let mut status = Vec::new();
-    for tid in threads {
-        if leader.is_empty() {
-            directory.read_into("status", &mut leader)?;
-        }
-        // One file by its path is cheaper than a directory for each of thousands of threads.
-        match directory.read_into(&format!("task/{tid}/status"), &mut status) {
-            Ok(()) => {}
-            Err(error) if error.is_missing() => continue,
-            Err(error) => return Err(error.into()),
-        }
-        if let Some(line) = first_difference(&leader, &status) {
-            return Ok(Some((tid, line)));
-        }
-    }
-    Ok(None)
-}
-
-fn refuse_thread(process: (i32, &str), tid: i32, line: &str, refusals: &mut Refusals) {
-    refusals.add(
-        process,
-        format!("its thread {tid}"),
-        format!("it has other credentials or restrictions than the first thread ({line} in /proc/PID/task/TID/status)"),
-        "have all threads of the program carry the same ones",
-    );
 }
 
 /// Reads everything of one process.
@@ -354,16 +309,7 @@ impl Means {
         own_namespace: bool,
         plan: &mut Plan,
     ) {
-        self.judge_ids(process, record, &mut plan.refusals);
-        self.judge_capabilities(process, record, own_namespace, plan);
-        if self.own.no_new_privileges == Some(true) && !record.no_new_privileges {
-            plan.refusals.add(
-                process,
-                "no_new_privs",
-                "the restart runs with it and no process can be without it any more, which this one was",
-                "restart from a shell without no_new_privs (outside of the sandbox or container)",
-            );
-        }
+        self.judge_task(process, record, own_namespace, plan);
         if record.dumpable > 1 {
             plan.remarks.push(format!(
                 "process {}: its dumpable flag of {} comes back as 0",
@@ -377,6 +323,26 @@ impl Means {
                 "process {}: its oom_score_adj of {} may stay at {}, since only root may lower it",
                 process.0, record.out_of_memory_score, self.score
             ));
+        }
+    }
+
+    /// As [`Means::judge`], of what each task has for itself.
+    fn judge_task(
+        &self,
+        process: (i32, &str),
+        record: &CredentialsRecord,
+        own_namespace: bool,
+        plan: &mut Plan,
+    ) {
+        self.judge_ids(process, record, &mut plan.refusals);
+        self.judge_capabilities(process, record, own_namespace, plan);
+        if self.own.no_new_privileges == Some(true) && !record.no_new_privileges {
+            plan.refusals.add(
+                process,
+                "no_new_privs",
+                "the restart runs with it and no process can be without it any more, which this one was",
+                "restart from a shell without no_new_privs (outside of the sandbox or container)",
+            );
         }
     }
 
@@ -500,9 +466,9 @@ const SUPPORT: &[Support] = &[
         how: "never more than there were; a restart that lacks some is refused",
     },
     Support {
-        what: "Threads of one process with different credentials",
-        level: Level::Refused,
-        how: "have all threads carry the same ones",
+        what: "Threads of one process with different users, groups, capabilities, secure bits, no_new_privs, personality",
+        level: Level::Restored,
+        how: "each with its own",
     },
     Support {
         what: "dumpable, child subreaper, personality, core dump filter, huge pages (PR_SET_THP_DISABLE), \

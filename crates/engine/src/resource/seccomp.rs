@@ -30,7 +30,7 @@ use crate::freeze::{Frozen, FrozenProcess};
 use crate::host::Host;
 use crate::plan::{Action, Plan, Stage};
 use crate::rebuild::Rebuild;
-use crate::resource::credentials::CredentialsRecord;
+use crate::resource::credentials::{CredentialsRecord, ThreadCredentials};
 use crate::resource::{Level, Resource, Support};
 use crate::target::{Target, TargetProcess};
 use crate::{Error, Refusals, Result};
@@ -174,6 +174,11 @@ impl Resource for Seccomp {
             .into_iter()
             .map(|record| (record.process, record.no_new_privileges))
             .collect();
+        let apart: BTreeMap<i32, bool> = records
+            .all::<ThreadCredentials>()?
+            .into_iter()
+            .map(|record| (record.task, record.own.no_new_privileges))
+            .collect();
         let suspend = may_suspend();
         for task in tasks {
             let chain: Option<Vec<FilterRecord>> = task
@@ -196,7 +201,10 @@ impl Resource for Seccomp {
                 plan.step(Stage::Restrict, task.process, ConfineSuspended { confine });
                 continue;
             }
-            if task.mode == FILTERS && unprivileged.get(&task.process) != Some(&true) {
+            let unprivileged = apart
+                .get(&task.task)
+                .or_else(|| unprivileged.get(&task.process));
+            if task.mode == FILTERS && unprivileged != Some(&true) {
                 plan.refusals.add(
                     (task.process, ""),
                     "seccomp",

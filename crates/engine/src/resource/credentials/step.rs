@@ -73,8 +73,11 @@ impl fmt::Display for SetCredentials {
 impl Action for SetCredentials {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let process = self.record.process;
-        // All tasks began as copies of the leader, and nothing has changed them since.
-        let now = ProcessDirectory::open(rebuild.built(process)?.pid)?.status()?;
+        // All of these began as copies of the leader, and nothing has changed them since.
+        let Some(&first) = self.tasks.first() else {
+            return Ok(());
+        };
+        let now = ProcessDirectory::open(rebuild.task(process, first)?)?.status()?;
         let calls = Calls::from(&self.record, &now);
         for &task in &self.tasks {
             calls.check(process, &rebuild.run_in_task(process, task, &calls.list)?)?;

@@ -97,18 +97,6 @@ fn sets_are_split_for_capset() {
 }
 
 #[test]
-fn threads_are_compared_with_their_leader() {
-    let leader =
-        b"Name:\tx\nUid:\t0\t0\t0\t0\nCapEff:\t0000000000000000\nSigBlk:\t0\nNoNewPrivs:\t0\n";
-    let thread =
-        b"Name:\ty\nUid:\t0\t0\t0\t0\nCapEff:\t0000000000000000\nSigBlk:\t8\nNoNewPrivs:\t0\n";
-    let other =
-        b"Name:\tx\nUid:\t0\t0\t0\t0\nCapEff:\t0000000000000001\nSigBlk:\t0\nNoNewPrivs:\t0\n";
-    assert_eq!(first_difference(leader, thread), None);
-    assert_eq!(first_difference(leader, other).as_deref(), Some("CapEff"));
-}
-
-#[test]
 fn this_process_is_not_refused() {
     let target = Target {
         processes: vec![TargetProcess::read(spawn::own_pid()).unwrap()],
