@@ -253,8 +253,9 @@ impl Save<'_> {
         if self.afterwards == Afterwards::Kill {
             let (sink, summary) = copying.finish(self.stop)?;
             let (sink, file) = interruptibly(self.stop, move || durable(sink.into_inner()))?;
-            // Its pages were read back as they were written; this is its structure, with all records.
-            SeekableImage::open(file)?.records()?;
+            // Its pages were read back as they were written; this is its structure, with all records, and what they come to here.
+            let image = SeekableImage::open(file)?;
+            crate::restart::prove(&image, &image.records()?, self.target.pids())?;
             let report = self.report(processes, threads, &summary, frozen.since.elapsed());
             return Ok((sink, Some(frozen), report));
         }

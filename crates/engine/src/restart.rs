@@ -1,5 +1,6 @@
 //! The restart as one operation: open, plan, rebuild, release.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -20,7 +21,7 @@ use crate::plan::Plan;
 use crate::rebuild::Rebuild;
 use crate::relocate::{Relocated, Relocation, relocate};
 use crate::resource::process::ProcessRecord;
-use crate::{Error, Result};
+use crate::{Error, Refusal, Result};
 
 /// Where an image comes from.
 #[derive(Debug)]
@@ -58,6 +59,8 @@ pub struct RestartRequest {
     pub relocations: Vec<Relocation>,
     /// What becomes of hard limits that the user may not set.
     pub clamp_limits: ClampLimits,
+    /// Processes that will have ended when it is done, by their pids here: for asking in advance.
+    pub leaving: BTreeSet<i32>,
 }
 
 impl RestartRequest {
@@ -66,6 +69,7 @@ impl RestartRequest {
         Ok(Host {
             grown: self.grown,
             clamp_limits: self.clamp_limits,
+            leaving: self.leaving.clone(),
             ..Host::look(shares_pids, self.changed)?
         })
     }
@@ -240,6 +244,32 @@ fn fresh_namespaces(image: &SeekableImage) -> Result<Nursery> {
         )
     })?;
     Ok(Nursery::Namespace(namespaces))
+}
+
+/// Whether an image could be restarted here by this user, once the processes that it was made of have ended. Makes nothing.
+///
+/// # Errors
+/// [`Error::Refused`] with all that would stand in the way.
+pub fn prove(image: &SeekableImage, records: &RecordSet, leaving: BTreeSet<i32>) -> Result<()> {
+    let request = RestartRequest {
+        leaving,
+        // The user can say so then.
+        clamp_limits: ClampLimits::Yes,
+        ..RestartRequest::default()
+    };
+    let refusals = match choose_host(image, records, &request) {
+        Err(Error::Refused(refusals)) => refusals,
+        outcome => return outcome.map(drop),
+    };
+    let told = refusals.into_iter().map(|refusal| Refusal {
+        reason: format!("a restart here would be refused: {}", refusal.reason),
+        remedy: format!(
+            "{}; or save it without --kill, and end it yourself",
+            refusal.remedy
+        ),
+        ..refusal
+    });
+    Err(Error::Refused(told.collect()))
 }
 
 fn choose_host(

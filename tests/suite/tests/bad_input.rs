@@ -339,6 +339,25 @@ fn already_ended(scene: &Scene) -> Outcome {
     kill(scene, &job)
 }
 
+/// A job that no restart could bring back is not killed on the strength of its image.
+fn not_restorable(scene: &Scene) -> Outcome {
+    let job = start(scene, "task_lost_sessions")?;
+    let target = job.pid().to_string();
+    let image = scene.file("image");
+    scene
+        .cryo(["checkpoint", &target, "--kill", "-o"])
+        .arguments([&image])
+        .run()?
+        .refusal(&["a restart here would be refused"])?;
+    if image.exists() {
+        return failed("an image was left by a checkpoint that was refused");
+    }
+    // Whoever only saves it is free to.
+    checkpoint(scene, &target, &image, "--leave-running")?;
+    refuse_restart(scene, &image, &[], &["session"])?;
+    finish(scene, &job)
+}
+
 /// Each kind for both users.
 macro_rules! kinds {
     ($($name:ident),*) => {
@@ -371,5 +390,6 @@ kinds!(
     directory_gone,
     usage,
     traced_by_another,
-    already_ended
+    already_ended,
+    not_restorable
 );

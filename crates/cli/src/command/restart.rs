@@ -247,6 +247,7 @@ impl Arguments {
             grown: self.conditions.grown(),
             relocations: self.conditions.relocations().to_vec(),
             clamp_limits: self.conditions.clamp_limits(),
+            ..RestartRequest::default()
         };
         let restarted = {
             let progress = Progress::new(console, Count::Read, "restarting");
