@@ -58,7 +58,7 @@ pub struct FrozenProcess {
     pub stat: Stat,
     /// /proc/PID/status while frozen.
     pub status: Status,
-    /// Its tasks, the leader first; none for a zombie.
+    /// Its living tasks, the leader first unless it has ended; none for a zombie.
     pub tasks: Vec<FrozenTask>,
     /// Its memory areas, without what `cryo` put there.
     pub areas: Vec<SmapsArea>,
@@ -73,6 +73,16 @@ impl FrozenProcess {
     /// Its name, printable.
     pub fn name(&self) -> String {
         String::from_utf8_lossy(&self.stat.comm).into_owned()
+    }
+
+    /// The task through which its memory and files are reached: its first, or another where that has ended.
+    pub fn reached_by(&self) -> i32 {
+        self.directory.pid()
+    }
+
+    /// Whether its first thread has ended while others live on.
+    pub fn has_lost_leader(&self) -> bool {
+        !self.is_zombie() && self.reached_by() != self.pid
     }
 
     /// Whether it has ended and waits for its parent to take notice.
@@ -92,10 +102,11 @@ impl FrozenProcess {
             Some(guest) => guest,
             none => {
                 let areas: Vec<_> = self.areas.iter().map(|area| area.area.clone()).collect();
-                let room = find_room(self.pid, &areas)?;
+                let through = self.directory.pid();
+                let room = find_room(through, &areas)?;
                 let task = &mut self.tasks[0];
                 none.insert(Guest::enter(
-                    self.pid,
+                    through,
                     &mut task.stopped,
                     (inner, task.inner),
                     room,
@@ -535,12 +546,13 @@ fn frozen_process(look: Look, tasks: BTreeMap<i32, Stopped>) -> Result<FrozenPro
     } = look;
     let inner = status.namespace_pid.last().copied().unwrap_or(pid);
     let nested = status.namespace_pid.len() > 1;
+    let through = directory.pid();
     let mut frozen = Vec::with_capacity(tasks.len());
     let mut text = Vec::new();
     for (tid, mut stopped) in tasks {
         // Known before anything is called in the task; while it stands still nobody can change it.
         let seccomp = match status.seccomp {
-            Some(mode) if tid == pid => mode,
+            Some(mode) if tid == through => mode,
             _ => crate::resource::seccomp::mode(&directory, tid, &mut text)?,
         };
         if seccomp != 0 {
@@ -563,20 +575,13 @@ fn frozen_process(look: Look, tasks: BTreeMap<i32, Stopped>) -> Result<FrozenPro
             seccomp,
         });
     }
-    frozen.sort_by_key(|task| (task.stopped.tid() != pid, task.inner));
-    if let Some(first) = frozen.first()
-        && first.stopped.tid() != pid
-    {
-        return Err(Error::Failed(format!(
-            "process {pid}: its first thread has ended while others run on"
-        )));
-    }
+    frozen.sort_by_key(|task| (task.stopped.tid() != through, task.inner));
     let alive = !frozen.is_empty();
     let pidfd = alive
         .then(|| pidfd::open(pid).attempt(|| format!("opening process {pid}")))
         .transpose()?;
     let plain: Vec<_> = areas.iter().map(|area| area.area.clone()).collect();
-    for range in left_behind(pid, &plain) {
+    for range in left_behind(through, &plain) {
         for task in &mut frozen {
             // A tracer was killed a moment ago: its code takes the task home in a few instructions.
             task.stopped

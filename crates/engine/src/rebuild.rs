@@ -50,7 +50,9 @@ const OPTIONS: ptrace::Options = ptrace::KILL_WITH_TRACER
 pub struct Built {
     /// Its pid as we see it.
     pub pid: i32,
-    /// Its tasks: id in the image, id as we see it; the leader first.
+    /// The task, as we see it, that works for the whole process: its leader as long as that lives.
+    pub speaker: i32,
+    /// Its living tasks: id in the image, id as we see it; the leader first.
     pub tasks: Vec<(i32, i32)>,
     areas: Vec<AreaRecord>,
     /// The process whose memory it shares.
@@ -168,14 +170,17 @@ impl<'a> Rebuild<'a> {
         Ok(self.stub.run(pid, tid, list)?)
     }
 
-    /// Process and task as we see them that the image calls `process`: a process, or a thread with tables of its own.
+    /// Two tasks as we see them of what the image calls `process`, a process or a thread with tables of its own: the one that
+    /// works for the whole process, and the one that has these tables.
     ///
     /// # Errors
     /// When it has not been built.
     pub fn whereabouts(&self, process: i32) -> Result<(i32, i32)> {
         match self.apart.get(&process) {
-            Some(&home) => Ok((self.built(home)?.pid, self.task(home, process)?)),
-            None => self.built(process).map(|built| (built.pid, built.pid)),
+            Some(&home) => Ok((self.built(home)?.speaker, self.task(home, process)?)),
+            None => self
+                .built(process)
+                .map(|built| (built.speaker, built.speaker)),
         }
     }
 
@@ -184,7 +189,7 @@ impl<'a> Rebuild<'a> {
     /// # Errors
     /// As [`Rebuild::run`].
     pub fn run_in_task(&self, process: i32, task: i32, list: &CallList) -> Result<Outcomes> {
-        let (pid, tid) = (self.built(process)?.pid, self.task(process, task)?);
+        let (pid, tid) = (self.built(process)?.speaker, self.task(process, task)?);
         Ok(self.stub.run(pid, tid, list)?)
     }
 
@@ -211,13 +216,12 @@ impl<'a> Rebuild<'a> {
     /// # Errors
     /// When it has not been built.
     pub fn task(&self, process: i32, task: i32) -> Result<i32> {
-        let found = self
-            .built(process)?
-            .tasks
-            .iter()
-            .find(|(inner, _)| *inner == task);
+        let built = self.built(process)?;
+        let found = built.tasks.iter().find(|(inner, _)| *inner == task);
         found
             .map(|(_, outer)| *outer)
+            // A leader that has ended is spoken for.
+            .or_else(|| (task == process).then_some(built.speaker))
             .ok_or_else(|| Error::Failed(format!("task {task} is not there yet")))
     }
 
@@ -233,7 +237,7 @@ impl<'a> Rebuild<'a> {
         registers: &cryonaut_sys::arch::Registers,
         remaining: u64,
     ) -> Result<()> {
-        let (pid, tid) = (self.built(process)?.pid, self.task(process, task)?);
+        let (pid, tid) = (self.built(process)?.speaker, self.task(process, task)?);
         let what = || format!("task {task}: resuming its sleep");
         let start = self.stub.call_instruction();
         let time = self.stub.data();
@@ -274,7 +278,7 @@ impl<'a> Rebuild<'a> {
         data: &[u8],
         arguments: impl FnOnce(u64) -> [u64; 6],
     ) -> Result<u64> {
-        let (pid, tid) = (self.built(process)?.pid, self.task(process, task)?);
+        let (pid, tid) = (self.built(process)?.speaker, self.task(process, task)?);
         let what = || format!("process {process}: {what}");
         cryonaut_tracee::write_all(pid, RemotePtr::new(self.stub.data()), data)?;
         let registers = ptrace::registers(tid).attempt(what)?;
@@ -372,6 +376,10 @@ impl Drop for Rebuild<'_> {
                 ) {
                     let _ = ptrace::resume(tid, 0);
                 }
+            }
+            if built.speaker != built.pid {
+                // Its leader is no tracee any more; where it is our child it is to be waited for all the same.
+                let _ = wait::wait_for(built.pid);
             }
         }
     }

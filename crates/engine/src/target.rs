@@ -47,12 +47,51 @@ impl TargetProcess {
     /// When it has ended or may not be read.
     pub fn read(pid: i32) -> Result<Self> {
         let directory = ProcessDirectory::open(pid)?;
-        Ok(Self {
+        let mut process = Self {
             pid,
             stat: directory.stat()?,
             status: directory.status()?,
             directory,
-        })
+        };
+        if process.is_zombie() && process.stat.num_threads > 1 {
+            process.look_through_thread();
+        }
+        Ok(process)
+    }
+
+    /// Looks at a process whose first thread has ended through another one: the first one's files show nothing any more.
+    fn look_through_thread(&mut self) {
+        let threads = self.directory.threads().unwrap_or_default();
+        let alive = threads.into_iter().filter(|tid| *tid != self.pid);
+        for tid in alive {
+            let look = |directory: ProcessDirectory| {
+                Ok((directory.stat()?, directory.status()?, directory))
+            };
+            let Ok((stat, status, directory)) = ProcessDirectory::open(tid).and_then(look) else {
+                continue;
+            };
+            if !matches!(stat.state, 'Z' | 'X') {
+                let leader = &self.stat;
+                self.stat = Stat {
+                    pid: leader.pid,
+                    comm: leader.comm.clone(),
+                    exit_signal: leader.exit_signal,
+                    exit_code: leader.exit_code,
+                    ..stat
+                };
+                self.status = Status {
+                    namespace_pid: self.status.namespace_pid.clone(),
+                    ..status
+                };
+                self.directory = directory;
+                return;
+            }
+        }
+    }
+
+    /// The task through which its memory and files are reached: its first, or another where that has ended.
+    pub fn reached_by(&self) -> i32 {
+        self.directory.pid()
     }
 
     /// Its name, printable.

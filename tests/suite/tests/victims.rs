@@ -72,7 +72,7 @@ victims! {
     thread_segments => Victim::new("thread_segments");
     thread_rseq => Victim::new("thread_rseq");
     thread_join => Victim::new("thread_join");
-    thread_leader_ended => Victim::new("thread_leader_ended").unless_refused("first thread");
+    thread_leader_ended => Victim::new("thread_leader_ended");
     thread_private_state => Victim::new("thread_private_state");
     thread_tables => Victim::new("thread_tables");
     thread_credentials => Victim::new("thread_credentials");
@@ -157,6 +157,7 @@ victims! {
     share_fs => Victim::new("share_fs");
     share_memory => Victim::new("share_memory");
     task_exit_signal => Victim::new("task_exit_signal");
+    task_leader_ended => Victim::new("task_leader_ended");
     task_deep => Victim::new("task_deep");
     task_tree => Victim::new("task_tree");
     task_groups => Victim::new("task_groups");

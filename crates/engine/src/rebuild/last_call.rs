@@ -43,7 +43,7 @@ impl Rebuild<'_> {
         length: usize,
         make: impl FnOnce(u64) -> (Vec<u8>, [u64; 6]),
     ) -> Result<u64> {
-        let (pid, tid) = (self.built(process)?.pid, self.task(process, task)?);
+        let (pid, tid) = (self.built(process)?.speaker, self.task(process, task)?);
         let what = || format!("task {task}: {what}");
         let areas = ProcessDirectory::open(pid)?.maps()?;
         let nowhere = |thing: &str| Error::Failed(format!("{}: it has no {thing} left", what()));

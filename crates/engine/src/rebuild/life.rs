@@ -1,6 +1,7 @@
 //! Births, stops and ends of processes being rebuilt.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use cryonaut_launch::{ChildSpec, LaunchError, Program, Role, Session, StopBeforeExec};
 use cryonaut_procfs::ProcessDirectory;
@@ -87,6 +88,7 @@ impl Rebuild<'_> {
             0,
             Built {
                 pid: outer,
+                speaker: outer,
                 tasks: vec![(inner, outer)],
                 areas,
                 memory: None,
@@ -243,6 +245,7 @@ impl Rebuild<'_> {
             pid,
             Built {
                 pid: outer,
+                speaker: outer,
                 tasks: vec![(pid, outer)],
                 areas,
                 memory,
@@ -461,6 +464,43 @@ impl Rebuild<'_> {
     pub fn suspend_seccomp(&self, process: i32, task: i32) -> Result<()> {
         ptrace::set_options(self.task(process, task)?, OPTIONS | ptrace::SUSPEND_SECCOMP)
             .attempt(|| format!("task {task}: suspending seccomp while it is rebuilt"))
+    }
+
+    /// Has the first thread of a process end by itself, with `status`, while its others live on. The kernel tells its tracer of that
+    /// only when all have ended, and keeps it from the parent until the tracer has taken notice: so it goes untraced.
+    ///
+    /// # Errors
+    /// When it does not end, or is the only one.
+    pub fn end_leader(&mut self, process: i32, status: i32) -> Result<()> {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let what = || format!("process {process}: ending its first thread");
+        let built = self.built(process)?;
+        let pid = built.pid;
+        let others = built.tasks.iter().find(|(_, outer)| *outer != pid);
+        let Some(&(_, speaker)) = others else {
+            return Err(Error::Failed(format!(
+                "the image is damaged: process {process} has no thread"
+            )));
+        };
+        let registers = ptrace::registers(pid).attempt(what)?;
+        let arguments = [status as u64, 0, 0, 0, 0, 0];
+        let start = self.stub.call_instruction();
+        let registers = registers.about_to_call(start, libc::SYS_exit as u64, arguments);
+        ptrace::set_registers(pid, &registers).attempt(what)?;
+        ptrace::detach(pid, 0).attempt(what)?;
+        let start = Instant::now();
+        let directory = ProcessDirectory::open(pid)?;
+        while !matches!(directory.stat()?.state, 'Z' | 'X') {
+            if start.elapsed() > PATIENCE {
+                return Err(Error::Failed(what()));
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        if let Some(built) = self.processes.get_mut(&process) {
+            built.speaker = speaker;
+            built.tasks.retain(|(_, outer)| *outer != pid);
+        }
+        Ok(())
     }
 
     /// Ends the progenitor, whose work is done.

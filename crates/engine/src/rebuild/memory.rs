@@ -235,7 +235,7 @@ impl Rebuild<'_> {
     /// # Errors
     /// When the process stumbles.
     pub fn unmap_stub(&mut self, process: i32) -> Result<()> {
-        let pid = self.built(process)?.pid;
+        let pid = self.built(process)?.speaker;
         // No list may run any more (see `signal`): one call takes away the stub and all that lies after it, the arena last.
         let length = self.places.arena + self.places.arena_length - self.stub.base();
         let start = self.stub.call_instruction();

@@ -180,6 +180,10 @@ impl Resource for Credentials {
             let is_apart = |task: &i32| threads.iter().any(|thread| thread.task == *task);
             let mut tasks = process.tasks.clone();
             tasks.retain(|task| !is_apart(task));
+            if process.leader_ended.is_some() {
+                // What is left of its first thread tells who may send it signals.
+                tasks.push(process.pid);
+            }
             let name = String::from_utf8_lossy(&process.name);
             means.judge((record.process, &name), &record, own_namespace, plan);
             plan.step(

@@ -371,7 +371,7 @@ fn inspect_tables(job: &Job<'_>, refusals: &mut Refusals) {
             refusals.add(
                 owner.label(),
                 format!("thread {}", owner.task),
-                "it has a descriptor table of its own (unshare), which this kernel does not let anybody look into",
+                "it has a descriptor table of its own (unshare), or the first thread has ended, and this kernel lets nobody look into it",
                 "checkpoint it under Linux 6.9 or newer",
             );
         }

@@ -105,7 +105,7 @@ impl Resource for Memory {
             pages::guard_pages(process, &mut areas, &mut ranges)?;
             let mut space = Space {
                 id: process.inner as u64,
-                pid: process.pid,
+                pid: process.reached_by(),
                 ranges: Vec::new(),
                 same: Vec::new(),
             };
@@ -357,7 +357,7 @@ fn shared_objects(
         saved.sort_unstable();
         collection.spaces.push(Space {
             id: area.object,
-            pid: process.pid,
+            pid: process.reached_by(),
             ranges,
             same: Vec::new(),
         });

@@ -14,7 +14,7 @@ use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_tracee::{BufferId, CallId, CallList};
 
 use crate::collect::Collection;
-use crate::freeze::{Frozen, job_stop};
+use crate::freeze::{Frozen, FrozenProcess, job_stop};
 use crate::host::Host;
 use crate::plan::{Plan, Stage, Token};
 use crate::resource::sharing::{Sharing, members_recorded};
@@ -23,7 +23,9 @@ use crate::target::{Target, TargetProcess};
 use crate::{Error, Refusals, Result};
 
 use family::Family;
-use step::{EndProgenitor, EndZombie, LeadSession, StartProgenitor, StartThreads, StopAgain};
+use step::{
+    EndLeader, EndProgenitor, EndZombie, LeadSession, StartProgenitor, StartThreads, StopAgain,
+};
 
 /// One process of the job.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -40,7 +42,7 @@ pub struct ProcessRecord {
     /// Its session.
     #[prost(int32, tag = "4")]
     pub session: i32,
-    /// Ids of its tasks, the leader's first; none for a zombie.
+    /// Ids of its living tasks, the leader's first; none for a zombie.
     #[prost(int32, repeated, tag = "5")]
     pub tasks: Vec<i32>,
     /// For a zombie its wait status.
@@ -64,6 +66,9 @@ pub struct ProcessRecord {
     /// The signal that its parent, if that is in the job, gets at its end; 0 for none (clone(2)).
     #[prost(int32, optional, tag = "12", default = "17")]
     pub exit_signal: Option<i32>,
+    /// For a process whose first thread has ended while others live on that one's wait status.
+    #[prost(int32, optional, tag = "13")]
+    pub leader_ended: Option<i32>,
 }
 
 impl Record for ProcessRecord {
@@ -71,6 +76,13 @@ impl Record for ProcessRecord {
         name: "process",
         version: 1,
     };
+}
+
+impl ProcessRecord {
+    /// Whether it has other tasks than the first.
+    fn has_threads(&self) -> bool {
+        self.tasks.iter().any(|task| *task != self.pid)
+    }
 }
 
 /// The resource.
@@ -91,15 +103,6 @@ impl Resource for Processes {
 
     fn inspect(&self, target: &Target, refusals: &mut Refusals) {
         for process in &target.processes {
-            let (pid, name) = process.label();
-            if process.is_zombie() && process.stat.num_threads > 1 {
-                refusals.add(
-                    (pid, &name),
-                    "its first thread",
-                    "it has ended while other threads run on, which cannot be rebuilt",
-                    "have the program keep its first thread until the end",
-                );
-            }
             refuse_exit_signal(process, target, refusals);
         }
         let pids = target.pids();
@@ -112,6 +115,11 @@ impl Resource for Processes {
     }
 
     fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
+        let mut refusals = Refusals::default();
+        for process in frozen.alive() {
+            refuse_stopped_without_leader(process, &mut refusals);
+        }
+        refusals.into_result()?;
         let untold = untold_stops(frozen)?;
         let inner: BTreeMap<i32, i32> = frozen
             .processes
@@ -135,6 +143,7 @@ impl Resource for Processes {
                 exit_signal: Some(process.stat.exit_signal)
                     .filter(|signal| *signal != libc::SIGCHLD)
                     .filter(|_| inner.contains_key(&process.stat.ppid)),
+                leader_ended: process.has_lost_leader().then_some(process.stat.exit_code),
             })?;
         }
         Ok(())
@@ -203,7 +212,15 @@ impl Resource for Processes {
                     },
                 );
             }
-            if process.tasks.len() > 1 {
+            if let Some(status) = process.leader_ended {
+                let end = EndLeader {
+                    process: process.pid,
+                    name: process.name.clone(),
+                    status,
+                };
+                plan.step(Stage::Finish, process.pid, end);
+            }
+            if process.has_threads() {
                 let births =
                     sharing
                         .thread_births(process.pid, &process.tasks)
@@ -267,6 +284,18 @@ fn wait_call(list: &mut CallList, child: i32, siginfo: BufferId, flags: i32) -> 
             0.into(),
         ],
     )
+}
+
+/// A first thread can end a second time only while its process is not stopped.
+fn refuse_stopped_without_leader(process: &FrozenProcess, refusals: &mut Refusals) {
+    if process.has_lost_leader() && job_stop(process).is_some() {
+        refusals.add(
+            (process.pid, &process.name()),
+            "its first thread",
+            "it has ended, and the process is stopped by job control: it could not end a second time",
+            "let the process go on (SIGCONT) first",
+        );
+    }
 }
 
 /// Refuses ways of telling a parent of the end of its child that no new birth leads to.
@@ -348,8 +377,8 @@ const SUPPORT: &[Support] = &[
     },
     Support {
         what: "A process whose first thread has ended while others run on",
-        level: Level::Refused,
-        how: "cannot be rebuilt; have the program keep its first thread",
+        level: Level::Restored,
+        how: "its first thread ends again; looking at its descriptors takes Linux 6.9; refused while it is stopped by job control",
     },
     Support {
         what: "Start times and processor time used",

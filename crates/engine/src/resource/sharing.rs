@@ -461,8 +461,10 @@ pub fn members_of(target: &Target) -> Vec<Member> {
         .filter(|process| !process.is_zombie())
         .filter_map(|process| {
             let mut tasks = process.directory.threads().ok()?;
-            tasks.retain(|task| *task != process.pid);
-            tasks.insert(0, process.pid);
+            // The first thread, or another one where that has ended.
+            let first = process.reached_by();
+            tasks.retain(|task| *task != process.pid && *task != first);
+            tasks.insert(0, first);
             Some(Member {
                 process: process.pid,
                 parent: process.stat.ppid,

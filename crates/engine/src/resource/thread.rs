@@ -306,7 +306,7 @@ fn collect_task(process: &mut FrozenProcess, index: usize) -> Result<TaskRecord>
             u64::from(rseq.length),
             u64::from(rseq.signature),
         ],
-        name: if index == 0 {
+        name: if index == 0 && !process.has_lost_leader() {
             process.stat.comm.clone()
         } else {
             process.directory.task(tid)?.comm()?

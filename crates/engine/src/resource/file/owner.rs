@@ -83,9 +83,9 @@ impl Owner<'_> {
         self.table == Table::Own
     }
 
-    /// Whether it is a thread with a table of its own.
+    /// Whether it is reached through another thread than the first of its process.
     pub fn is_thread(&self) -> bool {
-        matches!(self.directory, Directory::Thread(_))
+        self.task != self.pid
     }
 
     /// What refusals call it.
@@ -118,10 +118,11 @@ impl Owner<'_> {
     pub fn copy(&self, number: i32) -> Result<OwnedFd> {
         let what = || format!("process {}: taking a copy of descriptor {number}", self.pid);
         if self.pidfd.get().is_none() {
-            let flags = match self.directory {
-                Directory::Process(_) => 0,
-                // PIDFD_THREAD (Linux 6.9).
-                Directory::Thread(_) => libc::O_EXCL as u32,
+            // PIDFD_THREAD (Linux 6.9) for one that is not the first of its process.
+            let flags = if self.is_thread() {
+                libc::O_EXCL as u32
+            } else {
+                0
             };
             let opened = pidfd::open_with(self.task, flags).attempt(what)?;
             let _ = self.pidfd.set(opened);
@@ -154,7 +155,7 @@ pub(super) fn owner<'a>(sight: &Sight<'a, '_>, threads: Vec<i32>, sharing: &Shar
     };
     Owner {
         pid: sight.pid,
-        task: sight.pid,
+        task: directory.pid(),
         base: base_of(directory),
         inner: ids(sight.pid, &status.namespace_pid).inner,
         name: sight.name.clone(),

@@ -7,6 +7,7 @@ use cryonaut_tracee::CallList;
 
 use super::wait_call;
 use crate::Result;
+use crate::error::Attempt;
 use crate::plan::Action;
 use crate::rebuild::{Descent, Rebuild, Sibling};
 use crate::resource::sharing::{Shared, ThreadBirths};
@@ -268,5 +269,38 @@ impl Action for EndZombie {
         } else {
             rebuild.drain_signal(self.parent, self.exit_signal)
         }
+    }
+}
+
+/// Has the first thread of a process end, whose others live on: nothing that it alone can do follows.
+pub(super) struct EndLeader {
+    pub(super) process: i32,
+    pub(super) name: Vec<u8>,
+    pub(super) status: i32,
+}
+
+impl fmt::Display for EndLeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "end its first thread, with wait status {:#x}",
+            self.status
+        )
+    }
+}
+
+impl Action for EndLeader {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        const PR_SET_NAME: i32 = 15;
+        let mut list = CallList::new();
+        let mut name = self.name.clone();
+        name.truncate(15);
+        let name = list.path(&name);
+        let call = list.call(libc::SYS_prctl, &[PR_SET_NAME.into(), name.into()]);
+        rebuild
+            .run(self.process, &list)?
+            .result(call)
+            .attempt(|| format!("process {}: setting its name", self.process))?;
+        rebuild.end_leader(self.process, self.status >> 8 & 0xff)
     }
 }
