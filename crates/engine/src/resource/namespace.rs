@@ -6,6 +6,8 @@
 //! they are needed; everything else is refused. Not preserved: which of them a job had, since a restart chooses for itself
 //! what it needs, and host and domain name, which are the machine's. How deep a user namespace is nested is not looked at.
 
+mod clocks;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -38,6 +40,9 @@ pub struct NamespacesRecord {
     /// CLOCK_BOOTTIME as the job saw it, in nanoseconds.
     #[prost(int64, tag = "4")]
     pub boottime: i64,
+    /// Which start of which machine the clocks count from: /proc/sys/kernel/random/boot_id.
+    #[prost(string, tag = "16")]
+    pub boot: String,
 }
 
 impl Record for NamespacesRecord {
@@ -106,6 +111,7 @@ impl Resource for Namespaces {
         let mut record = NamespacesRecord {
             own: survey.own_of_job().map(String::from).collect(),
             host_name: host_name(),
+            boot: clocks::boot(),
             ..NamespacesRecord::default()
         };
         if let Some(process) = frozen.alive().next() {
@@ -135,16 +141,7 @@ impl Resource for Namespaces {
                 String::from_utf8_lossy(&now)
             ));
         }
-        let clock = |clock: i32| task::clock(clock).unwrap_or(i128::MAX);
-        let goes_back = clock(libc::CLOCK_MONOTONIC) < i128::from(record.monotonic)
-            || clock(libc::CLOCK_BOOTTIME) < i128::from(record.boottime);
-        if host.shares_pids && goes_back {
-            plan.remarks.push(
-                "this machine has been up for a shorter time than the job has seen: its monotonic clocks go back; \
-                 with --pids namespace they go on from where they were"
-                    .into(),
-            );
-        }
+        clocks::plan(&record, host, plan);
         Ok(())
     }
 }
@@ -425,7 +422,13 @@ const SUPPORT: &[Support] = &[
     Support {
         what: "Pid, user, mount and time namespaces of `cryo run` and `cryo restart`",
         level: Level::Partly,
-        how: "made afresh where they are needed; in a fresh time namespace the monotonic clocks go on from where they were",
+        how: "made afresh where they are needed",
+    },
+    Support {
+        what: "CLOCK_MONOTONIC and CLOCK_BOOTTIME after a reboot, on another machine, and wherever pids are made afresh",
+        level: Level::Restored,
+        how: "they go on from where they were, in a time namespace; under the same boot and with its pids a job sees that time \
+              has passed",
     },
     Support {
         what: "Network, UTS, IPC and cgroup namespaces of the job's own; user namespaces that change ids; other mounts",
@@ -456,6 +459,7 @@ mod tests {
             host_name: b"node17".to_vec(),
             monotonic: 12_345_678_901,
             boottime: -5,
+            boot: "8f1c".into(),
         }
     }
 
