@@ -238,7 +238,10 @@ impl Save<'_> {
         let threads = frozen.alive().map(|process| process.tasks.len()).sum();
         let preamble = self.preamble(&collection)?;
         let Collection {
-            spaces, records, ..
+            spaces,
+            records,
+            contents,
+            ..
         } = collection;
         let beginning = Beginning {
             sink: match self.afterwards {
@@ -248,7 +251,7 @@ impl Save<'_> {
             preamble,
             records,
         };
-        let copying = copy_out(&spaces, beginning, self.stop)?;
+        let copying = copy_out(&spaces, &contents, beginning, self.stop)?;
         tracing::debug!(elapsed = ?frozen.since.elapsed(), "copied");
         if self.afterwards == Afterwards::Kill {
             let (sink, summary) = copying.finish(self.stop)?;

@@ -1,11 +1,14 @@
 //! Collecting: every resource puts its records in a [`Collection`], and names the memory whose pages are to be copied.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 
 use cryonaut_image::{Record, RecordSet, ZeroPages};
 
 use crate::Result;
 use crate::freeze::Frozen;
+use crate::resource::file::Description;
+use crate::resource::kept_file::KeptIndex;
 
 /// A range of a space whose pages are to be saved.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +54,7 @@ pub enum Access {
 pub struct Space {
     /// What records call it.
     pub id: u64,
-    /// The process (as we see it) that it is read from.
+    /// The process (as we see it) that it is read from; of no matter where [`Collection::contents`] has the space's file.
     pub pid: i32,
     /// Its pages.
     pub ranges: Vec<PageRange>,
@@ -68,6 +71,12 @@ pub struct Collection {
     pub spaces: Vec<Space>,
     /// What a machine must have to restart the image: name and value.
     pub needs: BTreeMap<String, String>,
+    /// The files that spaces are read from whose pages are the content of a file, by the space's number.
+    pub contents: BTreeMap<u64, File>,
+    /// Which files are kept by content, for whatever refers to them.
+    pub kept: KeptIndex,
+    /// The descriptions of the frozen job, once they have been looked at.
+    pub descriptions: Option<Vec<Description>>,
 }
 
 impl Collection {

@@ -3,6 +3,7 @@
 //! The frozen job never waits for output: threads that read memory hand batches to one writer thread; when that one makes no
 //! progress for [`STALL_LIMIT`], the copy is given up, and the caller releases the job while the writer may still hang.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -75,12 +76,13 @@ pub struct Beginning<W> {
     pub records: RecordSet,
 }
 
-/// Copies all pages of `spaces`; returns once the job's memory is no longer needed.
+/// Copies all pages of `spaces`, those of files from `contents`; returns once the job's memory is no longer needed.
 ///
 /// # Errors
 /// When memory cannot be read, the output fails or stalls, or `stop` is set. The caller then releases the job.
 pub fn copy_out<W: Write + Send + 'static>(
     spaces: &[Space],
+    contents: &BTreeMap<u64, File>,
     beginning: Beginning<W>,
     stop: &AtomicBool,
 ) -> Result<Copying<W>> {
@@ -98,6 +100,7 @@ pub fn copy_out<W: Write + Send + 'static>(
         .attempt(|| "starting the writer".into())?;
     let shared = Shared {
         spaces,
+        contents,
         batches: &batches,
         next: AtomicUsize::new(0),
         failed: AtomicBool::new(false),
@@ -151,6 +154,7 @@ fn write_all<W: Write>(
 
 struct Shared<'a> {
     spaces: &'a [Space],
+    contents: &'a BTreeMap<u64, File>,
     batches: &'a [Batch],
     next: AtomicUsize,
     failed: AtomicBool,
@@ -228,7 +232,11 @@ impl Shared<'_> {
             {
                 alike += 1;
             }
-            read_ranges(space.pid, &batch.ranges[index..alike], &mut builder)?;
+            let ranges = &batch.ranges[index..alike];
+            match self.contents.get(&space.id) {
+                Some(file) => read_content(file, ranges, &mut builder)?,
+                None => read_ranges(space.pid, ranges, &mut builder)?,
+            }
             index = alike;
         }
         for &(address, pages, other) in &batch.same {
@@ -236,6 +244,25 @@ impl Shared<'_> {
         }
         Ok(builder.seal())
     }
+}
+
+/// Reads the content of a file; what lies beyond its end, in its last page, is zero.
+fn read_content(file: &File, ranges: &[PageRange], builder: &mut PageBatchBuilder) -> Result<()> {
+    for range in ranges {
+        let pages = ((range.end - range.start) / PAGE_SIZE) as usize;
+        let buffer = builder.stored_ranges(&[(range.recorded, pages)], range.zero)?;
+        let mut done = 0;
+        while done < buffer.len() {
+            match file.read_at(&mut buffer[done..], range.start + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).attempt(|| "reading a file of the job".into()),
+            }
+        }
+        buffer[done..].fill(0);
+    }
+    Ok(())
 }
 
 fn read_ranges(pid: i32, ranges: &[PageRange], builder: &mut PageBatchBuilder) -> Result<()> {

@@ -5,6 +5,7 @@
 
 mod channel;
 mod last_call;
+mod lent;
 mod life;
 mod memory;
 mod places;
@@ -27,7 +28,9 @@ use crate::resource::memory::AreaRecord;
 use crate::{Error, Result};
 
 pub use channel::CloseOnExec;
+pub use lent::{Access, LENT_FROM};
 pub use life::{Descent, Sibling};
+pub use memory::Executable;
 pub use places::Places;
 pub use queue::{Queue, write_memory};
 
@@ -69,6 +72,8 @@ pub struct Rebuild<'a> {
     pub nursery: &'a Nursery,
     /// Kernel objects that slots refer to, by their number in the image.
     pub objects: BTreeMap<u64, OwnedFd>,
+    /// Files that were kept by content, by their number in the image. They stay until the rebuild ends.
+    pub kept: BTreeMap<u64, OwnedFd>,
     /// Replacements for standard descriptors that lie outside the job.
     pub standard: [Option<std::fs::File>; 3],
     /// The master side of the terminal that the job is given.
@@ -87,6 +92,7 @@ pub struct Rebuild<'a> {
     processes: BTreeMap<i32, Built>,
     /// Threads that do not share all with their process, and that process.
     apart: BTreeMap<i32, i32>,
+    lent: BTreeMap<(u64, Access), i32>,
     shared: BTreeMap<u64, u64>,
     shared_content: BTreeMap<u64, Vec<(u64, u64)>>,
     processor: Option<OneProcessor>,
@@ -123,6 +129,7 @@ impl<'a> Rebuild<'a> {
             records,
             nursery,
             objects: BTreeMap::new(),
+            kept: BTreeMap::new(),
             standard,
             terminal: None,
             after_commit: Vec::new(),
@@ -136,6 +143,7 @@ impl<'a> Rebuild<'a> {
             progenitor: None,
             processes: BTreeMap::new(),
             apart: BTreeMap::new(),
+            lent: BTreeMap::new(),
             shared: BTreeMap::new(),
             shared_content: BTreeMap::new(),
             processor: OneProcessor::stay(),

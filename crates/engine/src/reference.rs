@@ -149,7 +149,8 @@ pub fn check_mapped_files(spaces: &[AddressSpace], host: &Host, plan: &mut Plan)
     let mut uses: Vec<(&FileIdentity, i32, Mapped)> = Vec::new();
     let mut known: HashMap<(&[u8], u64, i64), usize> = HashMap::new();
     for space in spaces {
-        let mapped = space.areas.iter().filter_map(|area| {
+        let by_path = space.areas.iter().filter(|area| area.kept == 0);
+        let mapped = by_path.filter_map(|area| {
             let to_run = area.protection & libc::PROT_EXEC as u32 != 0;
             let to_write = area.backing() == Backing::FileShared
                 && area.protection & libc::PROT_WRITE as u32 != 0;
@@ -160,6 +161,7 @@ pub fn check_mapped_files(spaces: &[AddressSpace], host: &Host, plan: &mut Plan)
             area.file.as_ref().map(|file| (file, mapped))
         });
         let executable = space.executable.as_ref();
+        let executable = executable.filter(|_| space.kept_executable == 0);
         for (file, mapped) in mapped.chain(executable.map(|file| (file, Mapped::Otherwise))) {
             let key = (file.path.as_slice(), file.inode, file.modified);
             let index = *known.entry(key).or_insert_with(|| {

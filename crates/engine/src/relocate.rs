@@ -13,6 +13,7 @@ use cryonaut_image::{RawRecord, Record, RecordSet};
 use crate::Result;
 use crate::resource::file::{Fifo, NamedPlace, OpenDirectory, RegularFile};
 use crate::resource::fs_context::FsContextRecord;
+use crate::resource::kept_file::{KeptFile, Standing};
 use crate::resource::memory::{AddressSpace, FileIdentity};
 
 /// That what was at one path is at another now, with all that lies below it.
@@ -151,6 +152,7 @@ const REWRITERS: &[(&str, Rewrite)] = &[
     (OpenDirectory::KIND.name, rewrite::<OpenDirectory>),
     (NamedPlace::KIND.name, rewrite::<NamedPlace>),
     (Fifo::KIND.name, rewrite::<Fifo>),
+    (KeptFile::KIND.name, rewrite::<KeptFile>),
 ];
 
 fn rewrite<R: Paths>(
@@ -210,6 +212,15 @@ impl Paths for NamedPlace {
 impl Paths for Fifo {
     fn paths(&mut self, change: &mut dyn FnMut(&mut Vec<u8>)) {
         path_of(&mut self.identity, change);
+    }
+}
+
+impl Paths for KeptFile {
+    fn paths(&mut self, change: &mut dyn FnMut(&mut Vec<u8>)) {
+        // That of a memory file is its name.
+        if self.standing() != Standing::Memory {
+            path_of(&mut self.identity, change);
+        }
     }
 }
 

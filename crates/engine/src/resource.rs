@@ -5,6 +5,7 @@
 pub mod credentials;
 pub mod file;
 pub mod fs_context;
+pub mod kept_file;
 pub mod limits;
 pub mod memory;
 pub mod namespace;
@@ -76,6 +77,7 @@ pub static REGISTRY: &[&dyn Resource] = &[
     &namespace::Namespaces,
     &restriction::Restrictions,
     &seccomp::Seccomp,
+    &kept_file::KeptFiles,
     &memory::Memory,
     &file::Files,
     &fs_context::FsContext,

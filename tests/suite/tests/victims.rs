@@ -124,6 +124,14 @@ victims! {
     blocking_waitid => Victim::new("blocking").arguments(&["waitid"]);
     blocking_join => Victim::new("blocking").arguments(&["join"]);
 
+    file_deleted => Victim::new("file_deleted");
+    file_executable_deleted => Victim::new("file_executable_deleted");
+    file_executable_replaced => Victim::new("file_executable_deleted").arguments(&["replaced"]);
+    memfd => Victim::new("memfd");
+    memfd_seals => Victim::new("memfd_seals");
+    mem_shm_file => Victim::new("mem_shm_file");
+    mem_shm_file_writes_on => Victim::new("mem_shm_file").arguments(&["writes_on"]);
+    mem_deleted_file => Victim::new("mem_deleted_file");
     file_offsets => Victim::new("file_offsets");
     file_shared_offset => Victim::new("file_shared_offset");
     file_append => Victim::new("file_append");

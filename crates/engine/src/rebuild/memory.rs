@@ -10,6 +10,17 @@ use crate::error::Attempt;
 use crate::resource::memory::{AreaRecord, SharedObject};
 use crate::{Error, Result};
 
+/// What a process' executable is (/proc/PID/exe).
+#[derive(Clone, Copy, Debug)]
+pub enum Executable<'a> {
+    /// The file at this path.
+    Path(&'a [u8]),
+    /// What this descriptor of the process is open for.
+    Number(i32),
+    /// It is not known: that of the stub stays.
+    Unknown,
+}
+
 impl Rebuild<'_> {
     /// The areas of a process as they are now.
     pub fn areas_of(&self, process: i32) -> Vec<AreaRecord> {
@@ -168,7 +179,7 @@ impl Rebuild<'_> {
         queue.flush(self)
     }
 
-    /// prctl(PR_SET_MM, PR_SET_MM_MAP): eleven addresses, then the auxiliary vector and the executable's path.
+    /// prctl(PR_SET_MM, PR_SET_MM_MAP): eleven addresses, then the auxiliary vector and the executable.
     ///
     /// # Errors
     /// When the kernel finds the layout inconsistent, or forbids the executable.
@@ -177,12 +188,12 @@ impl Rebuild<'_> {
         process: i32,
         layout: &[u64],
         auxiliary: &[u8],
-        path: Option<&[u8]>,
+        executable: Executable<'_>,
     ) -> Result<()> {
         const PR_SET_MM: i32 = 35;
         const PR_SET_MM_MAP: i32 = 14;
-        let executable = match path {
-            Some(path) => {
+        let opened = match executable {
+            Executable::Path(path) => {
                 let mut list = CallList::new();
                 let path = list.path(path);
                 let open = list.call(
@@ -196,7 +207,11 @@ impl Rebuild<'_> {
                         .attempt(|| format!("process {process}: opening its executable"))?,
                 )
             }
-            None => None,
+            Executable::Number(_) | Executable::Unknown => None,
+        };
+        let descriptor = match executable {
+            Executable::Number(number) => number as u32,
+            _ => opened.map_or(u32::MAX, |number| number as u32),
         };
         let mut list = CallList::new();
         let vector = list.bytes(auxiliary);
@@ -205,7 +220,6 @@ impl Rebuild<'_> {
             list.set_word(map, index * 8, *word);
         }
         list.point(map, 88, vector);
-        let descriptor = executable.map_or(u32::MAX, |number| number as u32);
         list.set_word(
             map,
             96,
@@ -221,7 +235,7 @@ impl Rebuild<'_> {
                 0.into(),
             ],
         );
-        if let Some(number) = executable {
+        if let Some(number) = opened {
             list.call(libc::SYS_close, &[number.into()]);
         }
         self.run(process, &list)?

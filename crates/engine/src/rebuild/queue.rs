@@ -81,6 +81,29 @@ impl Queue {
         self.flush_if_full(rebuild)
     }
 
+    /// Maps what a descriptor of the process is open for: (address, length, protection, flags, offset).
+    ///
+    /// # Errors
+    /// As [`Queue::expect`].
+    pub fn map_descriptor(
+        &mut self,
+        rebuild: &Rebuild<'_>,
+        number: i32,
+        map: [u64; 5],
+    ) -> Result<()> {
+        let [start, length, protection, flags, offset] = map;
+        let arguments = [
+            start.into(),
+            length.into(),
+            protection.into(),
+            flags.into(),
+            number.into(),
+            offset.into(),
+        ];
+        let what = "mapping a file that was kept by content";
+        self.expect(rebuild, what, libc::SYS_mmap, &arguments, start)
+    }
+
     fn flush_if_full(&mut self, rebuild: &Rebuild<'_>) -> Result<()> {
         if self.list.size() + 8192 > rebuild.stub.capacity() {
             self.flush(rebuild)

@@ -234,7 +234,10 @@ impl Resource for Files {
     }
 
     fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
-        let job = Job::frozen(frozen)?;
+        let job = match collection.descriptions.take() {
+            Some(descriptions) => Job::known(frozen, descriptions)?,
+            None => Job::frozen(frozen)?,
+        };
         let mut refusals = Refusals::default();
         inspect_job(&job, &mut refusals);
         refusals.into_result()?;
@@ -509,7 +512,7 @@ impl Action for RaiseLimit {
 }
 
 /// Raises the soft limit on descriptors of a process (0: this one) to the hard one.
-fn raise_limit(pid: i32) -> Result<()> {
+pub(crate) fn raise_limit(pid: i32) -> Result<()> {
     let limit = task::limit(pid, LIMIT).attempt(|| "reading the limit on descriptors".into())?;
     if limit.soft == limit.hard {
         return Ok(());

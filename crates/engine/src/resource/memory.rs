@@ -16,11 +16,13 @@ use std::fmt;
 use std::path::Path;
 
 use cryonaut_image::{Kind, Record, RecordSet};
+use cryonaut_procfs::ProcessDirectory;
 use cryonaut_procfs::smaps::SmapsArea;
 use cryonaut_sys::memory;
 use cryonaut_tracee::CallList;
 
-pub use area::{identity, under};
+pub(crate) use area::Files;
+pub use area::{device_number, device_of, identity, other_name, under};
 pub use layout::{Change, changes};
 pub use policy::{
     MemoryPolicy, Question as PolicyQuestion, arguments as policy_arguments,
@@ -38,6 +40,7 @@ use crate::host::Host;
 use crate::plan::{Action, Plan, Stage, Token};
 use crate::rebuild::Rebuild;
 use crate::reference::{self, Hashing};
+use crate::resource::kept_file::{KeptIndex, Use};
 use crate::resource::sharing::{Origin, Shared, Sharing, members_recorded};
 use crate::resource::{Level, Resource, Support};
 use crate::target::{Inspection, Target, TargetProcess};
@@ -89,7 +92,8 @@ impl Resource for Memory {
             if process.is_zombie() || !frozen.sharing.holds(Shared::Memory, process.pid) {
                 continue;
             }
-            let mut areas = describe_all(&frozen.processes[index], frozen.hashing)?;
+            let mut areas =
+                describe_all(&frozen.processes[index], frozen.hashing, &collection.kept)?;
             shared_objects(
                 &mut frozen.processes[index],
                 &mut areas,
@@ -140,7 +144,7 @@ impl Resource for Memory {
                 &frozen.processes[index],
                 areas,
                 layout,
-                hashing,
+                (hashing, &collection.kept),
             )?);
         }
         for (object, _) in objects.values() {
@@ -290,12 +294,19 @@ fn inherits(child: &AddressSpace, parent: &AddressSpace) -> bool {
     })
 }
 
-fn describe_all(process: &FrozenProcess, hashing: Hashing) -> Result<Vec<AreaRecord>> {
+fn describe_all(
+    process: &FrozenProcess,
+    hashing: Hashing,
+    kept: &KeptIndex,
+) -> Result<Vec<AreaRecord>> {
     let mut files = area::Files::of(&process.directory, hashing);
     let mut areas = Vec::with_capacity(process.areas.len());
     for area in &process.areas {
         match area::describe(area, &mut files) {
-            Ok(Some(area)) => areas.push(area),
+            Ok(Some(mut area)) => {
+                refer(process, &mut area, kept)?;
+                areas.push(area);
+            }
             Ok(None) => {}
             Err(found) => {
                 return Err(Error::Refused(vec![Refusal {
@@ -310,6 +321,29 @@ fn describe_all(process: &FrozenProcess, hashing: Hashing) -> Result<Vec<AreaRec
     }
     files.add_build_ids(&mut areas);
     Ok(areas)
+}
+
+/// Refers an area to the kept file behind it, if there is one.
+fn refer(process: &FrozenProcess, area: &mut AreaRecord, kept: &KeptIndex) -> Result<()> {
+    if let Some((id, identity)) = kept.of(Use::Area(process.pid, area.start)) {
+        area.kept = id;
+        area.file = Some(identity.clone());
+        // What was taken for memory without a file.
+        match area.backing() {
+            Backing::SharedObject => area.set_backing(Backing::FileShared),
+            Backing::Anonymous => area.set_backing(Backing::FilePrivate),
+            _ => {}
+        }
+    } else if let Some(file) = &area.file
+        && file.mode == 0
+    {
+        return Err(Error::Failed(format!(
+            "process {}: the deleted file {} was not found",
+            process.pid,
+            printable(&file.path)
+        )));
+    }
+    Ok(())
 }
 
 /// The shared objects found so far, by device and inode, each with the parts whose pages are saved already.
@@ -427,23 +461,39 @@ fn address_space(
     process: &FrozenProcess,
     areas: Vec<AreaRecord>,
     layout: Vec<u64>,
-    hashing: Hashing,
+    (hashing, kept): (Hashing, &KeptIndex),
 ) -> Result<AddressSpace> {
-    let executable = process.directory.link("exe")?;
+    let (kept_executable, executable) = match kept.of(Use::Executable(process.pid)) {
+        Some((id, identity)) => (id, Some(identity.clone())),
+        None => (0, executable_of(&process.directory, hashing)?),
+    };
     let auxiliary = process.directory.read("auxv")?;
-    let mut files = area::Files::of(&process.directory, hashing);
-    let mut identity = files.identity(&executable);
-    if let Some(identity) = &mut identity {
-        identity.build_id = files.build_id(&executable);
-    }
     Ok(AddressSpace {
         process: process.inner,
         areas,
         layout,
         auxiliary,
-        executable: identity,
+        executable,
+        kept_executable,
         future_lock: whole::future_lock(process)?,
     })
+}
+
+/// The executable of a process, by its path or by another name that it still has.
+fn executable_of(directory: &ProcessDirectory, hashing: Hashing) -> Result<Option<FileIdentity>> {
+    let mut files = area::Files::of(directory, hashing);
+    let link = directory.link("exe")?;
+    let mut named = files.identity(&link);
+    if let Some(identity) = &mut named {
+        identity.build_id = files.build_id(&link);
+        return Ok(named);
+    }
+    let there = std::fs::metadata(directory.path().join("exe")).ok();
+    let path = link.strip_suffix(b" (deleted)");
+    Ok(path.zip(there).and_then(|(path, there)| {
+        use std::os::unix::fs::MetadataExt;
+        files.other_name(path, (device_number(there.dev()), there.ino()))
+    }))
 }
 
 /// Refuses what this kernel and this user cannot give memory, and leaves out what means nothing here.
@@ -571,7 +621,7 @@ const SUPPORT: &[Support] = &[
         how: "moved to its old address; under another kernel build the restart is refused",
     },
     Support {
-        what: "Deleted files that are mapped, memfd, hugetlb, System V segments, mapped devices",
+        what: "hugetlb memory, memfd_secret, System V segments, mapped devices",
         level: Level::Refused,
         how: "their content is nowhere but in the kernel; unmap them before the checkpoint",
     },

@@ -19,7 +19,7 @@ use super::owner::{Owner, Sight, owner, thread_owner};
 use crate::error::Attempt;
 use crate::freeze::Frozen;
 use crate::reference::Hashing;
-use crate::resource::memory::printable;
+use crate::resource::memory::{device_number, other_name, printable};
 use crate::resource::sharing::{self, Shared, Sharing};
 use crate::target::{Target, has_ended};
 use crate::{Error, Result};
@@ -74,6 +74,10 @@ pub struct FdFacts {
     pub mode: u32,
     /// `st_rdev` as (major, minor).
     pub node: (u32, u32),
+    /// Device number of the file system (major << 32 | minor) and inode number; 0 for what has no path.
+    pub file: (u64, u64),
+    /// Names that the file has (`st_nlink`).
+    pub names: u64,
     /// How its path stands.
     pub place: Place,
     /// For a pipe, where its other end is.
@@ -111,6 +115,11 @@ impl FdFacts {
     /// Whether it names a place only (`O_PATH`).
     pub fn is_place(&self) -> bool {
         self.info.flags as i32 & libc::O_PATH != 0
+    }
+
+    /// The path that a file without a name once had.
+    pub fn deleted_path(&self) -> Option<&[u8]> {
+        self.link.strip_suffix(b" (deleted)")
     }
 
     /// Whether it is an anonymous pipe.
@@ -219,31 +228,24 @@ impl<'a> Job<'a> {
     /// # Errors
     /// When a process cannot be read.
     pub fn frozen(frozen: &'a Frozen) -> Result<Self> {
-        let mut owners = Vec::new();
-        for process in frozen.alive() {
-            let tasks: Vec<i32> = process
-                .tasks
-                .iter()
-                .map(|task| task.stopped.tid())
-                .collect();
-            let sight = Sight {
-                pid: process.pid,
-                name: process.name(),
-                directory: &process.directory,
-                stat: &process.stat,
-                status: &process.status,
-            };
-            let sharing = &frozen.sharing;
-            let mut apart = Vec::new();
-            for tid in sharing.apart(Shared::Descriptors, process.pid, &tasks) {
-                apart.push(thread_owner(&sight, tid)?);
-            }
-            owners.push(owner(&sight, tasks, sharing));
-            owners.extend(apart);
-        }
-        let members = frozen.processes.iter();
-        let members = members.map(|process| (process.pid, process.inner));
-        Self::gather(owners, members.collect(), Motion::Frozen, frozen.hashing)
+        let owners = frozen_owners(frozen)?;
+        let members = frozen_members(frozen);
+        Self::gather(owners, members, Motion::Frozen, frozen.hashing)
+    }
+
+    /// The frozen job again, of which everything but its processes is known from [`Job::frozen`].
+    ///
+    /// # Errors
+    /// When a process cannot be read.
+    pub fn known(frozen: &'a Frozen, descriptions: Vec<Description>) -> Result<Self> {
+        let (owners, members) = (frozen_owners(frozen)?, frozen_members(frozen));
+        let (motion, hashing) = (Motion::Frozen, frozen.hashing);
+        Ok(Self::assemble(
+            (owners, members),
+            descriptions,
+            motion,
+            hashing,
+        ))
     }
 
     fn gather(
@@ -321,6 +323,18 @@ impl<'a> Job<'a> {
                 }
             }
         }
+        let mut job = Self::assemble((owners, members), descriptions, motion, hashing);
+        job.find_peers(motion)?;
+        job.find_addressees(motion)?;
+        Ok(job)
+    }
+
+    fn assemble(
+        (owners, members): (Vec<Owner<'a>>, BTreeMap<i32, i32>),
+        descriptions: Vec<Description>,
+        motion: Motion,
+        hashing: Hashing,
+    ) -> Self {
         let mut by_slot = BTreeMap::new();
         for (index, description) in descriptions.iter().enumerate() {
             by_slot.extend(
@@ -330,17 +344,14 @@ impl<'a> Job<'a> {
                     .map(|slot| ((slot.owner, slot.number), index)),
             );
         }
-        let mut job = Self {
+        Self {
             owners,
             descriptions,
             members,
             hashing,
             by_slot,
             motion,
-        };
-        job.find_peers(motion)?;
-        job.find_addressees(motion)?;
-        Ok(job)
+        }
     }
 
     /// Asks a copy of every description whom it sends signals to.
@@ -448,6 +459,39 @@ impl<'a> Job<'a> {
         }
         Ok(())
     }
+}
+
+fn frozen_members(frozen: &Frozen) -> BTreeMap<i32, i32> {
+    let members = frozen.processes.iter();
+    members
+        .map(|process| (process.pid, process.inner))
+        .collect()
+}
+
+fn frozen_owners(frozen: &Frozen) -> Result<Vec<Owner<'_>>> {
+    let mut owners = Vec::new();
+    for process in frozen.alive() {
+        let tasks: Vec<i32> = process
+            .tasks
+            .iter()
+            .map(|task| task.stopped.tid())
+            .collect();
+        let sight = Sight {
+            pid: process.pid,
+            name: process.name(),
+            directory: &process.directory,
+            stat: &process.stat,
+            status: &process.status,
+        };
+        let sharing = &frozen.sharing;
+        let mut apart = Vec::new();
+        for tid in sharing.apart(Shared::Descriptors, process.pid, &tasks) {
+            apart.push(thread_owner(&sight, tid)?);
+        }
+        owners.push(owner(&sight, tasks, sharing));
+        owners.extend(apart);
+    }
+    Ok(owners)
 }
 
 /// A slot as /proc shows it: number, link, fdinfo.
@@ -589,6 +633,8 @@ fn facts_of(owner: &Owner<'_>, number: i32, link: Vec<u8>, info: FdInfo) -> Opti
         info,
         mode: 0,
         node: (0, 0),
+        file: (0, 0),
+        names: 0,
         place: Place::Nameless,
         peer: Peer::None,
         addressee: None,
@@ -599,12 +645,23 @@ fn facts_of(owner: &Owner<'_>, number: i32, link: Vec<u8>, info: FdInfo) -> Opti
     let file = std::fs::metadata(format!("/proc/{}/fd/{number}", owner.task)).ok()?;
     facts.mode = file.mode();
     facts.node = (libc::major(file.rdev()), libc::minor(file.rdev()));
+    facts.file = (device_number(file.dev()), file.ino());
+    facts.names = file.nlink();
     let there = std::fs::symlink_metadata(owner.reach(&facts.link));
     facts.place = match there {
         Ok(there) if there.dev() == file.dev() && there.ino() == file.ino() => Place::Leads,
         _ if file.nlink() == 0 || facts.link.ends_with(b" (deleted)") => Place::Deleted,
         _ => Place::Elsewhere,
     };
+    // A file whose name was removed but that has another, in the same directory, is known by that.
+    if facts.place == Place::Deleted
+        && file.nlink() > 0
+        && let Some(path) = facts.deleted_path()
+        && let Some(other) = other_name(owner.base(), path, facts.file)
+    {
+        facts.link = other;
+        facts.place = Place::Leads;
+    }
     Some(facts)
 }
 

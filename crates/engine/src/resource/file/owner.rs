@@ -98,6 +98,16 @@ impl Owner<'_> {
         under(&self.base, path)
     }
 
+    /// What the paths that /proc shows of it are relative to.
+    pub fn base(&self) -> &std::path::Path {
+        &self.base
+    }
+
+    /// The link in /proc that leads to what one of its descriptors is open for.
+    pub fn descriptor_path(&self, number: i32) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/fd/{number}", self.task))
+    }
+
     /// Its /proc directory.
     pub fn directory(&self) -> &ProcessDirectory {
         &self.directory

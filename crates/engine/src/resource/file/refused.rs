@@ -61,12 +61,6 @@ const BY_LINK: &[(&str, &str, &str, &str)] = &[
         "save it by its own program's means",
     ),
     (
-        "/memfd:",
-        "a memory file",
-        "its content is nowhere but in memory and is not saved yet",
-        "close it first",
-    ),
-    (
         "/secretmem",
         "secret memory",
         "nobody else may read it",
@@ -148,6 +142,11 @@ pub(super) fn is_kernel_file(link: &[u8]) -> bool {
     })
 }
 
+/// Whether a link is that of memory which nobody but the program, or only a device, may read.
+pub(super) fn is_private_memory(link: &[u8]) -> bool {
+    link == b"/secretmem (deleted)" || link == b"/secretmem" || link.starts_with(b"/dmabuf:")
+}
+
 /// Refuses a descriptor that nobody claims.
 pub(super) fn refuse(description: &Description, job: &Job<'_>, refusals: &mut Refusals) {
     let label = job.owner(description.first()).label();
@@ -190,7 +189,7 @@ pub(super) fn refuse(description: &Description, job: &Job<'_>, refusals: &mut Re
 /// What is refused.
 pub(super) const SUPPORT: &[Support] = &[
     Support {
-        what: "Sockets, fanotify, namespaces, memory files as descriptors",
+        what: "Sockets, fanotify, namespaces as descriptors",
         level: Level::Refused,
         how: "not saved yet; close them before the checkpoint",
     },
@@ -200,7 +199,7 @@ pub(super) const SUPPORT: &[Support] = &[
         how: "the kernel has no way to hand them over",
     },
     Support {
-        what: "Deleted files, files without a name (O_TMPFILE), files of /proc and /sys, files that their path no longer reaches",
+        what: "Files of /proc and /sys, files that their path no longer reaches",
         level: Level::Refused,
         how: "there is no path to open them by",
     },

@@ -17,13 +17,14 @@ use std::time::{Duration, UNIX_EPOCH};
 use cryonaut_image::{Kind, Record, RecordSet};
 
 use super::facts::{Description, FdFacts, Job, Place};
-use super::{DescriptorKind, holders, lock, object, options, path_of, refused, set_flags};
+use super::{DescriptorKind, holders, lock, object, options, path_of, refused, reopen, set_flags};
 use crate::collect::Collection;
 use crate::error::Attempt;
 use crate::host::{Changed, Grown, Host};
-use crate::plan::{Action, Plan, Stage};
+use crate::plan::{Action, Plan, Stage, Token};
 use crate::rebuild::Rebuild;
 use crate::reference::{self, Hashing, PUT_BACK};
+use crate::resource::kept_file::{self, Opening};
 use crate::resource::memory::{FileIdentity, identity, printable};
 use crate::resource::{Level, Support};
 use crate::{Error, Refusals, Result};
@@ -49,6 +50,9 @@ pub struct RegularFile {
     /// For a file open for writing its last bytes, at most 1024; absent where they could not be read.
     #[prost(bytes = "vec", optional, tag = "5")]
     pub tail: Option<Vec<u8>>,
+    /// The kept file that it is, by its number; 0 where it is found by its path.
+    #[prost(uint64, tag = "6")]
+    pub kept: u64,
 }
 
 impl Record for RegularFile {
@@ -59,7 +63,8 @@ impl Record for RegularFile {
 }
 
 impl RegularFile {
-    fn writes(&self) -> bool {
+    /// Whether it may be written to.
+    pub(crate) fn writes(&self) -> bool {
         self.flags as i32 & libc::O_ACCMODE != libc::O_RDONLY
     }
 }
@@ -78,13 +83,15 @@ impl DescriptorKind for RegularFiles {
 
     fn claims(&self, facts: &FdFacts) -> bool {
         facts.file_type() == libc::S_IFREG
-            && facts.place == Place::Leads
+            && matches!(facts.place, Place::Leads | Place::Deleted)
             && !facts.is_place()
             && !refused::is_kernel_file(&facts.link)
+            && !refused::is_private_memory(&facts.link)
     }
 
-    /// Nothing can be in the way. What is to be hashed is read now: the job does not stand still for it.
-    fn inspect(&self, description: &Description, job: &Job<'_>, _refusals: &mut Refusals) {
+    /// What is to be hashed is read now: the job does not stand still for it.
+    fn inspect(&self, description: &Description, job: &Job<'_>, refusals: &mut Refusals) {
+        kept_file::inspect(description, job, refusals);
         if job.hashing == Hashing::Content && may_hash(description) {
             reference::content_hash(
                 &job.owner(description.first())
@@ -101,6 +108,21 @@ impl DescriptorKind for RegularFiles {
     ) -> Result<()> {
         for description in descriptions {
             let facts = &description.facts;
+            if let Some((kept, identity)) = collection
+                .kept
+                .of(kept_file::Use::Description(description.object))
+            {
+                let identity = Some(identity.clone());
+                collection.put(&RegularFile {
+                    object: description.object,
+                    flags: facts.flags(),
+                    position: facts.info.position.max(0) as u64,
+                    identity,
+                    tail: None,
+                    kept,
+                })?;
+                continue;
+            }
             let found = named_file(description, job)?;
             let tail = if facts.writes() {
                 known_end(description, job, found.size)
@@ -113,6 +135,7 @@ impl DescriptorKind for RegularFiles {
                 position: facts.info.position.max(0) as u64,
                 identity: Some(found),
                 tail,
+                kept: 0,
             })?;
         }
         Ok(())
@@ -122,10 +145,18 @@ impl DescriptorKind for RegularFiles {
         let holders = holders(records)?;
         let mut cut: Vec<CutBack> = Vec::new();
         let mut told = BTreeSet::new();
+        let mut firsts = kept_file::First::of(records)?;
         for file in records.all::<RegularFile>()? {
             let Some(then) = &file.identity else {
                 return Err(damaged());
             };
+            if file.kept != 0 {
+                let needs = vec![Token::Object(file.kept)];
+                let opening = firsts.opening(&file);
+                let action = OpenKept { file, opening };
+                plan.linked_step(Stage::Objects, 0, needs, Vec::new(), action);
+                continue;
+            }
             let holder = holders.get(&file.object).copied().unwrap_or_default();
             let growth = check(&file, then, holder, host, plan);
             if growth != Growth::None && told.insert(then.path.clone()) {
@@ -367,6 +398,36 @@ impl Action for OpenFile {
     }
 }
 
+/// Opens a file that was kept by content.
+struct OpenKept {
+    file: RegularFile,
+    opening: Opening,
+}
+
+impl fmt::Display for OpenKept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = self.file.clone();
+        write!(f, "{}, as it was kept", OpenFile { file })
+    }
+}
+
+impl Action for OpenKept {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        let what = || format!("opening {}", path_text(&self.file.identity));
+        let kept = rebuild.kept.get(&self.file.kept).ok_or_else(damaged)?;
+        let opened = match self.opening {
+            Opening::First => kept.try_clone(),
+            Opening::Another => reopen(kept.as_fd(), self.file.flags),
+        };
+        let mut opened = File::from(opened.attempt(what)?);
+        let position = SeekFrom::Start(self.file.position);
+        opened.seek(position).attempt(what)?;
+        set_flags(opened.as_fd(), self.file.flags).attempt(what)?;
+        rebuild.objects.insert(self.file.object, opened.into());
+        Ok(())
+    }
+}
+
 /// Opens a file or directory by its path and goes to a position in it.
 ///
 /// # Errors
@@ -479,6 +540,7 @@ mod tests {
             position: 3,
             identity: Some(found),
             tail,
+            kept: 0,
         }
     }
 
@@ -499,6 +561,7 @@ mod tests {
             position: 17,
             identity: Some(FileIdentity::default()),
             tail: None,
+            kept: 0,
         };
         records.push(&file).unwrap();
         assert_eq!(records.all::<RegularFile>().unwrap(), [file]);

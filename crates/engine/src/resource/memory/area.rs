@@ -102,11 +102,31 @@ pub fn describe(area: &SmapsArea, files: &mut Files) -> Result<Option<AreaRecord
             path,
             deleted: true,
         } => {
-            return unsupported(
-                lossy(path),
-                "it maps a file that has been deleted, or a memory file, whose content is nowhere else",
-                "have the program unmap it, or keep the file in place while the program runs",
+            if path == b"/secretmem" || path.starts_with(b"/dmabuf:") {
+                return unsupported(
+                    lossy(path),
+                    "nobody but the program may read it",
+                    "have the program unmap it before the checkpoint",
+                );
+            }
+            let device = device_of(&area.area);
+            // By another name that it still has, else by content: then `kept` says where that is.
+            let inode = area.area.inode;
+            file = Some(
+                files
+                    .other_name(path, (device, inode))
+                    .unwrap_or(FileIdentity {
+                        path: path.clone(),
+                        device,
+                        inode,
+                        ..FileIdentity::default()
+                    }),
             );
+            if shared {
+                Backing::FileShared
+            } else {
+                Backing::FilePrivate
+            }
         }
         AreaName::SystemV { .. } => {
             return unsupported(
@@ -175,6 +195,7 @@ pub fn describe(area: &SmapsArea, files: &mut Files) -> Result<Option<AreaRecord
         guards: Vec::new(),
         name,
         policy: None,
+        kept: 0,
     }))
 }
 
@@ -250,6 +271,7 @@ pub struct Files {
     root: PathBuf,
     hashing: Hashing,
     known: HashMap<Vec<u8>, Option<FileIdentity>>,
+    others: HashMap<(u64, u64), Option<FileIdentity>>,
 }
 
 impl Files {
@@ -263,7 +285,31 @@ impl Files {
             root: base.unwrap_or_else(|| directory.path().join("root")),
             hashing,
             known: HashMap::new(),
+            others: HashMap::new(),
         }
+    }
+
+    /// The path as seen from here of a file that the process' maps show as `path`.
+    pub fn reach(&self, path: &[u8]) -> PathBuf {
+        under(&self.root, path)
+    }
+
+    /// A deleted file of which another name was found, in the directory where it was.
+    pub fn other_name(&mut self, path: &[u8], file: (u64, u64)) -> Option<FileIdentity> {
+        let mut marked = path.to_vec();
+        marked.extend_from_slice(b" (deleted)");
+        // A name may end like the mark of a deleted file.
+        let named = self.identity(&marked);
+        if let Some(found) = named.filter(|found| (found.device, found.inode) == file) {
+            return Some(found);
+        }
+        if let Some(known) = self.others.get(&file) {
+            return known.clone();
+        }
+        let found =
+            other_name(&self.root, path, file).and_then(|other| identity(&other, &self.root));
+        self.others.insert(file, found.clone());
+        found
     }
 
     /// What the file is like now.
@@ -307,10 +353,9 @@ impl Files {
 /// What the file at `path` under `root` is like now.
 pub fn identity(path: &[u8], root: &Path) -> Option<FileIdentity> {
     let metadata = std::fs::symlink_metadata(under(root, path)).ok()?;
-    let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
     Some(FileIdentity {
         path: path.to_vec(),
-        device: u64::from(major) << 32 | u64::from(minor),
+        device: device_number(metadata.dev()),
         inode: metadata.ino(),
         size: metadata.size(),
         modified: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
@@ -327,6 +372,34 @@ impl FileIdentity {
             self.content_hash = reference::content_hash(place).map(|hash| hash.to_vec());
         }
     }
+}
+
+/// A device number of stat(2) as records have it: major << 32 | minor.
+pub fn device_number(device: u64) -> u64 {
+    u64::from(libc::major(device)) << 32 | u64::from(libc::minor(device))
+}
+
+/// The device of an area's file as records have it.
+pub fn device_of(area: &cryonaut_procfs::maps::Area) -> u64 {
+    u64::from(area.device.major) << 32 | u64::from(area.device.minor)
+}
+
+/// Another name, in the directory where it was, of a file that was deleted at `path` but has names left: (device, inode).
+pub fn other_name(root: &Path, path: &[u8], (device, inode): (u64, u64)) -> Option<Vec<u8>> {
+    use std::os::unix::fs::DirEntryExt;
+    let cut = path.iter().rposition(|&byte| byte == b'/')?;
+    let directory = &path[..cut];
+    let entries = std::fs::read_dir(under(root, &path[..=cut])).ok()?;
+    let entry = entries.flatten().find(|entry| {
+        entry.ino() == inode
+            && entry
+                .metadata()
+                .is_ok_and(|found| found.ino() == inode && device_number(found.dev()) == device)
+    })?;
+    let mut found = directory.to_vec();
+    found.push(b'/');
+    found.extend_from_slice(entry.file_name().as_bytes());
+    Some(found)
 }
 
 /// The path as seen from here when a process whose root is at `root` names it `path`.

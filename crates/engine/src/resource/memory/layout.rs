@@ -8,7 +8,7 @@ use super::record::{AddressSpace, AreaRecord, Backing, attribute};
 use super::{policy, whole};
 use crate::error::Attempt;
 use crate::plan::Action;
-use crate::rebuild::{Queue, Rebuild};
+use crate::rebuild::{Access, Executable, Queue, Rebuild};
 use crate::{Error, Result};
 
 /// One change of an address space.
@@ -307,6 +307,16 @@ fn map(
             let writable = shared
                 && (area.protection & libc::PROT_WRITE as u32 != 0
                     || area.has(attribute::MAY_WRITE));
+            if area.kept != 0 {
+                let access = if writable {
+                    Access::Writing
+                } else {
+                    Access::Reading
+                };
+                let number = rebuild.lent(area.kept, access)?;
+                let map = [start, length, protection, flags as u64, offset];
+                return queue.map_descriptor(rebuild, number, map);
+            }
             let mode = if writable {
                 libc::O_RDWR
             } else {
@@ -480,11 +490,11 @@ impl Action for FinishMemory {
                 "process {process}: its layout is damaged in the image"
             )));
         }
-        let executable = self
-            .space
-            .executable
-            .as_ref()
-            .map(|file| file.path.as_slice());
+        let executable = match (self.space.kept_executable, &self.space.executable) {
+            (0, None) => Executable::Unknown,
+            (0, Some(file)) => Executable::Path(&file.path),
+            (kept, _) => Executable::Number(rebuild.lent(kept, Access::Reading)?),
+        };
         rebuild.set_memory_map(
             process,
             &self.space.layout,

@@ -25,6 +25,9 @@ pub struct AddressSpace {
     /// What becomes of new mappings, `MCL_*` of mlockall(2): 0, MCL_FUTURE, or that with MCL_ONFAULT.
     #[prost(uint32, tag = "16")]
     pub future_lock: u32,
+    /// The kept file that the executable is, by its number; 0 where it is found by its path.
+    #[prost(uint64, tag = "20")]
+    pub kept_executable: u64,
 }
 
 /// One area of an address space.
@@ -66,6 +69,9 @@ pub struct AreaRecord {
     /// Its memory policy, if it has one of its own (mbind(2)).
     #[prost(message, optional, tag = "17")]
     pub policy: Option<MemoryPolicy>,
+    /// The kept file behind it, by its number; 0 where the file is found by its path.
+    #[prost(uint64, tag = "20")]
+    pub kept: u64,
 }
 
 /// What backs an area.
