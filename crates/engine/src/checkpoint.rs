@@ -18,6 +18,7 @@ use crate::collect::{Collection, collect};
 use crate::copy_out::{Beginning, copy_out};
 use crate::error::Attempt;
 use crate::freeze::{Afterwards, Frozen};
+use crate::resource::file::external;
 use crate::target::{Inspection, Target};
 use crate::{Error, Result};
 
@@ -56,6 +57,8 @@ pub struct CheckpointReport {
     pub bytes: u64,
     /// Pages stored.
     pub pages: u64,
+    /// What the user should know.
+    pub remarks: Vec<String>,
     /// How long the job stood still.
     pub still: Duration,
     /// How long it all took.
@@ -214,6 +217,13 @@ struct Save<'a> {
     start: Instant,
 }
 
+/// What is saved, as far as the report tells.
+struct Extent {
+    processes: usize,
+    threads: usize,
+    remarks: Vec<String>,
+}
+
 impl Save<'_> {
     /// Writes the image to `sink`. The job is released as soon as its memory is copied, but one that is to be killed stays frozen
     /// (and comes back in the result) until its image is durable and verified.
@@ -234,8 +244,11 @@ impl Save<'_> {
             .map(|range| (range.end - range.start) / cryonaut_sys::PAGE_SIZE)
             .sum();
         progress(Progress::Copying(pages * cryonaut_sys::PAGE_SIZE));
-        let processes = frozen.processes.len();
-        let threads = frozen.alive().map(|process| process.tasks.len()).sum();
+        let extent = Extent {
+            processes: frozen.processes.len(),
+            threads: frozen.alive().map(|process| process.tasks.len()).sum(),
+            remarks: external::remarks(&collection.records)?,
+        };
         let preamble = self.preamble(&collection)?;
         let Collection {
             spaces,
@@ -259,14 +272,14 @@ impl Save<'_> {
             // Its pages were read back as they were written; this is its structure, with all records, and what they come to here.
             let image = SeekableImage::open(file)?;
             crate::restart::prove(&image, &image.records()?, self.target.pids())?;
-            let report = self.report(processes, threads, &summary, frozen.since.elapsed());
+            let report = self.report(extent, &summary, frozen.since.elapsed());
             return Ok((sink, Some(frozen), report));
         }
         let still = frozen.release(self.afterwards)?;
         progress(Progress::Released);
         let (sink, summary) = copying.finish(self.stop)?;
         let (sink, _) = durable(sink.into_inner())?;
-        Ok((sink, None, self.report(processes, threads, &summary, still)))
+        Ok((sink, None, self.report(extent, &summary, still)))
     }
 
     fn preamble(&self, collection: &Collection) -> Result<Preamble> {
@@ -284,16 +297,11 @@ impl Save<'_> {
         Ok(preamble)
     }
 
-    fn report(
-        &self,
-        processes: usize,
-        threads: usize,
-        summary: &Summary,
-        still: Duration,
-    ) -> CheckpointReport {
+    fn report(&self, extent: Extent, summary: &Summary, still: Duration) -> CheckpointReport {
         CheckpointReport {
-            processes,
-            threads,
+            processes: extent.processes,
+            threads: extent.threads,
+            remarks: extent.remarks,
             bytes: summary.bytes,
             pages: summary.stored_pages,
             still,

@@ -1,6 +1,7 @@
 //! What this machine and this user offer a restart.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use cryonaut_image::Need;
 use cryonaut_procfs::system;
@@ -44,6 +45,15 @@ pub enum ClampLimits {
     Yes,
 }
 
+/// What a restart gives in place of a pipe that led out of the job.
+#[derive(Debug)]
+pub enum Inherited {
+    /// An open file.
+    Descriptor(std::fs::File),
+    /// A file by its path: it is read, or appended to and made if need be.
+    Path(std::path::PathBuf),
+}
+
 /// The facts about this machine that plans are made against.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -63,6 +73,8 @@ pub struct Host {
     pub clamp_limits: ClampLimits,
     /// Processes of this machine, by their pids here, that will have ended when the job is restarted: their ids count as free.
     pub leaving: BTreeSet<i32>,
+    /// What is given in place of external pipes, by their names; none where that is told only at the restart itself.
+    pub inherited: Option<Arc<BTreeMap<String, Inherited>>>,
     /// The session that a process started here is in.
     pub session: i32,
 }
@@ -146,6 +158,7 @@ impl Host {
             grown: Grown::AsUsed,
             clamp_limits: ClampLimits::No,
             leaving: BTreeSet::new(),
+            inherited: Some(Arc::default()),
             session: own.stat()?.session,
         })
     }

@@ -10,6 +10,7 @@ pub mod collect;
 pub mod copy_in;
 pub mod copy_out;
 mod error;
+mod feeder;
 pub mod freeze;
 pub mod guardian;
 pub mod host;

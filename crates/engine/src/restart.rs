@@ -1,10 +1,11 @@
 //! The restart as one operation: open, plan, rebuild, release.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -16,7 +17,7 @@ use cryonaut_launch::{
 
 use crate::checkpoint::temporary_file;
 use crate::error::Attempt;
-use crate::host::{Changed, ClampLimits, Grown, Host};
+use crate::host::{Changed, ClampLimits, Grown, Host, Inherited};
 use crate::plan::Plan;
 use crate::rebuild::Rebuild;
 use crate::relocate::{Relocated, Relocation, relocate};
@@ -51,6 +52,9 @@ pub struct RestartRequest {
     pub pids: Pids,
     /// Replacements for standard input, output and error where these lie outside the job.
     pub standard: [Option<File>; 3],
+    /// What takes the place of pipes that led out of the job, by their names; none, where that is told later, only for asking in
+    /// advance.
+    pub inherited: Option<Arc<BTreeMap<String, Inherited>>>,
     /// How files that changed are taken.
     pub changed: Changed,
     /// How files that grew are taken.
@@ -67,6 +71,7 @@ impl RestartRequest {
     /// This machine, as it is to be taken.
     fn host(&self, shares_pids: bool) -> Result<Host> {
         Ok(Host {
+            inherited: self.inherited.clone(),
             grown: self.grown,
             clamp_limits: self.clamp_limits,
             leaving: self.leaving.clone(),
@@ -187,9 +192,10 @@ pub fn plan(image: &SeekableImage, records: &RecordSet, host: &Host) -> Result<P
 /// [`Error::Refused`] before anything is created; otherwise everything built is gone again.
 pub fn restart(
     image: &SeekableImage,
-    request: RestartRequest,
+    mut request: RestartRequest,
     stop: &AtomicBool,
 ) -> Result<Restarted> {
+    request.inherited.get_or_insert_default();
     let Relocated { records, remarks } = relocate(&image.records()?, &request.relocations)?;
     let (host, mut plan) = choose_host(image, &records, &request)?;
     plan.remarks.extend(remarks.iter().cloned());

@@ -341,7 +341,7 @@ fn objects(records: &RecordSet) -> BTreeMap<u64, Object> {
                 Ok(found) => (vec![found.object], path(&found.identity)),
                 Err(_) => continue,
             },
-            "device" => match part::Device::decode(record.body) {
+            "device" | "external-pipe" => match part::Device::decode(record.body) {
                 Ok(found) => (vec![found.object], Some(printable(&found.path))),
                 Err(_) => continue,
             },

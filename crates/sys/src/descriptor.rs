@@ -152,6 +152,27 @@ pub fn poll_for(fd: BorrowedFd<'_>, events: i16, milliseconds: i32) -> Result<i1
     Ok(entry.revents)
 }
 
+/// Waits without limit until one of two descriptors has one of its events (`POLL*`), POLLERR or POLLHUP.
+///
+/// # Errors
+/// ENOMEM, EINTR.
+pub fn poll_pair(
+    (first, first_events): (BorrowedFd<'_>, i16),
+    (second, second_events): (BorrowedFd<'_>, i16),
+) -> Result<()> {
+    let entry = |fd: BorrowedFd<'_>, events| libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events,
+        revents: 0,
+    };
+    let mut entries = [entry(first, first_events), entry(second, second_events)];
+    // SAFETY: two entries, which outlive the call.
+    check(i64::from(unsafe {
+        libc::poll(entries.as_mut_ptr(), 2, -1)
+    }))
+    .map(drop)
+}
+
 /// Arms a timerfd: (first expiry, interval) in nanoseconds, 0 disarms; `TFD_TIMER_*` flags.
 ///
 /// # Errors
@@ -209,6 +230,23 @@ pub fn set_timerfd_ticks(fd: BorrowedFd<'_>, ticks: u64) -> Result<()> {
         libc::ioctl(fd.as_raw_fd(), TFD_IOC_SET_TICKS, &raw const ticks)
     }))?;
     Ok(())
+}
+
+/// A duplicate, close-on-exec, of the descriptor with a number that this process was started with: such a one does not close at
+/// exec, unlike all that it opens itself.
+///
+/// # Errors
+/// EBADF, also for one that closes at exec.
+pub fn copy_of_number(number: i32) -> Result<OwnedFd> {
+    // SAFETY: no pointers are passed.
+    let flags = check(i64::from(unsafe { libc::fcntl(number, libc::F_GETFD) }))?;
+    if flags & libc::FD_CLOEXEC as u64 != 0 {
+        return Err(std::io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: no pointers are passed; what the number stands for is not touched, and the duplicate is nobody else's.
+    owned(i64::from(unsafe {
+        libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3)
+    }))
 }
 
 /// Duplicates a descriptor at exactly the number `target`, which is replaced.

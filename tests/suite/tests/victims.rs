@@ -197,7 +197,7 @@ victims! {
 }
 
 /// Sources that other tests use.
-const ELSEWHERE: &[&str] = &["torture", "heartbeat", "refused_state"];
+const ELSEWHERE: &[&str] = &["torture", "heartbeat", "refused_state", "pipe_external"];
 
 #[test]
 fn every_source_is_in_the_table() {

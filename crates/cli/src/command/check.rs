@@ -160,8 +160,8 @@ pub(super) fn plan_here(
         Pids::Namespace => false,
         Pids::Auto => may_choose_pids(),
     };
-    let plan_for = |keep: bool| -> Result<Plan, Error> {
-        restart::plan(image, &records, &conditions.host(keep)?)
+    let plan_for = |keep: bool| -> Result<Plan, Failure> {
+        Ok(restart::plan(image, &records, &conditions.host(keep)?)?)
     };
     let mut plan = plan_for(keep)?;
     if keep && conditions.pids() == Pids::Auto && !plan.refusals.list().is_empty() {

@@ -79,6 +79,7 @@ struct Report {
     still_seconds: f64,
     total_seconds: f64,
     afterwards: &'static str,
+    remarks: Vec<String>,
 }
 
 impl Arguments {
@@ -137,7 +138,11 @@ impl Arguments {
         if let (Some(job), Some(path)) = (&job, &path) {
             note(&job.name, path, report.bytes, console);
         }
+        for remark in &report.remarks {
+            console.remark(remark);
+        }
         let report = Report {
+            remarks: report.remarks,
             image: path,
             job: job.map(|job| job.name),
             processes: report.processes,

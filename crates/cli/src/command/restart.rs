@@ -1,5 +1,6 @@
 //! `cryo restart`: brings processes back from an image.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Write, stdin};
@@ -7,16 +8,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use clap::builder::TypedValueParser;
 use clap::{Args, ValueEnum, ValueHint};
-use cryonaut_engine::Error;
-use cryonaut_engine::host::{Changed, ClampLimits, Grown, Host};
+use cryonaut_engine::host::{Changed, ClampLimits, Grown, Host, Inherited};
 use cryonaut_engine::relocate::Relocation;
 use cryonaut_engine::restart::{self, Input, Pids, RestartRequest, Restarted};
 use cryonaut_launch::registry::{Job, NewJob, Registry, RegistryError, check_name};
 use cryonaut_launch::{Nursery, WatchedSignals};
 use cryonaut_procfs::ProcessDirectory;
+use cryonaut_sys::descriptor;
 use cryonaut_sys::spawn::{self, Subreaper};
 use serde::Serialize;
 
@@ -59,6 +61,27 @@ pub struct Arguments {
     stderr: Option<PathBuf>,
 }
 
+/// What takes the place of a pipe that led out of the job.
+#[derive(Debug, Clone)]
+pub struct InheritArgument {
+    pipe: String,
+    from: String,
+}
+
+impl std::str::FromStr for InheritArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            Some((pipe, from)) if !pipe.is_empty() && !from.is_empty() => Ok(Self {
+                pipe: pipe.to_owned(),
+                from: from.to_owned(),
+            }),
+            _ => Err("it must be NAME=FD or NAME=FILE, such as 'pipe:[17]=5'".into()),
+        }
+    }
+}
+
 /// Under which conditions an image is restarted.
 #[derive(Args, Debug, Clone)]
 pub struct Conditions {
@@ -79,6 +102,10 @@ pub struct Conditions {
     /// Lower hard limits that are above what you may set
     #[arg(long)]
     clamp_limits: bool,
+    /// What takes the place of a pipe that led out of the job: a descriptor of cryo, or a file, which is read or appended to;
+    /// `cryo show` names these pipes
+    #[arg(long, value_name = "NAME=FD|FILE")]
+    inherit_fd: Vec<InheritArgument>,
 }
 
 /// The value of --pids.
@@ -160,8 +187,9 @@ impl Conditions {
     }
 
     /// This machine, as it is to be taken.
-    pub fn host(&self, shares_pids: bool) -> Result<Host, Error> {
+    pub fn host(&self, shares_pids: bool) -> Result<Host, Failure> {
         Ok(Host {
+            inherited: Some(self.inherited()?),
             grown: self.grown(),
             clamp_limits: self.clamp_limits(),
             ..Host::look(shares_pids, self.changed())?
@@ -174,6 +202,24 @@ impl Conditions {
             true => ClampLimits::Yes,
             false => ClampLimits::No,
         }
+    }
+
+    /// What is given in place of pipes that led out of the job.
+    pub fn inherited(&self) -> Result<Arc<BTreeMap<String, Inherited>>, Failure> {
+        let mut given = BTreeMap::new();
+        for InheritArgument { pipe, from } in &self.inherit_fd {
+            let source = match from.parse() {
+                Ok(number) => Inherited::Descriptor(File::from(
+                    descriptor::copy_of_number(number)
+                        .map_err(Failure::system(format!("use descriptor {number}")))?,
+                )),
+                Err(_) => Inherited::Path(PathBuf::from(from)),
+            };
+            if given.insert(pipe.clone(), source).is_some() {
+                return Err(Failure::usage(format!("--inherit-fd names {pipe} twice")));
+            }
+        }
+        Ok(Arc::new(given))
     }
 }
 
@@ -247,6 +293,7 @@ impl Arguments {
             grown: self.conditions.grown(),
             relocations: self.conditions.relocations().to_vec(),
             clamp_limits: self.conditions.clamp_limits(),
+            inherited: Some(self.conditions.inherited()?),
             ..RestartRequest::default()
         };
         let restarted = {

@@ -12,6 +12,7 @@ mod device;
 mod directory;
 mod epoll;
 mod eventfd;
+pub(crate) mod external;
 mod facts;
 mod fifo;
 mod inotify;
@@ -134,6 +135,7 @@ static KINDS: &[&dyn DescriptorKind] = &[
     &inotify::Instances,
     &terminal::Terminals,
     &standard::StandardStreams,
+    &external::ExternalPipes,
 ];
 
 /// The descriptors of one process.
@@ -341,6 +343,7 @@ fn inspect_running(target: &Target) -> Refusals {
     let mut refusals = Refusals::default();
     match Job::running(target) {
         Ok(job) => {
+            external::look_for_outsiders(&job);
             inspect_job(&job, &mut refusals);
         }
         Err(error) => refusals.add_for_job(
@@ -671,6 +674,7 @@ mod tests {
                 object: 2,
                 flags: 1,
                 stream: 1,
+                ..Default::default()
             })
             .unwrap();
         records

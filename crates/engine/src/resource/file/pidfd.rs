@@ -172,6 +172,10 @@ impl DescriptorKind for ProcessDescriptors {
     }
 
     fn plan(&self, records: &RecordSet, _host: &Host, plan: &mut Plan) -> Result<()> {
+        let descriptors = records.all::<ProcessDescriptor>()?;
+        if descriptors.is_empty() {
+            return Ok(());
+        }
         let mut gone: BTreeMap<u64, Vec<ProcessDescriptor>> = BTreeMap::new();
         let mut slots: BTreeMap<u64, Vec<(i32, SlotRecord)>> = BTreeMap::new();
         for table in records.all::<DescriptorTable>()? {
@@ -180,7 +184,7 @@ impl DescriptorKind for ProcessDescriptors {
                 of_object.push((table.process, slot));
             }
         }
-        for descriptor in records.all::<ProcessDescriptor>()? {
+        for descriptor in descriptors {
             if !descriptor.status.is_none_or(ends) {
                 return Err(Error::Failed(
                     "the image is damaged: it has an impossible wait status".into(),

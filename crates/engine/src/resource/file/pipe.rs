@@ -2,7 +2,7 @@
 //!
 //! The inode number, which /proc/PID/fd shows, tells which ends belong together; tee(2) copies what is in flight without
 //! consuming it; fcntl tells the size. An end whose other end is closed comes back that way, with what is left to read. A pipe
-//! that leads out of the job is refused unless it is a standard stream (see `standard`). Not preserved: what is left in a pipe
+//! that leads out of the job is a standard stream (see `standard`) or stated as external (see `external`). Not preserved: what is left in a pipe
 //! that nobody can read from any more.
 
 use std::fmt;
@@ -13,8 +13,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_sys::descriptor;
 
+use super::external::outsider;
 use super::facts::{Description, FdFacts, Job, Peer};
-use super::{DescriptorKind, reopen, set_flags};
+use super::{DescriptorKind, holders, reopen, set_flags};
 use crate::collect::Collection;
 use crate::error::Attempt;
 use crate::host::Host;
@@ -35,6 +36,9 @@ pub struct Pipe {
     /// The open file descriptions that are its ends.
     #[prost(message, repeated, tag = "2")]
     pub ends: Vec<End>,
+    /// Who outside the job held it, too, where that was seen, for messages.
+    #[prost(string, tag = "3")]
+    pub outsider: String,
 }
 
 /// An open file description of a pipe or FIFO.
@@ -228,24 +232,12 @@ impl DescriptorKind for Pipes {
     }
 
     fn claims(&self, facts: &FdFacts) -> bool {
-        facts.is_pipe() && !facts.is_place() && facts.peer != Peer::Standard
+        facts.is_pipe()
+            && !facts.is_place()
+            && !matches!(facts.peer, Peer::Standard | Peer::Outside)
     }
 
-    fn inspect(&self, description: &Description, job: &Job<'_>, refusals: &mut Refusals) {
-        if description.facts.peer == Peer::Outside {
-            let other = if description.facts.reads() {
-                "written"
-            } else {
-                "read"
-            };
-            refusals.add(
-                job.owner(description.first()).label(),
-                format!("{}, a pipe", job.name(description)),
-                format!("it is {other} by a process outside the job, and it is no standard stream"),
-                "take that process into the job as well, or close the pipe before the checkpoint",
-            );
-        }
-    }
+    fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
 
     fn collect(
         &self,
@@ -258,13 +250,22 @@ impl DescriptorKind for Pipes {
             collection.put(&Pipe {
                 queue,
                 ends: ends_of(&ends),
+                outsider: outsider(&ends[0].facts.link).unwrap_or_default(),
             })?;
         }
         Ok(())
     }
 
     fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
+        let holders = holders(records)?;
         for pipe in records.all::<Pipe>()? {
+            if let (false, Some(end)) = (pipe.outsider.is_empty(), pipe.ends.first()) {
+                let (process, number) = holders.get(&end.object).copied().unwrap_or_default();
+                plan.remarks.push(format!(
+                    "descriptor {number} of process {process}: {} had the same pipe and is not connected to it any more",
+                    pipe.outsider
+                ));
+            }
             if let Some(queue) = &pipe.queue {
                 queue.check(host, plan);
             }
@@ -352,18 +353,11 @@ fn make(pipe: &Pipe) -> Result<Vec<(u64, OwnedFd)>> {
     Ok(ends)
 }
 
-const SUPPORT: &[Support] = &[
-    Support {
-        what: "Pipes: bytes in flight, size, packets (O_DIRECT), ends whose other end is closed",
-        level: Level::Restored,
-        how: "what is in flight is copied without consuming it",
-    },
-    Support {
-        what: "Pipes to processes outside the job",
-        level: Level::Refused,
-        how: "unless they are standard streams; take the other process into the job",
-    },
-];
+const SUPPORT: &[Support] = &[Support {
+    what: "Pipes: bytes in flight, size, packets (O_DIRECT), ends whose other end is closed",
+    level: Level::Restored,
+    how: "what is in flight is copied without consuming it",
+}];
 
 #[cfg(test)]
 mod tests {
@@ -402,6 +396,7 @@ mod tests {
                     flags: 1,
                 },
             ],
+            outsider: String::new(),
         };
         records.push(&pipe).unwrap();
         assert_eq!(records.all::<Pipe>().unwrap(), [pipe]);
@@ -439,6 +434,7 @@ mod tests {
             let made = make(&Pipe {
                 queue: Some(queue),
                 ends,
+                ..Pipe::default()
             })
             .unwrap();
             assert_eq!(read_all(&made[0].1), pieces);
@@ -458,6 +454,7 @@ mod tests {
                 object: 1,
                 flags: 0,
             }],
+            ..Pipe::default()
         })
         .unwrap();
         assert_eq!(
@@ -472,6 +469,7 @@ mod tests {
                 object: 1,
                 flags: 1,
             }],
+            ..Pipe::default()
         })
         .unwrap();
         assert_ne!(
@@ -504,6 +502,7 @@ mod tests {
         let made = make(&Pipe {
             queue: None,
             ends: ends.clone(),
+            ..Pipe::default()
         })
         .unwrap();
         for (object, fd) in &made {

@@ -2,15 +2,19 @@
 //!
 //! A pipe whose other end is outside the job cannot come back, but what a program reads from its input and writes to its output
 //! has a place in its next life as well: the input, output or error output of the restart. Every slot that shared the pipe gets
-//! the same. Not preserved: O_NONBLOCK and O_APPEND, since the new stream belongs to others, too.
+//! the same. What was in flight to the job is read before anything that the new input has. Not preserved: O_NONBLOCK and O_APPEND,
+//! since the new stream belongs to others, too.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 
 use cryonaut_image::{Kind, Record, RecordSet};
 
 use super::DescriptorKind;
+use super::external::{fed, in_flight};
 use super::facts::{Description, FdFacts, Job, Peer};
+use super::pipe::Queue;
 use crate::collect::Collection;
 use crate::error::Attempt;
 use crate::host::Host;
@@ -20,7 +24,7 @@ use crate::resource::{Level, Support};
 use crate::{Error, Refusals, Result};
 
 /// An end of a pipe that is a standard stream.
-#[derive(Clone, Copy, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct StandardStream {
     /// Its number among the open file descriptions.
     #[prost(uint64, tag = "1")]
@@ -31,6 +35,12 @@ pub struct StandardStream {
     /// Which stream: 0 input, 1 output, 2 error output.
     #[prost(uint32, tag = "3")]
     pub stream: u32,
+    /// What the job had not read yet, at the pipe's first reading end.
+    #[prost(message, optional, tag = "4")]
+    pub queue: Option<Queue>,
+    /// The pipe's name, where something was in flight: its ends have it in common.
+    #[prost(bytes = "vec", tag = "5")]
+    pub pipe: Vec<u8>,
 }
 
 impl Record for StandardStream {
@@ -61,7 +71,7 @@ impl DescriptorKind for StandardStreams {
     fn collect(
         &self,
         descriptions: &[&Description],
-        _job: &Job<'_>,
+        job: &Job<'_>,
         collection: &mut Collection,
     ) -> Result<()> {
         let numbers =
@@ -73,12 +83,21 @@ impl DescriptorKind for StandardStreams {
                 .filter_map(|end| numbers(end))
                 .min()
                 .unwrap_or(0);
+            let name = ends[0].facts.link.clone();
+            let mut queue = in_flight(&ends, job)?;
+            let pipe = if queue.is_some() { name } else { Vec::new() };
             for end in ends {
                 let own = numbers(end).filter(|number| (0..3).contains(number));
                 collection.put(&StandardStream {
                     object: end.object,
                     flags: end.facts.flags(),
                     stream: own.unwrap_or(lowest) as u32,
+                    queue: if end.facts.reads() {
+                        queue.take()
+                    } else {
+                        None
+                    },
+                    pipe: pipe.clone(),
                 })?;
             }
         }
@@ -86,30 +105,52 @@ impl DescriptorKind for StandardStreams {
     }
 
     fn plan(&self, records: &RecordSet, _host: &Host, plan: &mut Plan) -> Result<()> {
+        let mut fed: BTreeMap<Vec<u8>, Vec<StandardStream>> = BTreeMap::new();
         for stream in records.all::<StandardStream>()? {
-            plan.step(Stage::Objects, 0, Take { stream });
+            if stream.pipe.is_empty() {
+                let streams = vec![stream];
+                plan.step(Stage::Objects, 0, Take { streams });
+            } else {
+                fed.entry(stream.pipe.clone()).or_default().push(stream);
+            }
+        }
+        for streams in fed.into_values() {
+            plan.step(Stage::Objects, 0, Take { streams });
         }
         Ok(())
     }
 }
 
 struct Take {
-    stream: StandardStream,
+    /// Ends of one pipe.
+    streams: Vec<StandardStream>,
 }
 
 impl fmt::Display for Take {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = ["input", "output", "error output"]
-            .get(self.stream.stream as usize)
+            .get(self.streams[0].stream as usize)
             .unwrap_or(&"stream");
-        write!(f, "take the standard {name} of the restart")
+        write!(f, "take the standard {name} of the restart")?;
+        let queue = self.streams.iter().find_map(|stream| stream.queue.as_ref());
+        queue.map_or(Ok(()), |queue| write!(f, ", after {queue}"))
     }
 }
 
 impl Action for Take {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        let taken = standard_stream(rebuild, self.stream.stream)?;
-        rebuild.objects.insert(self.stream.object, taken);
+        let what = || "taking a standard stream".into();
+        let first = &self.streams[0];
+        let taken = standard_stream(rebuild, first.stream)?;
+        let queue = self.streams.iter().find_map(|stream| stream.queue.as_ref());
+        let taken = match queue {
+            Some(queue) => fed(rebuild, taken, queue, first.flags)?,
+            None => taken,
+        };
+        for stream in &self.streams {
+            let copy = taken.try_clone().attempt(what)?;
+            rebuild.objects.insert(stream.object, copy);
+        }
         Ok(())
     }
 }
@@ -136,7 +177,7 @@ fn standard_stream(rebuild: &Rebuild<'_>, number: u32) -> Result<OwnedFd> {
 const SUPPORT: &[Support] = &[Support {
     what: "Standard input, output and error output that are pipes to outside the job",
     level: Level::Partly,
-    how: "replaced by those of cryo restart; flags are those of the new stream, what was in flight outside is lost",
+    how: "replaced by those of cryo restart; what was in flight to the job is read first; flags are those of the new stream",
 }];
 
 #[cfg(test)]
@@ -150,6 +191,7 @@ mod tests {
             object: 3,
             flags: 1,
             stream: 2,
+            ..StandardStream::default()
         };
         records.push(&stream).unwrap();
         assert_eq!(records.all::<StandardStream>().unwrap(), [stream]);
