@@ -1,5 +1,7 @@
 //! Freezing: every task of the job stands still under our hands. Dropping [`Frozen`] lets the job run on.
 
+mod vfork;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -14,7 +16,7 @@ use cryonaut_procfs::stat::Stat;
 use cryonaut_procfs::status::Status;
 use cryonaut_sys::{RemotePtr, pidfd, ptrace, task};
 use cryonaut_tracee::{
-    CallList, Filtered, Guest, JOB_OPTIONS, Outcomes, Running, Stop, Stopped, find_room,
+    CallList, Filtered, Guest, JOB_OPTIONS, Outcomes, Running, Stop, Stopped, Stopping, find_room,
     left_behind,
 };
 
@@ -25,8 +27,14 @@ use crate::resource::sharing::{self, Shared, Sharing};
 use crate::target::{Scope, Target, TargetProcess, parents_first};
 use crate::{Error, Result};
 
-/// How long a task may take to stop before the checkpoint is given up (a parent in vfork waits for its child, unstoppable).
+use vfork::InVfork;
+
+/// How long a task may take to stop before the checkpoint is given up.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// After this a task that does not stop is looked at.
+const SOON: Duration = Duration::from_millis(50);
+/// How long a job stands still for the child of a vfork, which mostly calls exec at once.
+const VFORK_MOMENT: Duration = Duration::from_millis(200);
 /// Instructions of the longest call list that a task may have to finish after its tracer was killed.
 const STEPS_HOME: usize = 100_000;
 /// How often the job is searched for tasks that appeared meanwhile.
@@ -189,8 +197,22 @@ impl Frozen {
     /// Stops every task of the job, including those that appear meanwhile.
     ///
     /// # Errors
-    /// [`Error::NotPermitted`]; [`Error::Failed`] when a task does not stop in time or the job keeps growing. The job runs on.
+    /// [`Error::NotPermitted`]; [`Error::Refused`] when a process stays in vfork; [`Error::Failed`] when a task does not stop in
+    /// time or the job keeps growing. The job runs on.
     pub fn freeze(target: &Target) -> Result<Self> {
+        let start = Instant::now();
+        loop {
+            match Self::attempt(target)? {
+                Stand::Still(frozen) => return Ok(*frozen),
+                Stand::Waits(parent) => {
+                    tracing::info!(parent = parent.pid, "waiting for the end of a vfork");
+                    parent.end_of_vfork(STOP_LIMIT.saturating_sub(start.elapsed()))?;
+                }
+            }
+        }
+    }
+
+    fn attempt(target: &Target) -> Result<Stand> {
         let mut hold = Hold::default();
         // First attach to all, which disturbs nobody: from then on new tasks are attached by the kernel.
         let mut mark = births();
@@ -211,16 +233,19 @@ impl Frozen {
         // Then stop them as one.
         let since = Instant::now();
         for _ in 0..PASSES {
-            hold.stop_all()?;
+            if let Some(parent) = hold.stop_all()? {
+                return Ok(Stand::Waits(parent));
+            }
             let now = births();
-            if now.is_none() || now != mark {
+            if std::mem::take(&mut hold.let_run) || now.is_none() || now != mark {
                 mark = now;
                 pids = known_and_new(target, pids);
                 if hold.seize(&pids)? {
                     continue;
                 }
             }
-            return hold.assemble(target, pids, since);
+            let frozen = hold.assemble(target, pids, since)?;
+            return Ok(Stand::Still(Box::new(frozen)));
         }
         Err(Error::Failed(
             "the job creates tasks faster than they can be stopped: try again".into(),
@@ -305,6 +330,16 @@ struct Hold {
     stopped: BTreeMap<i32, BTreeMap<i32, Stopped>>,
     /// All tasks taken in hand so far: each must be waited for exactly once.
     taken: BTreeSet<i32>,
+    /// Whether some were let go again.
+    let_run: bool,
+}
+
+/// What came of trying to stop all tasks of a job.
+enum Stand {
+    /// They stand still.
+    Still(Box<Frozen>),
+    /// One waits for its child in vfork; all others were let go.
+    Waits(InVfork),
 }
 
 impl Hold {
@@ -333,24 +368,57 @@ impl Hold {
         Ok(found)
     }
 
-    /// Stops all that is attached, and what those bear on the way.
-    fn stop_all(&mut self) -> Result<()> {
+    /// Stops all that is attached, and what those bear on the way. A parent in vfork stops only when its child has called exec or
+    /// ended: that child is let run again for a moment; if that does not help, the parent comes back.
+    fn stop_all(&mut self) -> Result<Option<InVfork>> {
         for task in self.seized.values().flat_map(BTreeMap::values) {
             ignore_gone(task.interrupt())?;
         }
-        while let Some((pid, tasks)) = self.seized.pop_first() {
-            for (tid, task) in tasks {
-                match task.stopped(STOP_LIMIT) {
-                    Ok((task, births)) => {
-                        self.stopped.entry(pid).or_default().insert(tid, task);
-                        births.into_iter().for_each(|birth| self.adopt(birth));
-                    }
-                    Err(cryonaut_tracee::Error::Gone(_)) => {}
-                    Err(error) => return Err(error.into()),
+        let mut late = Vec::new();
+        loop {
+            while let Some((pid, tasks)) = self.seized.pop_first() {
+                for (tid, task) in tasks {
+                    late.extend(self.stop(pid, task, SOON)?.map(|task| (pid, tid, task)));
                 }
             }
+            let Some((pid, tid, task)) = late.pop() else {
+                return Ok(None);
+            };
+            let children = vfork::children(pid, tid);
+            if children.is_empty() {
+                if self.stop(pid, task, STOP_LIMIT)?.is_some() {
+                    return Err(cryonaut_tracee::Error::Unstoppable(tid).into());
+                }
+                continue;
+            }
+            for child in &children {
+                self.let_run = true;
+                for (tid, _) in self.stopped.remove(child).unwrap_or_default() {
+                    self.taken.remove(&tid);
+                }
+            }
+            if let Some(task) = self.stop(pid, task, VFORK_MOMENT)? {
+                return Ok(Some(InVfork::new(pid, task, children)));
+            }
         }
-        Ok(())
+    }
+
+    /// Waits for a task's stop; gives it back if that does not come in time.
+    fn stop(&mut self, pid: i32, task: Running, limit: Duration) -> Result<Option<Running>> {
+        let tid = task.tid();
+        match task.stops_within(limit) {
+            Ok(Stopping::Stopped(task, births)) => {
+                self.stopped.entry(pid).or_default().insert(tid, task);
+                births.into_iter().for_each(|birth| self.adopt(birth));
+                Ok(None)
+            }
+            Ok(Stopping::Not(task, births)) => {
+                births.into_iter().for_each(|birth| self.adopt(birth));
+                Ok(Some(task))
+            }
+            Err(cryonaut_tracee::Error::Gone(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Takes in a task that the kernel attached to us at its birth.

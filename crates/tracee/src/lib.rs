@@ -18,7 +18,7 @@ pub use guest::{Guest, find_room, left_behind};
 pub use list::{Argument, BufferId, CallId, CallList, Outcomes};
 pub use memory::{read_exact, write_all};
 pub use stub::Stub;
-pub use task::{Filtered, JOB_OPTIONS, Running, Stop, Stopped};
+pub use task::{Filtered, JOB_OPTIONS, Running, Stop, Stopped, Stopping};
 
 /// Why an operation on a tracee did not happen.
 #[derive(Debug, thiserror::Error)]

@@ -55,12 +55,11 @@ impl Running {
         at(self.tid, "stopping it", ptrace::interrupt(self.tid))
     }
 
-    /// Waits until it stands still at a stop that [`Running::interrupt`] asked for, letting it pass signals and events on the way;
-    /// gives also the ids of tasks that it bore meanwhile, which the kernel has attached to us.
+    /// Waits until it stands still at a stop that [`Running::interrupt`] asked for, letting it pass signals and events on the way.
     ///
     /// # Errors
-    /// [`Error::Gone`]; [`Error::Unstoppable`] when `limit` is over.
-    pub fn stopped(mut self, limit: Duration) -> Result<(Stopped, Vec<i32>)> {
+    /// [`Error::Gone`].
+    pub fn stops_within(mut self, limit: Duration) -> Result<Stopping> {
         let tid = self.tid;
         let (stop, births) = match until_event_stop(tid, limit) {
             Ok(reached) => reached,
@@ -69,33 +68,47 @@ impl Running {
                 return Err(error);
             }
         };
+        let Some(stop) = stop else {
+            return Ok(Stopping::Not(self, births));
+        };
         let registers = at(tid, "reading its registers", ptrace::registers(tid))?;
         let mask = at(tid, "reading its signal mask", ptrace::signal_mask(tid))?;
         self.ours = false;
-        Ok((
-            Stopped {
-                tid,
-                registers,
-                mask,
-                stop,
-                held: Vec::new(),
-                filtered: Filtered::No,
-                ours: true,
-            },
-            births,
-        ))
+        let stopped = Stopped {
+            tid,
+            registers,
+            mask,
+            stop,
+            held: Vec::new(),
+            filtered: Filtered::No,
+            ours: true,
+        };
+        Ok(Stopping::Stopped(stopped, births))
     }
 }
 
+/// What became of an attempt to stop a task; with the ids of tasks that it bore meanwhile, which the kernel has attached to us.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart at once, and the large one is the usual"
+)]
+pub enum Stopping {
+    /// It stands still.
+    Stopped(Stopped, Vec<i32>),
+    /// It has not stopped in time; it will as soon as it can.
+    Not(Running, Vec<i32>),
+}
+
 /// Waits for the stop of an interrupt; signals that arrive before are delivered, events passed.
-fn until_event_stop(tid: i32, limit: Duration) -> Result<(Stop, Vec<i32>)> {
+fn until_event_stop(tid: i32, limit: Duration) -> Result<(Option<Stop>, Vec<i32>)> {
     let mut births = Vec::new();
     let start = Instant::now();
     let mut pause = Duration::from_micros(5);
     loop {
         let Some(status) = at(tid, "waiting for it", wait::poll(tid))? else {
             if start.elapsed() > limit {
-                return Err(Error::Unstoppable(tid));
+                return Ok((None, births));
             }
             // The first look nearly always finds it stopping: spin shortly before sleeping.
             if start.elapsed() > Duration::from_micros(200) {
@@ -110,11 +123,11 @@ fn until_event_stop(tid: i32, limit: Duration) -> Result<(Stop, Vec<i32>)> {
             wait::Status::Stopped {
                 event: EVENT_STOP,
                 signal: libc::SIGTRAP,
-            } => return Ok((Stop::Trap, births)),
+            } => return Ok((Some(Stop::Trap), births)),
             wait::Status::Stopped {
                 event: EVENT_STOP,
                 signal,
-            } => return Ok((Stop::Group(signal), births)),
+            } => return Ok((Some(Stop::Group(signal)), births)),
             wait::Status::Stopped { event: 0, signal } => pass(tid, "passing a signal", signal)?,
             wait::Status::Stopped {
                 event: libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE,
@@ -142,7 +155,7 @@ impl Drop for Running {
         // Detaching needs a stop; a task that refuses to stop is let go when this process ends.
         if self.ours
             && ptrace::interrupt(self.tid).is_ok()
-            && until_event_stop(self.tid, Duration::from_secs(1)).is_ok()
+            && let Ok((Some(_), _)) = until_event_stop(self.tid, Duration::from_secs(1))
         {
             let _ = ptrace::detach(self.tid, 0);
         }

@@ -161,6 +161,9 @@ victims! {
     fs_context => Victim::new("fs_context");
     fs_root => Victim::new("fs_root").only(User::Root);
 
+    vfork_short => Victim::new("vfork").arguments(&["short"]);
+    vfork_often => Victim::new("vfork").arguments(&["often"]);
+    vfork_long => Victim::new("vfork").arguments(&["long"]).unless_refused("vfork");
     share_files => Victim::new("share_files");
     share_fs => Victim::new("share_fs");
     share_memory => Victim::new("share_memory");

@@ -381,6 +381,11 @@ const SUPPORT: &[Support] = &[
         how: "its first thread ends again; looking at its descriptors takes Linux 6.9; refused while it is stopped by job control",
     },
     Support {
+        what: "A vfork in progress",
+        level: Level::Partly,
+        how: "its parent cannot be stopped: it is waited for, with the job running, and refused after 5 s",
+    },
+    Support {
         what: "Start times and processor time used",
         level: Level::Partly,
         how: "start afresh: the kernel keeps them",
