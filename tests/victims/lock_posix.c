@@ -31,14 +31,35 @@ static int type_of(int range)
 	return range % 3 == 0 ? F_RDLCK : F_WRLCK;
 }
 
+/* A process that shares the table of descriptors: its locks are those of the other one, but it is told as their owner. */
+static int share(void *files)
+{
+	char order;
+	lock(((int *)files)[0], F_WRLCK, 7, 3);
+	expect_equal("an order", 1, read(((int *)files)[1], &order, 1));
+	_exit(0);
+}
+
 int main(void)
 {
 	int file = must(open("records", O_RDWR | O_CREAT | O_TRUNC, 0600));
 	int reader = must(open("records", O_RDONLY));
 	int twin = must(dup(file));
 	int other = must(open("other", O_RDWR | O_CREAT, 0600));
-	int orders[2];
+	int together = must(open("together", O_RDWR | O_CREAT, 0600));
+	int orders[2], release[2];
+	must(pipe(release));
+	static char stack[65536] __attribute__((aligned(16)));
+	pid_t sharer = must(clone(share, stack + sizeof stack, CLONE_FILES | SIGCHLD, (int[]){together, release[0]}));
 	must(pipe(orders));
+	for (struct flock found = {.l_type = F_UNLCK}; found.l_type == F_UNLCK; victim_nap(1000)) {
+		pid_t observer = must(fork());
+		if (observer == 0)
+			_exit(in_the_way(together, 7, 1).l_type);
+		int status;
+		must(waitpid(observer, &status, 0));
+		found.l_type = (short)WEXITSTATUS(status);
+	}
 	for (int range = 0; range < RANGES; range += 2)
 		lock(range % 4 == 0 ? file : twin, type_of(range), range * APART, range % 7 + 1);
 	lock(reader, F_RDLCK, 100000, 0);
@@ -69,9 +90,12 @@ int main(void)
 		expect_held(file, F_RDLCK, 100000, 0, parent);
 		expect_equal("beside all locks", F_UNLCK, in_the_way(file, RANGES * APART, 100).l_type);
 		expect_held(other, F_WRLCK, 0, 0, parent);
+		expect_held(together, F_WRLCK, 7, 3, sharer);
 		_exit(0);
 	}
 	join_child(observer);
+	expect_equal("an order", 1, write(release[1], "x", 1));
+	join_child(sharer);
 	/* Closing any descriptor of the file ends all the locks of the process on it. */
 	close(twin);
 	observer = expect_success(fork());

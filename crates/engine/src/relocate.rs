@@ -11,7 +11,7 @@ use std::str::FromStr;
 use cryonaut_image::{RawRecord, Record, RecordSet};
 
 use crate::Result;
-use crate::resource::file::{Fifo, NamedPlace, OpenDirectory, RegularFile};
+use crate::resource::file::{Fifo, HeldLock, NamedPlace, OpenDirectory, RegularFile};
 use crate::resource::fs_context::FsContextRecord;
 use crate::resource::kept_file::{KeptFile, Standing};
 use crate::resource::memory::{AddressSpace, FileIdentity};
@@ -153,6 +153,7 @@ const REWRITERS: &[(&str, Rewrite)] = &[
     (NamedPlace::KIND.name, rewrite::<NamedPlace>),
     (Fifo::KIND.name, rewrite::<Fifo>),
     (KeptFile::KIND.name, rewrite::<KeptFile>),
+    (HeldLock::KIND.name, rewrite::<HeldLock>),
 ];
 
 fn rewrite<R: Paths>(
@@ -188,6 +189,12 @@ impl Paths for FsContextRecord {
     fn paths(&mut self, change: &mut dyn FnMut(&mut Vec<u8>)) {
         change(&mut self.working_directory);
         change(&mut self.root);
+    }
+}
+
+impl Paths for HeldLock {
+    fn paths(&mut self, change: &mut dyn FnMut(&mut Vec<u8>)) {
+        change(&mut self.path);
     }
 }
 

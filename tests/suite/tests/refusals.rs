@@ -91,5 +91,6 @@ macro_rules! refusals {
 refusals! {
     owner_outside => |scene| refused(scene, "owner-outside", &["f_setown"]);
     directory_notify => |scene| refused(scene, "notify", &["f_notify"]);
+    proc_outside => |scene| refused(scene, "proc-outside", &["is not in the job"]);
     lock_of_another => lock_taken;
 }

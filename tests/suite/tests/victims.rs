@@ -146,6 +146,8 @@ victims! {
     lease => Victim::new("lease");
     file_reference => Victim::new("file_reference").options(&["-ldl"]);
     file_owner_signal => Victim::new("file_owner_signal");
+    file_proc => Victim::new("file_proc");
+    file_proc_dead => Victim::new("file_proc_dead");
     pipe_data => Victim::new("pipe_data");
     pipe_half_open => Victim::new("pipe_half_open");
     pipe_stream => Victim::new("pipe_stream");

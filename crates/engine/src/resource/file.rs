@@ -16,6 +16,7 @@ pub(crate) mod external;
 mod facts;
 mod fifo;
 mod inotify;
+mod kernel_file;
 mod lock;
 mod owner;
 mod pidfd;
@@ -54,7 +55,9 @@ use crate::{Error, Refusals, Result};
 
 pub use facts::{Description, FdFacts, Job, Peer, Place, Slot};
 pub use owner::{Ids, Owner};
-pub(crate) use {directory::OpenDirectory, fifo::Fifo, place::NamedPlace, regular::RegularFile};
+pub(crate) use {
+    directory::OpenDirectory, fifo::Fifo, lock::HeldLock, place::NamedPlace, regular::RegularFile,
+};
 
 /// Setting the soft and hard limit on descriptor numbers (RLIMIT_NOFILE).
 const LIMIT: u32 = libc::RLIMIT_NOFILE;
@@ -124,6 +127,7 @@ static KINDS: &[&dyn DescriptorKind] = &[
     &regular::RegularFiles,
     &directory::Directories,
     &place::Places,
+    &kernel_file::KernelFiles,
     &device::Devices,
     &pipe::Pipes,
     &fifo::Fifos,
@@ -302,7 +306,8 @@ impl Resource for Files {
             kind.plan(records, host, plan)?;
         }
         let replaceable = terminal::objects(records)?;
-        let late = pidfd::late(records)?;
+        let mut late = pidfd::late(records)?;
+        late.append(&mut kernel_file::late(records)?);
         let threads = threads(records)?;
         for mut table in tables {
             table.slots.retain(|slot| !late.contains(&slot.object));

@@ -15,7 +15,7 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 
 use cryonaut_image::{Kind, Record, RecordSet};
-use cryonaut_procfs::{ProcessDirectory, status};
+use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::file_owner;
 use cryonaut_tracee::{CallId, CallList};
 
@@ -124,24 +124,15 @@ impl Told {
 
     /// Its number in the job's own terms; none if it is not in the job.
     fn inner(&self, job: &Job<'_>) -> Option<i32> {
-        let mut owners = job.owners.iter();
         match self.who {
             Who::Nobody => Some(0),
-            Who::Process => owners
-                .find(|owner| owner.pid == self.id)
-                .map(|owner| owner.inner),
-            Who::Group => owners
+            Who::Process => job.members.get(&self.id).copied(),
+            Who::Group => job
+                .owners
+                .iter()
                 .find(|owner| owner.group.outer == self.id)
                 .map(|owner| owner.group.inner),
-            Who::Task => {
-                let owner = owners.find(|owner| owner.threads.contains(&self.id))?;
-                if owner.pid == owner.inner {
-                    return Some(self.id);
-                }
-                let path = format!("/proc/{}/task/{}/status", owner.pid, self.id);
-                let status = status::parse(&std::fs::read(path).ok()?).ok()?;
-                status.namespace_pid.last().copied()
-            }
+            Who::Task => job.inner(self.id),
         }
     }
 }
@@ -328,7 +319,7 @@ impl Action for SetAddressees {
                 .and_then(|number| rebuild.standard.get(number)?.as_ref());
             standard.is_some() && self.replaceable.contains(&addressee.object)
         };
-        let now = ProcessDirectory::open(rebuild.built(self.process)?.pid)?.status()?;
+        let now = ProcessDirectory::open(rebuild.whereabouts(self.process)?.1)?.status()?;
         let own = [now.uid[0], now.uid[1], now.uid[2]];
         let kept: Vec<&Addressee> = self
             .addressees

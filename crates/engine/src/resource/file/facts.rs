@@ -378,6 +378,24 @@ impl<'a> Job<'a> {
         &self.owners[slot.owner]
     }
 
+    /// The id that a process or thread of the job has in its own namespace; none if it is not in the job. Processes that have
+    /// ended and were not waited for have theirs still.
+    pub fn inner(&self, id: i32) -> Option<i32> {
+        if let Some(&inner) = self.members.get(&id) {
+            return Some(inner);
+        }
+        let owner = self
+            .owners
+            .iter()
+            .find(|owner| owner.threads.contains(&id))?;
+        if owner.pid == owner.inner {
+            return Some(id);
+        }
+        let text = std::fs::read(format!("/proc/{}/task/{id}/status", owner.pid)).ok()?;
+        let status = cryonaut_procfs::status::parse(&text).ok()?;
+        status.namespace_pid.last().copied()
+    }
+
     /// The description at a number of a process.
     pub fn at(&self, owner: usize, number: i32) -> Option<&Description> {
         self.by_slot

@@ -11,6 +11,7 @@
 //! let go. Delegations (F_SETDELEG) are refused. A POSIX lock needs no descriptor to be found: closing the last one has
 //! released it.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::AsRawFd;
@@ -21,10 +22,10 @@ use cryonaut_procfs::locks::parse_line;
 use cryonaut_procfs::{
     FileLock, LeaseState, LockAccess, LockFamily, Mount, ProcessDirectory, system,
 };
+use cryonaut_sys::task::{self, Compare};
 use cryonaut_tracee::{CallId, CallList};
 
 use super::facts::{Description, Job, Slot};
-use super::owner::Owner;
 use super::{Aspect, Count, object, path_of, reopen};
 use crate::collect::Collection;
 use crate::host::Host;
@@ -299,31 +300,15 @@ fn held(description: &Description, job: &Job<'_>) -> Vec<HeldLock> {
         let Ok(shown) = parse_line(line) else {
             continue;
         };
-        let setter = |slot: &&Slot| job.owner(**slot).pid == shown.pid;
-        let slot = if shown.family == LockFamily::Posix {
-            // Several processes show it where they share one table; then the one that set it is to set it again.
-            let others = || {
-                description
-                    .locks
-                    .iter()
-                    .filter(|(_, other)| same_lock(other, line))
-            };
-            let sets = others().map(|(slot, _)| slot).find(setter);
-            *sets.unwrap_or(slot)
+        let through = if shown.family == LockFamily::Posix {
+            (posix_setter(job, *slot, shown.pid), slot.number)
         } else {
-            *description
-                .slots
-                .iter()
-                .find(setter)
-                .unwrap_or(&description.slots[0])
+            let setter = |slot: &&Slot| job.owner(**slot).pid == shown.pid;
+            let slots = &description.slots;
+            let slot = slots.iter().find(setter).unwrap_or(&slots[0]);
+            (job.owner(*slot).inner, slot.number)
         };
-        // One that shares the table of the slot's process is not shown by itself.
-        let sharer = |owner: &&Owner<'_>| owner.pid == shown.pid && !owner.has_table();
-        let process = match job.owners.iter().find(sharer) {
-            Some(owner) if shown.family == LockFamily::Posix => owner.inner,
-            _ => job.owner(slot).inner,
-        };
-        let lock = record(&shown, description, path.clone(), (process, slot.number));
+        let lock = record(&shown, description, path.clone(), through);
         // Every slot of the process or description shows it.
         let again = |other: &HeldLock| {
             HeldLock {
@@ -338,9 +323,17 @@ fn held(description: &Description, job: &Job<'_>) -> Vec<HeldLock> {
     found
 }
 
-/// Whether two lines show the same lock: only their ordinals may differ.
-fn same_lock(first: &[u8], second: &[u8]) -> bool {
-    parse_line(first).ok() == parse_line(second).ok()
+/// Who is to set a POSIX lock that a table's slot shows: of the processes that share the table the one that had set it.
+fn posix_setter(job: &Job<'_>, slot: Slot, pid: i32) -> i32 {
+    let owner = job.owner(slot);
+    let shares = || {
+        task::compare(Compare::Descriptors, (owner.pid, 0), (pid, 0))
+            .is_ok_and(|order| order == Ordering::Equal)
+    };
+    match job.members.get(&pid) {
+        Some(&inner) if owner.pid != pid && !owner.is_thread() && shares() => inner,
+        _ => owner.inner,
+    }
 }
 
 fn record(

@@ -120,18 +120,6 @@ const BY_LINK: &[(&str, &str, &str, &str)] = &[
         "descriptors of namespaces are not saved",
         "close it before the checkpoint",
     ),
-    (
-        "/proc/",
-        "a file of /proc",
-        "it shows the process itself, not a place",
-        "close it before the checkpoint",
-    ),
-    (
-        "/sys/",
-        "a file of /sys",
-        "it is the kernel's, not a place",
-        "close it before the checkpoint",
-    ),
 ];
 
 /// Whether a path lies where files are the kernel's own doing.
@@ -199,7 +187,7 @@ pub(super) const SUPPORT: &[Support] = &[
         how: "the kernel has no way to hand them over",
     },
     Support {
-        what: "Files of /proc and /sys, files that their path no longer reaches",
+        what: "Files that their path no longer reaches",
         level: Level::Refused,
         how: "there is no path to open them by",
     },
