@@ -37,6 +37,19 @@ impl Console {
         write_whole(io::stdout().lock(), &text)
     }
 
+    /// As [`Console::result`], of a text that is coloured: names in it have been made harmless ([`clean`]) before.
+    pub fn coloured_result(
+        &self,
+        value: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        let text = match self.form {
+            Form::Text => text(),
+            Form::Json => json_line(value)?,
+        };
+        write_whole(io::stdout().lock(), &text)
+    }
+
     /// Prints the result of a command whose standard output carries something else: to standard error, in text only if
     /// that is a terminal.
     pub fn result_beside(
@@ -142,6 +155,20 @@ fn harmless(text: &str) -> String {
         }
     };
     text.chars().map(clean).collect()
+}
+
+/// A name as it can stand in a line: whatever would end the line, move the cursor, or turn the direction of writing is replaced.
+pub fn clean(text: &str) -> String {
+    let clean = |letter: char| match letter.is_control() || turns_writing(letter) {
+        true => '?',
+        false => letter,
+    };
+    text.chars().map(clean).collect()
+}
+
+/// Whether a character changes the direction of those around it (Unicode Annex 9): a name could look like another one.
+pub fn turns_writing(letter: char) -> bool {
+    matches!(letter, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn to_standard_error(line: &str) {

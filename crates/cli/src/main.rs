@@ -13,6 +13,7 @@ mod job;
 mod logging;
 mod progress;
 mod subject;
+mod units;
 mod when;
 
 use std::process::ExitCode;

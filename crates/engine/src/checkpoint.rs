@@ -286,6 +286,8 @@ impl Save<'_> {
         let mut preamble = Preamble::new(concat!("cryo ", env!("CARGO_PKG_VERSION")))?;
         preamble.job_name = self.job_name.clone();
         preamble.generation = self.generation;
+        preamble.node = of_kernel("hostname");
+        preamble.kernel = of_kernel("osrelease");
         preamble.needs = collection
             .needs
             .iter()
@@ -308,6 +310,12 @@ impl Save<'_> {
             total: self.start.elapsed(),
         }
     }
+}
+
+/// What the kernel says of itself (proc_sys_kernel(5)), empty where it does not.
+fn of_kernel(name: &str) -> String {
+    let text = std::fs::read(format!("/proc/sys/kernel/{name}")).unwrap_or_default();
+    String::from_utf8_lossy(&text).trim_end().to_owned()
 }
 
 /// An unnamed file with room for an image: in TMPDIR, else /var/tmp, which is on disk nearly everywhere.

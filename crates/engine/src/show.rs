@@ -3,12 +3,21 @@
 use std::collections::BTreeMap;
 
 use cryonaut_image::{RecordSet, SeekableImage};
-use prost::Message;
 use serde::Serialize;
 
+mod files;
+mod objects;
+
+pub use files::FileDescription;
+pub use objects::{Channel, ChannelEnd};
+
+use objects::{Objects, flags_in_words};
+
 use crate::Result;
-use crate::resource::file::DescriptorTable;
-use crate::resource::memory::{AddressSpace, AreaRecord, Backing, FileIdentity, printable};
+use crate::resource::credentials::CredentialsRecord;
+use crate::resource::file::{DescriptorTable, SlotRecord};
+use crate::resource::fs_context::FsContextRecord;
+use crate::resource::memory::{AddressSpace, AreaRecord, Backing, printable};
 use crate::resource::process::ProcessRecord;
 
 /// An image.
@@ -22,6 +31,8 @@ pub struct Description {
     pub created_unix_nanoseconds: u64,
     /// The host that wrote it, empty where not said.
     pub node: String,
+    /// The release of the kernel that the job ran under, empty where not said.
+    pub kernel: String,
     /// The job's name, empty if it had none.
     pub job_name: String,
     /// How many times the job had been restarted before.
@@ -36,6 +47,10 @@ pub struct Description {
     pub needs: BTreeMap<String, String>,
     /// The processes, parents before children.
     pub processes: Vec<ProcessDescription>,
+    /// What joins descriptors of the job, with each other or with what lies outside.
+    pub channels: Vec<Channel>,
+    /// The files that it names and does not hold, by path.
+    pub files: Vec<FileDescription>,
     /// What records it has.
     pub records: Vec<RecordCount>,
 }
@@ -59,6 +74,14 @@ pub struct ProcessDescription {
     pub command_line: Vec<String>,
     /// Its executable, empty for a zombie.
     pub executable: String,
+    /// Its effective user, where the image says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<u32>,
+    /// Its working directory, empty for a zombie.
+    pub working_directory: String,
+    /// Its root directory, where it has changed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
     /// What it is doing.
     pub state: State,
     /// Ids of its threads, the first one's own pid; none for a zombie.
@@ -86,13 +109,14 @@ pub enum State {
 /// Memory of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MemoryDescription {
-    /// The kind.
+    /// The kind: `heap`, `stack`, `anonymous`, `reserved` (nobody may touch it, nobody has), `file`, `shared file`, `shared`,
+    /// `kernel`.
     pub kind: &'static str,
     /// How many mappings.
     pub mappings: usize,
     /// Their length in bytes.
     pub bytes: u64,
-    /// How much of it was to be saved, in bytes: touched pages, before zero pages are left out.
+    /// How much of it was saved, in bytes: pages that were touched; those full of zeros take no room in the image.
     pub saved_bytes: u64,
 }
 
@@ -112,7 +136,7 @@ pub struct MappingDescription {
     pub file: Option<String>,
     /// Where in the file or object it begins.
     pub offset: u64,
-    /// How much of it was to be saved, in bytes.
+    /// How much of it was saved, in bytes: pages that were touched; those full of zeros take no room in the image.
     pub saved_bytes: u64,
 }
 
@@ -130,6 +154,15 @@ pub struct DescriptorDescription {
     pub path: Option<String>,
     /// Whether it closes at exec.
     pub close_on_exec: bool,
+    /// How it is open (`write, append`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access: Option<String>,
+    /// The position in a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<u64>,
+    /// What else there is to say (`count 3`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 /// How many records of a kind there are.
@@ -151,11 +184,14 @@ pub fn describe(image: &SeekableImage) -> Result<Description> {
     let records = image.records()?;
     let (preamble, summary) = (image.preamble(), image.summary());
     let page = cryonaut_sys::PAGE_SIZE;
+    let tables = records.all::<DescriptorTable>()?;
+    let objects = objects::read(&records, &tables);
     Ok(Description {
         id: preamble.image_id_text(),
         created_by: preamble.created_by.clone(),
         created_unix_nanoseconds: preamble.created_unix_nanoseconds,
         node: preamble.node.clone(),
+        kernel: preamble.kernel.clone(),
         job_name: preamble.job_name.clone(),
         generation: preamble.generation,
         bytes: summary.bytes,
@@ -166,7 +202,9 @@ pub fn describe(image: &SeekableImage) -> Result<Description> {
             .iter()
             .map(|need| (need.name.clone(), need.value.clone()))
             .collect(),
-        processes: processes(&records)?,
+        processes: processes(&records, &tables, &objects)?,
+        channels: objects.channels,
+        files: files::read(&records)?,
         records: records
             .kinds()
             .iter()
@@ -179,18 +217,28 @@ pub fn describe(image: &SeekableImage) -> Result<Description> {
     })
 }
 
-fn processes(records: &RecordSet) -> Result<Vec<ProcessDescription>> {
+fn processes(
+    records: &RecordSet,
+    tables: &[DescriptorTable],
+    objects: &Objects,
+) -> Result<Vec<ProcessDescription>> {
     let spaces: BTreeMap<i32, AddressSpace> = records
         .all::<AddressSpace>()?
         .into_iter()
         .map(|space| (space.process, space))
         .collect();
-    let tables: BTreeMap<i32, DescriptorTable> = records
-        .all::<DescriptorTable>()?
-        .into_iter()
-        .map(|table| (table.process, table))
+    let tables: BTreeMap<i32, &DescriptorTable> =
+        tables.iter().map(|table| (table.process, table)).collect();
+    let users: BTreeMap<i32, u32> = records
+        .all::<CredentialsRecord>()?
+        .iter()
+        .filter_map(|found| Some((found.process, *found.users.get(1)?)))
         .collect();
-    let objects = objects(records);
+    let contexts: BTreeMap<i32, FsContextRecord> = records
+        .all::<FsContextRecord>()?
+        .into_iter()
+        .map(|context| (context.process, context))
+        .collect();
     let described = records.all::<ProcessRecord>()?.into_iter().map(|process| {
         let space = spaces.get(&process.pid);
         let slots = tables
@@ -201,6 +249,7 @@ fn processes(records: &RecordSet) -> Result<Vec<ProcessDescription>> {
             .map(|space| space.areas.as_slice())
             .unwrap_or_default();
         let executable = space.and_then(|space| space.executable.as_ref());
+        let layout = space.map(Layout::of).unwrap_or_default();
         ProcessDescription {
             pid: process.pid,
             parent: process.parent,
@@ -212,30 +261,41 @@ fn processes(records: &RecordSet) -> Result<Vec<ProcessDescription>> {
             executable: executable
                 .map(|file| printable(&file.path))
                 .unwrap_or_default(),
+            user: users.get(&process.pid).copied(),
+            working_directory: contexts
+                .get(&process.pid)
+                .map(|context| printable(&context.working_directory))
+                .unwrap_or_default(),
+            root: contexts
+                .get(&process.pid)
+                .filter(|context| context.root != b"/")
+                .map(|context| printable(&context.root)),
             state: match (process.zombie, process.stopped) {
                 (Some(status), _) => State::Zombie(status),
                 (None, Some(signal)) => State::Stopped(signal),
                 (None, None) => State::Running,
             },
             threads: process.tasks,
-            memory: by_kind(areas),
-            mappings: areas.iter().map(mapping).collect(),
-            descriptors: slots
-                .iter()
-                .map(|slot| {
-                    let object = objects.get(&slot.object);
-                    DescriptorDescription {
-                        number: slot.number,
-                        object: slot.object,
-                        kind: object.map(|object| object.kind.clone()).unwrap_or_default(),
-                        path: object.and_then(|object| object.path.clone()),
-                        close_on_exec: slot.close_on_exec,
-                    }
-                })
-                .collect(),
+            memory: by_kind(areas, &layout),
+            mappings: areas.iter().map(|area| mapping(area, &layout)).collect(),
+            descriptors: slots.iter().map(|slot| descriptor(slot, objects)).collect(),
         }
     });
     Ok(as_tree(described.collect()))
+}
+
+fn descriptor(slot: &SlotRecord, objects: &Objects) -> DescriptorDescription {
+    let object = objects.by_number.get(&slot.object);
+    DescriptorDescription {
+        number: slot.number,
+        object: slot.object,
+        kind: object.map(|object| object.kind.clone()).unwrap_or_default(),
+        path: object.and_then(|object| object.path.clone()),
+        close_on_exec: slot.close_on_exec,
+        access: object.and_then(|object| object.flags).map(flags_in_words),
+        position: object.and_then(|object| object.position),
+        detail: object.and_then(|object| object.detail.clone()),
+    }
 }
 
 /// Orders processes as a tree is walked, and gives each its depth. Those whose ancestors form a circle, which only a hostile
@@ -264,109 +324,6 @@ fn as_tree(processes: Vec<ProcessDescription>) -> Vec<ProcessDescription> {
     ordered
 }
 
-/// What an open file description is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Object {
-    kind: String,
-    path: Option<String>,
-}
-
-/// The parts of file records that are shown. The records themselves belong to their files in `resource/file/`; the fields
-/// named here keep their numbers for as long as a record keeps its version.
-mod part {
-    use super::FileIdentity;
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Any {
-        #[prost(uint64, tag = "1")]
-        pub object: u64,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct WithFile {
-        #[prost(uint64, tag = "1")]
-        pub object: u64,
-        #[prost(message, optional, tag = "4")]
-        pub identity: Option<FileIdentity>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Place {
-        #[prost(uint64, tag = "1")]
-        pub object: u64,
-        #[prost(message, optional, tag = "3")]
-        pub identity: Option<FileIdentity>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Device {
-        #[prost(uint64, tag = "1")]
-        pub object: u64,
-        #[prost(bytes = "vec", tag = "3")]
-        pub path: Vec<u8>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Pipe {
-        #[prost(message, repeated, tag = "2")]
-        pub ends: Vec<Any>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Fifo {
-        #[prost(message, optional, tag = "1")]
-        pub identity: Option<FileIdentity>,
-        #[prost(message, repeated, tag = "3")]
-        pub ends: Vec<Any>,
-    }
-}
-
-/// All open file descriptions by number. Records that cannot be decoded are left out: a restart tells of them.
-fn objects(records: &RecordSet) -> BTreeMap<u64, Object> {
-    let mut all = BTreeMap::new();
-    for record in records.iter() {
-        let Some(kind) = record.name.strip_prefix("file.") else {
-            continue;
-        };
-        let path =
-            |identity: &Option<FileIdentity>| identity.as_ref().map(|file| printable(&file.path));
-        let ends = |ends: &[part::Any]| ends.iter().map(|end| end.object).collect::<Vec<_>>();
-        let (numbers, path) = match kind {
-            "table" | "controlling-terminal" => continue,
-            "regular" | "directory" => match part::WithFile::decode(record.body) {
-                Ok(found) => (vec![found.object], path(&found.identity)),
-                Err(_) => continue,
-            },
-            "place" => match part::Place::decode(record.body) {
-                Ok(found) => (vec![found.object], path(&found.identity)),
-                Err(_) => continue,
-            },
-            "device" | "external-pipe" => match part::Device::decode(record.body) {
-                Ok(found) => (vec![found.object], Some(printable(&found.path))),
-                Err(_) => continue,
-            },
-            "pipe" => match part::Pipe::decode(record.body) {
-                Ok(found) => (ends(&found.ends), None),
-                Err(_) => continue,
-            },
-            "fifo" => match part::Fifo::decode(record.body) {
-                Ok(found) => (ends(&found.ends), path(&found.identity)),
-                Err(_) => continue,
-            },
-            _ => match part::Any::decode(record.body) {
-                Ok(found) => (vec![found.object], None),
-                Err(_) => continue,
-            },
-        };
-        let object = Object {
-            kind: kind.to_owned(),
-            path,
-        };
-        all.extend(numbers.into_iter().map(|number| (number, object.clone())));
-    }
-    all
-}
-
 fn words(command_line: &[u8]) -> Vec<String> {
     let whole = command_line.strip_suffix(b"\0").unwrap_or(command_line);
     if whole.is_empty() {
@@ -375,9 +332,30 @@ fn words(command_line: &[u8]) -> Vec<String> {
     whole.split(|&byte| byte == 0).map(printable).collect()
 }
 
-fn kind_of(area: &AreaRecord) -> &'static str {
+/// Where heap and stack of a process are.
+#[derive(Clone, Copy, Debug, Default)]
+struct Layout {
+    heap: (u64, u64),
+    stack: u64,
+}
+
+impl Layout {
+    fn of(space: &AddressSpace) -> Self {
+        let at = |index: usize| space.layout.get(index).copied().unwrap_or_default();
+        Self {
+            heap: (at(4), at(5)),
+            stack: at(6),
+        }
+    }
+}
+
+fn kind_of(area: &AreaRecord, layout: &Layout) -> &'static str {
+    let (heap, heap_end) = layout.heap;
     match area.backing() {
         Backing::Unknown => "unknown",
+        Backing::Anonymous if area.start < heap_end && heap < area.end => "heap",
+        Backing::Anonymous if (area.start..area.end).contains(&layout.stack) => "stack",
+        Backing::Anonymous if area.protection == 0 && area.pages == 0 => "reserved",
         Backing::Anonymous => "anonymous",
         Backing::FilePrivate => "file",
         Backing::FileShared => "shared file",
@@ -390,10 +368,10 @@ fn saved_bytes(area: &AreaRecord) -> u64 {
     area.pages.saturating_mul(cryonaut_sys::PAGE_SIZE)
 }
 
-fn by_kind(areas: &[AreaRecord]) -> Vec<MemoryDescription> {
+fn by_kind(areas: &[AreaRecord], layout: &Layout) -> Vec<MemoryDescription> {
     let mut kinds: Vec<MemoryDescription> = Vec::new();
     for area in areas {
-        let kind = kind_of(area);
+        let kind = kind_of(area, layout);
         let place = kinds
             .iter()
             .position(|known| known.kind == kind)
@@ -417,7 +395,7 @@ fn by_kind(areas: &[AreaRecord]) -> Vec<MemoryDescription> {
     kinds
 }
 
-fn mapping(area: &AreaRecord) -> MappingDescription {
+fn mapping(area: &AreaRecord, layout: &Layout) -> MappingDescription {
     let bit = |bit: i32, letter: char| {
         if area.protection & bit as u32 != 0 {
             letter
@@ -440,7 +418,7 @@ fn mapping(area: &AreaRecord) -> MappingDescription {
         ]
         .iter()
         .collect(),
-        kind: kind_of(area),
+        kind: kind_of(area, layout),
         file: area.file.as_ref().map(|file| printable(&file.path)),
         offset: area.offset,
         saved_bytes: saved_bytes(area),
@@ -475,7 +453,7 @@ mod tests {
         ] {
             records.push(&process(pid, parent)).unwrap();
         }
-        let found: Vec<(i32, usize)> = processes(&records)
+        let found: Vec<(i32, usize)> = processes(&records, &[], &Objects::default())
             .unwrap()
             .iter()
             .map(|process| (process.pid, process.depth))
@@ -492,7 +470,7 @@ mod tests {
             pages: u64::MAX,
             ..Default::default()
         };
-        let sums = by_kind(&[area.clone(), area]);
+        let sums = by_kind(&[area.clone(), area], &Layout::default());
         assert_eq!(
             (sums[0].mappings, sums[0].bytes, sums[0].saved_bytes),
             (2, 0, u64::MAX)

@@ -30,6 +30,9 @@ pub struct Preamble {
     /// The host name of the machine that wrote the image, empty where not said.
     #[prost(string, tag = "7")]
     pub node: String,
+    /// The release of the kernel that the image was written under (uname -r), empty where not said.
+    #[prost(string, tag = "8")]
+    pub kernel: String,
 }
 
 /// One need of the restart: a feature's name, and how much of it.

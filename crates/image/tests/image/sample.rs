@@ -49,6 +49,7 @@ pub fn preamble() -> Preamble {
         }],
         image_id: (0..16).collect(),
         node: "here".to_owned(),
+        kernel: "6.1.0".to_owned(),
     }
 }
 

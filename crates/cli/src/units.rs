@@ -1,0 +1,74 @@
+//! Sizes and numbers as people read them.
+
+/// A size with three significant digits: `8.12 MiB`, `312 KiB`, `17 B`.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    // 999.5 of one unit would be shown with four digits.
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let digits = match value {
+        _ if unit == 0 || value >= 99.95 => 0,
+        _ if value >= 9.995 => 1,
+        _ => 2,
+    };
+    let number = format!("{value:.digits$}");
+    let number = match number.contains('.') {
+        true => number.trim_end_matches('0').trim_end_matches('.'),
+        false => &number,
+    };
+    format!("{number} {}", UNITS[unit])
+}
+
+/// A number with its thousands apart: `10,000`.
+pub fn number(value: u64) -> String {
+    let digits = value.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// How many of something: `1 thread`, `1,000 threads`.
+pub fn count(value: usize, one: &str, several: &str) -> String {
+    let noun = if value == 1 { one } else { several };
+    format!("{} {noun}", number(value as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_three_digits() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "0.98 KiB"),
+            (1024, "1 KiB"),
+            (4096, "4 KiB"),
+            (1536, "1.5 KiB"),
+            (319_488, "312 KiB"),
+            (1_048_064, "1 MiB"),
+            (8_514_437, "8.12 MiB"),
+            (u64::MAX, "16 EiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn numbers_are_apart_and_runs_together() {
+        assert_eq!(number(0), "0");
+        assert_eq!(number(1_234_567), "1,234,567");
+        assert_eq!(count(1, "thread", "threads"), "1 thread");
+        assert_eq!(count(1000, "thread", "threads"), "1,000 threads");
+    }
+}
