@@ -171,6 +171,7 @@ victims! {
     share_memory => Victim::new("share_memory");
     task_exit_signal => Victim::new("task_exit_signal");
     task_leader_ended => Victim::new("task_leader_ended");
+    task_sessions_left => Victim::new("task_sessions_left");
     task_deep => Victim::new("task_deep");
     task_tree => Victim::new("task_tree");
     task_groups => Victim::new("task_groups");

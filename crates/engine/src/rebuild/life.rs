@@ -11,6 +11,7 @@ use cryonaut_tracee::{CallId, CallList};
 use super::{Built, OPTIONS, Rebuild, STUB_DATA, STUB_MASK, write_memory};
 use crate::error::Attempt;
 use crate::resource::memory::{AreaRecord, Backing};
+use crate::resource::process::ProcessRecord;
 use crate::resource::sharing::ThreadBirths;
 use crate::{Error, Result};
 
@@ -182,6 +183,47 @@ impl Rebuild<'_> {
             Sibling::No => (descent.flags, descent.exit_signal as u64),
         };
         self.fork(parent, flags, signal, Some(pid)).map(drop)
+    }
+
+    /// Has a child of `leader` bear the process `pid` and end, so that `reaper`, an ancestor, adopts it; 0 is whoever adopts orphans
+    /// outside the job. As yet nobody in the job adopts any.
+    ///
+    /// # Errors
+    /// When the pid is taken, or a call fails.
+    pub fn birth_of_orphan(&mut self, pid: i32, leader: i32, reaper: i32) -> Result<()> {
+        let adopt = |rebuild: &Self, adopts: u64| match reaper {
+            0 => Ok(0),
+            reaper => {
+                let arguments = [libc::PR_SET_CHILD_SUBREAPER.into(), adopts.into()];
+                rebuild.call(reaper, "adopting an orphan", libc::SYS_prctl, &arguments)
+            }
+        };
+        adopt(self, 1)?;
+        // A number that the job does not need, where numbers are the job's own.
+        let aside = match self.nursery.namespaces() {
+            Some(_) => Some(self.free_pid()?),
+            None => None,
+        };
+        let between = self.fork(leader, 0, libc::SIGCHLD as u64, aside)?;
+        self.fork(between, 0, libc::SIGCHLD as u64, Some(pid))?;
+        self.end_placeholder(leader, between)?;
+        adopt(self, 0).map(drop)
+    }
+
+    /// A process id that nobody in the image has.
+    fn free_pid(&self) -> Result<i32> {
+        let processes = self.records.all::<ProcessRecord>()?;
+        let used: BTreeSet<i32> = processes
+            .iter()
+            .flat_map(|process| {
+                let own = [process.pid, process.group, process.session];
+                process.tasks.iter().copied().chain(own)
+            })
+            .chain(self.processes.keys().copied())
+            .chain(self.progenitor.iter().map(|(_, inner)| *inner))
+            .collect();
+        let free = (2..).find(|id| !used.contains(id));
+        free.ok_or_else(|| Error::Failed("there is no free process id".into()))
     }
 
     /// Has a process of the job's pid namespace be born, looked at by `look` (its pid as we see it), end with a wait status, and be

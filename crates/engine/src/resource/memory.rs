@@ -11,7 +11,7 @@ mod policy;
 mod record;
 mod whole;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
@@ -41,7 +41,8 @@ use crate::plan::{Action, Plan, Stage, Token};
 use crate::rebuild::Rebuild;
 use crate::reference::{self, Hashing};
 use crate::resource::kept_file::{KeptIndex, Use};
-use crate::resource::sharing::{Origin, Shared, Sharing, members_recorded};
+use crate::resource::process::{self, ProcessRecord};
+use crate::resource::sharing::{Shared, Sharing};
 use crate::resource::{Level, Resource, Support};
 use crate::target::{Inspection, Target, TargetProcess};
 use crate::{Error, Refusal, Refusals, Result};
@@ -181,13 +182,13 @@ impl Resource for Memory {
             );
         }
         reference::check_mapped_files(&spaces, host, plan);
-        let bearers = Bearers::of(records)?;
+        let bearers = Bearers::of(records, host)?;
         for space in &spaces {
             let process = space.process;
             let parent = bearers.parent(process);
             let parent = spaces.iter().find(|space| Some(space.process) == parent);
             let alike = parent.is_some_and(|parent| inherits(space, parent));
-            // One that its sibling bears finds the sibling's memory, not that of its parent.
+            // One that another process bears finds that one's memory, not that of its parent.
             let descent = match parent {
                 Some(parent) if !bearers.is_child(process) => {
                     if alike {
@@ -249,20 +250,19 @@ fn areas_to_inspect(
 struct Bearers {
     sharing: Sharing,
     parents: BTreeMap<i32, i32>,
-    origins: BTreeMap<i32, Origin>,
+    unrelated: BTreeSet<i32>,
 }
 
 impl Bearers {
-    fn of(records: &RecordSet) -> Result<Self> {
+    fn of(records: &RecordSet, host: &Host) -> Result<Self> {
         let sharing = Sharing::of(records)?;
-        let members = members_recorded(&records.all::<super::process::ProcessRecord>()?);
-        let (origins, _) = sharing.origins(&members);
-        let parents = members.iter();
-        let parents = parents.map(|member| (member.process, member.parent));
+        let processes = records.all::<ProcessRecord>()?;
+        let parents = processes.iter();
+        let parents = parents.map(|process| (process.pid, process.parent));
         Ok(Self {
             parents: parents.collect(),
+            unrelated: process::unrelated(records, &sharing, host)?,
             sharing,
-            origins,
         })
     }
 
@@ -274,9 +274,7 @@ impl Bearers {
 
     /// Whether a process is born with the memory of its parent.
     fn is_child(&self, process: i32) -> bool {
-        self.origins.get(&process).is_none_or(|origin| {
-            Some(self.sharing.of_process(Shared::Memory, origin.by)) == self.parent(process)
-        })
+        !self.unrelated.contains(&process)
     }
 }
 

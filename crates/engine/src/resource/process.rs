@@ -6,6 +6,7 @@
 //! start time, the processor time used so far.
 
 mod family;
+mod session;
 mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -153,7 +154,7 @@ impl Resource for Processes {
         let processes = records.all::<ProcessRecord>()?;
         let sharing = Sharing::of(records)?;
         let members = members_recorded(&processes);
-        let family = Family::new(&processes, &sharing, &members)?;
+        let family = Family::new(&processes, &sharing, &members, host)?;
         family.check(host, plan);
         let (holder, session) = family.progenitor(host);
         plan.linked_step(
@@ -240,9 +241,20 @@ impl Resource for Processes {
                 );
             }
         }
+        family.plan_placeholders(plan);
         plan.step(Stage::Descriptors, 0, EndProgenitor);
         Ok(())
     }
+}
+
+/// The processes of an image that do not find their parent's memory at their birth.
+///
+/// # Errors
+/// When the records are damaged.
+pub fn unrelated(records: &RecordSet, sharing: &Sharing, host: &Host) -> Result<BTreeSet<i32>> {
+    let processes = records.all::<ProcessRecord>()?;
+    let members = members_recorded(&processes);
+    Ok(Family::new(&processes, sharing, &members, host)?.unrelated(sharing))
 }
 
 /// The stopped processes whose parents have not taken notice yet: asked of the parents, without taking notice for them.
@@ -351,7 +363,7 @@ fn outside_relatives(pids: &BTreeSet<i32>, refusals: &mut Refusals) {
 
 const SUPPORT: &[Support] = &[
     Support {
-        what: "Process trees: parents, pids, process groups, sessions, also those whose leader has gone",
+        what: "Process trees: parents, pids, process groups, sessions, also those whose leader has gone, orphans",
         level: Level::Restored,
         how: "with their numbers: as root where these are free, otherwise in a fresh pid namespace",
     },

@@ -3,19 +3,27 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ProcessRecord;
-use super::step::{Birth, JoinGroup, JoinOrphanedGroup, ProgenitorSession};
+use super::session::Way;
+use super::step::{
+    Birth, BirthOfOrphan, EndPlaceholder, JoinGroup, JoinOrphanedGroup, LeadSession,
+    ProgenitorSession,
+};
 use crate::host::Host;
 use crate::plan::{Plan, Stage, Token};
 use crate::rebuild::{Descent, Sibling};
-use crate::resource::sharing::{Member, Origin, Sharing};
+use crate::resource::sharing::{Member, Origin, Shared, Sharing};
 use crate::{Error, Result};
 
 /// The processes and how they are related.
 pub(super) struct Family<'a> {
-    processes: &'a [ProcessRecord],
-    by_pid: BTreeMap<i32, &'a ProcessRecord>,
+    pub(super) processes: &'a [ProcessRecord],
+    pub(super) by_pid: BTreeMap<i32, &'a ProcessRecord>,
     /// How those are born that share something with whoever bears them.
-    origins: BTreeMap<i32, Origin>,
+    pub(super) origins: BTreeMap<i32, Origin>,
+    /// How those are born that are in a session that their parents were never in.
+    pub(super) ways: BTreeMap<i32, Way>,
+    /// The session that the progenitor is in, and that has no leader in the job.
+    pub(super) foreign: Option<i32>,
     /// Who is borne by each process, 0 for those that nobody in the job bears.
     borne: BTreeMap<i32, Vec<&'a ProcessRecord>>,
 }
@@ -29,6 +37,7 @@ impl<'a> Family<'a> {
         processes: &'a [ProcessRecord],
         sharing: &Sharing,
         members: &[Member],
+        host: &Host,
     ) -> Result<Self> {
         let (origins, unreachable) = sharing.origins(members);
         if let Some(found) = unreachable.first() {
@@ -44,12 +53,11 @@ impl<'a> Family<'a> {
                 .map(|process| (process.pid, process))
                 .collect(),
             origins,
+            ways: BTreeMap::new(),
+            foreign: None,
             borne: BTreeMap::new(),
         };
-        for process in processes {
-            let bearer = family.bearer(process).map_or(0, |bearer| bearer.pid);
-            family.borne.entry(bearer).or_default().push(process);
-        }
+        family.note_births();
         let mut reached = vec![0];
         let mut next = 0;
         while let Some(&process) = reached.get(next) {
@@ -62,11 +70,38 @@ impl<'a> Family<'a> {
                 "the image is damaged: a process descends from itself, or is there twice".into(),
             ));
         }
+        let foreign = family.foreign_sessions();
+        let inherited =
+            Some(host.session).filter(|session| host.shares_pids && foreign.contains(session));
+        family.foreign = inherited.or_else(|| foreign.first().copied());
+        family.find_ways(host);
         Ok(family)
     }
 
+    /// Notes who bears whom, but for those that are born in a way of their own.
+    pub(super) fn note_births(&mut self) {
+        self.borne.clear();
+        for process in self.processes {
+            if !self.ways.contains_key(&process.pid) {
+                let bearer = self.bearer(process).map_or(0, |bearer| bearer.pid);
+                self.borne.entry(bearer).or_default().push(process);
+            }
+        }
+    }
+
+    /// The processes that do not find their parent's memory at their birth.
+    pub(super) fn unrelated(&self, sharing: &Sharing) -> BTreeSet<i32> {
+        let memory = |process: i32| sharing.of_process(Shared::Memory, process);
+        let by_others = self.origins.iter().filter(|(process, origin)| {
+            let parent = self.by_pid.get(process).map(|process| process.parent);
+            parent.is_some_and(|parent| memory(origin.by) != memory(parent))
+        });
+        let by_others = by_others.map(|(process, _)| *process);
+        self.ways.keys().copied().chain(by_others).collect()
+    }
+
     /// The process that bears one: its parent, or a sibling.
-    fn bearer(&self, process: &ProcessRecord) -> Option<&'a ProcessRecord> {
+    pub(super) fn bearer(&self, process: &ProcessRecord) -> Option<&'a ProcessRecord> {
         let by = self
             .origins
             .get(&process.pid)
@@ -74,13 +109,13 @@ impl<'a> Family<'a> {
         self.by_pid.get(&by).copied()
     }
 
-    fn children(&self, pid: i32) -> impl Iterator<Item = &'a ProcessRecord> {
+    pub(super) fn children(&self, pid: i32) -> impl Iterator<Item = &'a ProcessRecord> {
         self.borne.get(&pid).into_iter().flatten().copied()
     }
 
     /// The session that a process must be born in, if that matters: its own, or for a leader the one that its children were
     /// born in before it led its own.
-    fn birth_session(&self, process: &ProcessRecord) -> Option<i32> {
+    pub(super) fn birth_session(&self, process: &ProcessRecord) -> Option<i32> {
         if process.session != process.pid {
             return Some(process.session);
         }
@@ -127,8 +162,7 @@ impl<'a> Family<'a> {
 
     /// The progenitor's pid and session: it leads the session that lies outside the job, if there is one.
     pub(super) fn progenitor(&self, host: &Host) -> (Option<i32>, ProgenitorSession) {
-        let foreign = self.foreign_sessions().into_iter().next();
-        match foreign {
+        match self.foreign {
             Some(session) if host.shares_pids && host.session == session => {
                 (None, ProgenitorSession::Inherited)
             }
@@ -142,30 +176,8 @@ impl<'a> Family<'a> {
     }
 
     pub(super) fn check(&self, host: &Host, plan: &mut Plan) {
-        if self.foreign_sessions().len() > 1 {
-            plan.refusals.add_for_job(
-                "sessions",
-                "its processes belong to more than one session whose leader is not in the image",
-                "checkpoint each of them by itself, or the whole tree that they descend from",
-            );
-        }
         for process in self.processes {
-            let foreign = |session: i32| !self.by_pid.contains_key(&session);
-            let parent = self.bearer(process);
-            let unreachable = match (self.birth_session(process), parent) {
-                (None, _) => false,
-                (Some(session), Some(parent)) => {
-                    session != parent.session && Some(session) != self.birth_session(parent)
-                }
-                (Some(session), None) => {
-                    !foreign(session)
-                        && self
-                            .by_pid
-                            .get(&session)
-                            .is_some_and(|leader| leader.parent != 0)
-                }
-            };
-            if unreachable {
+            if !self.is_reachable(process) {
                 plan.refusals.add(
                     (process.pid, &String::from_utf8_lossy(&process.name)),
                     format!("its session {}", process.session),
@@ -195,6 +207,10 @@ impl<'a> Family<'a> {
 
     pub(super) fn plan_birth(&self, process: &ProcessRecord, plan: &mut Plan) {
         let gives = vec![Token::Process(process.pid)];
+        if let Some(way) = self.ways.get(&process.pid) {
+            self.plan_way(process, *way, gives, plan);
+            return;
+        }
         let session = self.birth_session(process);
         if let Some(bearer) = self.bearer(process) {
             let mut needs = vec![Token::Process(bearer.pid)];
@@ -246,6 +262,55 @@ impl<'a> Family<'a> {
                 },
             },
         );
+    }
+
+    fn plan_way(&self, process: &ProcessRecord, way: Way, gives: Vec<Token>, plan: &mut Plan) {
+        let (Way::Sibling(by) | Way::Placeholder(by) | Way::Orphan { leader: by, .. }) = way;
+        let needs = vec![Token::Process(by), Token::SessionOf(by)];
+        let pid = process.pid;
+        if let Way::Orphan { leader, reaper } = way {
+            let birth = BirthOfOrphan {
+                process: pid,
+                leader,
+                reaper,
+            };
+            plan.linked_step(Stage::Tree, pid, needs, gives, birth);
+            return;
+        }
+        let descent = Descent {
+            sibling: Sibling::Yes,
+            ..Descent::from(by)
+        };
+        let birth = Birth {
+            process: pid,
+            descent,
+        };
+        plan.linked_step(Stage::Tree, pid, needs, gives, birth);
+    }
+
+    /// Placeholders lead sessions whose leaders have gone, until all are born and in their groups.
+    pub(super) fn plan_placeholders(&self, plan: &mut Plan) {
+        for (session, parent) in self.placeholders() {
+            let sibling = if parent == 0 {
+                Sibling::Yes
+            } else {
+                Sibling::No
+            };
+            let birth = Birth {
+                process: session,
+                descent: Descent {
+                    sibling,
+                    ..Descent::from(parent)
+                },
+            };
+            let (process, led) = (Token::Process(session), Token::SessionOf(session));
+            let needs = vec![Token::Process(parent)];
+            plan.linked_step(Stage::Tree, session, needs, vec![process.clone()], birth);
+            let lead = LeadSession { process: session };
+            plan.linked_step(Stage::Tree, session, vec![process], vec![led], lead);
+            let end = EndPlaceholder { session, parent };
+            plan.step(Stage::Descriptors, session, end);
+        }
     }
 
     /// Groups are made by their leaders; one whose leader has gone is made by a placeholder, which then goes.

@@ -304,3 +304,53 @@ impl Action for EndLeader {
         rebuild.end_leader(self.process, self.status >> 8 & 0xff)
     }
 }
+
+/// Bears a process by one that ends at once, so that another one adopts it.
+pub(super) struct BirthOfOrphan {
+    pub(super) process: i32,
+    pub(super) leader: i32,
+    pub(super) reaper: i32,
+}
+
+impl fmt::Display for BirthOfOrphan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "fork from a child of {}, and be adopted by ",
+            self.leader
+        )?;
+        match self.reaper {
+            0 => write!(f, "whoever does that outside the job"),
+            reaper => write!(f, "{reaper}"),
+        }
+    }
+}
+
+impl Action for BirthOfOrphan {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        rebuild.birth_of_orphan(self.process, self.leader, self.reaper)
+    }
+}
+
+/// Ends the leader of a session that had none any more.
+pub(super) struct EndPlaceholder {
+    pub(super) session: i32,
+    /// Its parent; 0 outside the job.
+    pub(super) parent: i32,
+}
+
+impl fmt::Display for EndPlaceholder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "end the leader of session {}", self.session)
+    }
+}
+
+impl Action for EndPlaceholder {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        if self.parent == 0 {
+            rebuild.end_process(self.session, Some(libc::SIGKILL), 0)
+        } else {
+            rebuild.end_placeholder(self.parent, self.session)
+        }
+    }
+}
