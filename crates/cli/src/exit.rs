@@ -137,7 +137,7 @@ impl From<Error> for Failure {
             },
             Error::NotPermitted(..) => Failure::new(Code::NotPermitted, error.to_string()),
             Error::Failed(message) => Failure::new(Code::Failed, message),
-            Error::Interrupted | Error::PidTaken(_) => {
+            Error::Interrupted | Error::PidTaken(_) | Error::NeedsProcessApart => {
                 Failure::new(Code::Failed, error.to_string())
             }
             Error::Image(error) => error.into(),

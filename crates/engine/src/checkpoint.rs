@@ -44,6 +44,18 @@ pub struct CheckpointRequest {
     pub job_name: String,
     /// How many times the job was restarted before.
     pub generation: u64,
+    /// Who makes it.
+    pub tracer: Tracer,
+}
+
+/// Who traces the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Tracer {
+    /// The process that users know by its number, and may kill.
+    #[default]
+    Named,
+    /// A process apart, as jobs with delicate tasks need it (see `cryonaut_tracee::guest`).
+    Apart,
 }
 
 /// What a checkpoint did.
@@ -94,6 +106,7 @@ pub fn checkpoint(
         output,
         job_name,
         generation,
+        tracer,
     } = request;
     let target = inspect(Target {
         inspection: Inspection::BeforeFreeze,
@@ -108,6 +121,7 @@ pub fn checkpoint(
                 afterwards,
                 job_name,
                 generation,
+                tracer,
                 stop,
                 start,
             };
@@ -136,6 +150,7 @@ pub fn checkpoint(
                 afterwards,
                 job_name,
                 generation,
+                tracer,
                 stop,
                 start,
             };
@@ -213,6 +228,7 @@ struct Save<'a> {
     afterwards: Afterwards,
     job_name: String,
     generation: u64,
+    tracer: Tracer,
     stop: &'a AtomicBool,
     start: Instant,
 }
@@ -234,6 +250,9 @@ impl Save<'_> {
         durable: impl FnOnce(W) -> Result<(W, File)> + Send + 'static,
     ) -> Result<(W, Option<Frozen>, CheckpointReport)> {
         let mut frozen = Frozen::freeze(self.target)?;
+        if self.tracer == Tracer::Named && frozen.is_delicate() {
+            return Err(Error::NeedsProcessApart);
+        }
         tracing::debug!(elapsed = ?frozen.since.elapsed(), "frozen");
         progress(Progress::Frozen);
         let collection = collect(&mut frozen)?;

@@ -107,6 +107,10 @@ pub enum Error {
     /// A signal to `cryo` ended it; it was undone.
     #[error("interrupted; the job was left as it was")]
     Interrupted,
+    /// A task of the job would be hurt if its tracer were killed in the middle of a list; nothing was called in it. A process
+    /// that nobody knows by its number has to do the work.
+    #[error("this has to be done by a process apart")]
+    NeedsProcessApart,
     /// The image cannot be used.
     #[error("{0}")]
     Image(#[from] ImageError),

@@ -303,6 +303,12 @@ impl Frozen {
         self.processes.iter().find(|process| process.inner == inner)
     }
 
+    /// Whether the death of its tracer in the middle of a list would hurt any of its tasks.
+    pub fn is_delicate(&self) -> bool {
+        let mut tasks = self.alive().flat_map(|process| &process.tasks);
+        tasks.any(|task| task.stopped.is_delicate())
+    }
+
     /// The processes that are alive.
     pub fn alive(&self) -> impl Iterator<Item = &FrozenProcess> {
         self.processes.iter().filter(|process| !process.is_zombie())
@@ -626,6 +632,8 @@ fn frozen_process(look: Look, tasks: BTreeMap<i32, Stopped>) -> Result<FrozenPro
         if seccomp != 0 {
             stopped.set_filtered(Filtered::Yes);
         }
+        // Kernels before 6.4 do not tell.
+        stopped.set_dispatch(ptrace::user_dispatch(tid).unwrap_or_default());
         let inner = if nested {
             directory
                 .task(tid)?

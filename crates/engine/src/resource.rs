@@ -2,7 +2,9 @@
 //!
 //! A resource is one file under `resource/`, with both sides in it. A newcomer adds the file and one line in [`REGISTRY`].
 
+pub mod attribute;
 pub mod credentials;
+pub mod descriptor_table;
 pub mod file;
 pub mod fs_context;
 pub mod kept_file;
@@ -11,6 +13,7 @@ pub mod memory;
 pub mod namespace;
 pub mod process;
 pub mod restriction;
+pub mod scheduling;
 pub mod seccomp;
 pub mod sharing;
 pub mod signal;
@@ -86,4 +89,6 @@ pub static REGISTRY: &[&dyn Resource] = &[
     &limits::Limits,
     &credentials::Credentials,
     &thread::Threads,
+    &attribute::Attributes,
+    &descriptor_table::DescriptorTables,
 ];

@@ -72,6 +72,7 @@ fn save(pid: i32, place: &Place) {
         output: Output::File(place.at("image")),
         job_name: "files".into(),
         generation: 0,
+        tracer: Default::default(),
     };
     if let Err(error) = checkpoint(request, &AtomicBool::new(false), &mut |_| {}) {
         panic!("checkpoint: {error}");

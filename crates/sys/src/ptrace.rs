@@ -1,6 +1,7 @@
 //! ptrace(2), one function per request. The caller must be the thread that seized the task.
 
 pub mod seccomp;
+pub mod segment;
 
 use std::ptr;
 
@@ -29,6 +30,7 @@ pub const EVENT_EXEC: i32 = libc::PTRACE_EVENT_EXEC;
 
 const PEEKSIGINFO_SHARED: u32 = 1;
 const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
+const PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG: u32 = 0x4210;
 const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: u32 = 0x4211;
 const NT_X86_XSTATE: usize = 0x202;
 
@@ -310,6 +312,31 @@ pub fn user_dispatch(tid: i32) -> Result<UserDispatch> {
         (&raw mut configuration) as usize,
     )?;
     Ok(configuration)
+}
+
+/// Sets a task's system call user dispatch. A region that is told inverted, since only calls from within are dispatched
+/// (PR_SYS_DISPATCH_INCLUSIVE_ON, Linux 6.17), is set as what it is.
+///
+/// # Errors
+/// EIO on kernels before 6.4; EINVAL for a region that wraps around; EFAULT for a selector outside of user memory.
+pub fn set_user_dispatch(tid: i32, dispatch: &UserDispatch) -> Result<()> {
+    const INCLUSIVE: u64 = 2;
+    let set = |dispatch: &UserDispatch| {
+        let address = ptr::from_ref(dispatch) as usize;
+        let size = size_of::<UserDispatch>();
+        request(PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG, tid, size, address).map(drop)
+    };
+    let end = dispatch.offset.wrapping_add(dispatch.length);
+    if dispatch.mode == 1 && dispatch.offset != 0 && end <= dispatch.offset {
+        let inclusive = UserDispatch {
+            mode: INCLUSIVE,
+            offset: end,
+            length: dispatch.length.wrapping_neg(),
+            ..*dispatch
+        };
+        return set(&inclusive);
+    }
+    set(dispatch)
 }
 
 /// Writes eight bytes into the tracee, also where its own protection forbids it.

@@ -338,3 +338,36 @@ pub fn last_semaphore_user(set: i32, number: i32) -> Result<i32> {
     }))
     .map(|pid| pid as i32)
 }
+
+/// How the caller stands to a speculation control: `PR_SPEC_*` bits (prctl(2), PR_GET_SPECULATION_CTRL).
+///
+/// # Errors
+/// ENODEV for a control that this processor or kernel does not know.
+pub fn speculation_control(control: u64) -> Result<u32> {
+    // SAFETY: no pointers are passed.
+    let answer =
+        unsafe { libc::prctl(libc::PR_GET_SPECULATION_CTRL, control, 0_u64, 0_u64, 0_u64) };
+    check(i64::from(answer)).map(|bits| bits as u32)
+}
+
+/// Gives task `tid` a fresh core scheduling cookie, which only it has (prctl(2), PR_SCHED_CORE_CREATE). Needs ptrace access.
+///
+/// # Errors
+/// As [`core_scheduling_cookie`]; ENOMEM.
+pub fn create_core_scheduling_cookie(tid: i32) -> Result<()> {
+    const PR_SCHED_CORE: i32 = 62;
+    const PR_SCHED_CORE_CREATE: libc::c_ulong = 1;
+    const PR_SCHED_CORE_SCOPE_THREAD: libc::c_ulong = 0;
+    let tid = tid as libc::c_ulong;
+    // SAFETY: no pointers are passed.
+    let answer = unsafe {
+        libc::prctl(
+            PR_SCHED_CORE,
+            PR_SCHED_CORE_CREATE,
+            tid,
+            PR_SCHED_CORE_SCOPE_THREAD,
+            0_u64,
+        )
+    };
+    check(i64::from(answer)).map(drop)
+}

@@ -5,10 +5,11 @@
 //! itself if this process is killed after any single one of them: first the code and the way back are in place, then
 //! registers point there; the way back undoes the mapping, restores mask and registers, and continues the interrupted call.
 //!
-//! A task under seccomp is the one exception: its filters are suspended while it runs a list, and in force again at the moment
-//! its tracer dies, when the rest of the list and the way back may be calls that they punish. No order of requests helps there:
-//! the kernel asks the filters after the last stop before a call. Whoever traces such a task must not be what a user kills; see
-//! `cryonaut_cli`, which has a second process do it.
+//! *Delicate* tasks are the one exception. The filters of a task under seccomp are suspended while it runs a list, and in force
+//! again at the moment its tracer dies, when the rest of the list and the way back may be calls that they punish. No order of
+//! requests helps there: the kernel asks the filters after the last stop before a call. System call user dispatch is switched off
+//! meanwhile, and would stay off. Whoever traces such a task must not be what a user kills; see `cryonaut_cli`, which has a
+//! process apart do it.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -278,7 +279,7 @@ impl Guest {
     /// Registers first: from then on the code itself restores the mask. Filters before all: a task whose tracer dies right after
     /// that is at home, and under its filters again.
     fn send_off(&self, task: &Stopped, registers: &arch::Registers, mask: u64) -> Result<()> {
-        task.suspend_filters()?;
+        task.suspend_judges()?;
         at(
             task.tid(),
             "setting registers",
@@ -304,7 +305,7 @@ impl Guest {
             "restoring registers",
             ptrace::set_registers(task.tid(), task.registers()),
         )?;
-        task.restore_filters()
+        task.restore_judges()
     }
 
     /// Runs until the system call that ends at `end` has returned; gives its result.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cryonaut_sys::arch::{Interrupted, Registers};
-use cryonaut_sys::ptrace::{self, EVENT_STOP, Options};
+use cryonaut_sys::ptrace::{self, EVENT_STOP, Options, UserDispatch};
 use cryonaut_sys::{task, wait};
 
 use crate::{Error, Result, at};
@@ -81,6 +81,7 @@ impl Running {
             stop,
             held: Vec::new(),
             filtered: Filtered::No,
+            dispatch: UserDispatch::default(),
             ours: true,
         };
         Ok(Stopping::Stopped(stopped, births))
@@ -171,6 +172,7 @@ pub struct Stopped {
     stop: Stop,
     held: Vec<i32>,
     filtered: Filtered,
+    dispatch: UserDispatch,
     ours: bool,
 }
 
@@ -190,29 +192,59 @@ impl Stopped {
         self.filtered = filtered;
     }
 
-    /// Suspends the seccomp filters of a task for calls of ours. Only as long as it runs nothing of its own: `restore_filters` comes
-    /// before its own registers are used again, and the kernel ends the suspension with the tracing, however that ends.
-    pub(crate) fn suspend_filters(&self) -> Result<()> {
-        match self.filtered {
-            Filtered::No => Ok(()),
-            Filtered::Yes => at(
+    /// Says how its system calls are dispatched to itself, so that this is off while it makes calls for us.
+    pub fn set_dispatch(&mut self, dispatch: UserDispatch) {
+        self.dispatch = dispatch;
+    }
+
+    /// How its system calls are dispatched to itself (mode 0: they are not).
+    pub fn dispatch(&self) -> &UserDispatch {
+        &self.dispatch
+    }
+
+    /// Whether the death of its tracer in the middle of a list would hurt it (see [`crate::guest`]).
+    pub fn is_delicate(&self) -> bool {
+        self.filtered == Filtered::Yes || self.dispatch.mode != 0
+    }
+
+    /// Suspends what judges the system calls of a task, for calls of ours. Only as long as it runs nothing of its own:
+    /// `restore_judges` comes before its own registers are used again, and the kernel ends the suspension of filters with the
+    /// tracing, however that ends.
+    pub(crate) fn suspend_judges(&self) -> Result<()> {
+        if self.filtered == Filtered::Yes {
+            at(
                 self.tid,
                 "suspending its seccomp filters (only root may, and not under a filter itself)",
                 ptrace::set_options(self.tid, JOB_OPTIONS | ptrace::SUSPEND_SECCOMP),
-            ),
+            )?;
         }
+        if self.dispatch.mode != 0 {
+            at(
+                self.tid,
+                "switching its system call user dispatch off",
+                ptrace::set_user_dispatch(self.tid, &UserDispatch::default()),
+            )?;
+        }
+        Ok(())
     }
 
-    /// Puts the seccomp filters of a task in force again.
-    pub(crate) fn restore_filters(&self) -> Result<()> {
-        match self.filtered {
-            Filtered::No => Ok(()),
-            Filtered::Yes => at(
+    /// Puts what judges the system calls of a task in force again.
+    pub(crate) fn restore_judges(&self) -> Result<()> {
+        if self.dispatch.mode != 0 {
+            at(
+                self.tid,
+                "switching its system call user dispatch on again",
+                ptrace::set_user_dispatch(self.tid, &self.dispatch),
+            )?;
+        }
+        if self.filtered == Filtered::Yes {
+            at(
                 self.tid,
                 "putting its seccomp filters in force again",
                 ptrace::set_options(self.tid, JOB_OPTIONS),
-            ),
+            )?;
         }
+        Ok(())
     }
 
     /// Its task id.
@@ -248,9 +280,9 @@ impl Stopped {
         if arrived(&self.registers) {
             return Ok(());
         }
-        self.suspend_filters()?;
+        self.suspend_judges()?;
         let outcome = self.step_home(limit, arrived);
-        outcome.and(self.restore_filters())
+        outcome.and(self.restore_judges())
     }
 
     fn step_home(&mut self, limit: usize, arrived: impl Fn(&Registers) -> bool) -> Result<()> {

@@ -193,6 +193,12 @@ victims! {
     seccomp_threads => Victim::new("seccomp_threads").only(User::Root);
     seccomp_filters_user => Victim::new("seccomp_filters").only(User::Ordinary).unless_refused("seccomp");
     seccomp_threads_user => Victim::new("seccomp_threads").only(User::Ordinary).unless_refused("seccomp");
+    task_no_counter => Victim::new("task_no_counter");
+    task_descriptor_table => Victim::new("task_descriptor_table");
+    task_dispatch => Victim::new("task_dispatch");
+    task_breakpoint => Victim::new("task_breakpoint");
+    thread_deadline => Victim::new("thread_deadline").only(User::Root);
+    thread_slice => Victim::new("thread_slice");
 
     static_bare => Victim::new("static_bare").options(BARE);
     static_threads => Victim::new("threads").arguments(&["20"]).options(STATIC);

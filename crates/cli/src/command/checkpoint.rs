@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint};
-use cryonaut_engine::checkpoint::{self, CheckpointReport, CheckpointRequest, Output};
+use cryonaut_engine::Error;
+use cryonaut_engine::checkpoint::{self, CheckpointReport, CheckpointRequest, Output, Tracer};
 use cryonaut_engine::freeze::Afterwards;
 use cryonaut_engine::reference::Hashing;
 use cryonaut_launch::WatchedSignals;
@@ -26,7 +27,7 @@ use crate::when;
 ///
 /// The file appears whole or not at all; an earlier one of that name stays until then. If anything stands in the way, every
 /// reason is given and nothing is disturbed. Ctrl-C, a full disk or the death of cryo leave the processes running.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Clone)]
 #[command(after_long_help = exit::DOCUMENTED)]
 pub struct Arguments {
     #[command(flatten)]
@@ -92,29 +93,44 @@ impl Arguments {
             ));
         }
         let afterwards = self.afterwards.chosen();
+        let subject = self.find()?;
+        if !cryonaut_engine::resource::seccomp::confines(&subject.target)
+            && let Some(status) =
+                self.clone()
+                    .save(subject, (afterwards, Tracer::Named), console)?
+        {
+            return Ok(status);
+        }
+        apart(|| {
+            let saved = self
+                .find()
+                .and_then(|subject| self.save(subject, (afterwards, Tracer::Apart), console));
+            match saved {
+                Ok(status) => status.unwrap_or(exit::Code::Unexpected as u8),
+                Err(failure) => {
+                    console.failure(&failure);
+                    failure.status
+                }
+            }
+        })
+    }
+
+    fn find(&self) -> Result<Subject, Failure> {
         let mut subject = Subject::find(&self.target.target, self.target.scope)?;
         subject.target.hashing = match self.hash_files {
             true => Hashing::Content,
             false => Hashing::None,
         };
-        if !cryonaut_engine::resource::seccomp::confines(&subject.target) {
-            return self.save(subject, afterwards, console);
-        }
-        apart(|| match self.save(subject, afterwards, console) {
-            Ok(status) => status,
-            Err(failure) => {
-                console.failure(&failure);
-                failure.status
-            }
-        })
+        Ok(subject)
     }
 
+    /// Does it, and says what was saved; gives nothing where a process apart has to do it.
     fn save(
         self,
         subject: Subject,
-        afterwards: Afterwards,
+        (afterwards, tracer): (Afterwards, Tracer),
         console: Console,
-    ) -> Result<u8, Failure> {
+    ) -> Result<Option<u8>, Failure> {
         let to_stream = self.output.as_deref() == Some(Path::new("-"));
         let path = match (to_stream, self.output) {
             (true, _) => None,
@@ -132,8 +148,11 @@ impl Arguments {
             output,
             job_name,
             generation: job.as_ref().map_or(0, |job| job.generation),
+            tracer,
         };
-        let report = save(request, console)?;
+        let Some(report) = save(request, console)? else {
+            return Ok(None);
+        };
         let path = path.map(|path| std::path::absolute(&path).unwrap_or(path));
         if let (Some(job), Some(path)) = (&job, &path) {
             note(&job.name, path, report.bytes, console);
@@ -161,7 +180,7 @@ impl Arguments {
             true => console.result_beside(&report, || report.text())?,
             false => console.result(&report, || report.text())?,
         }
-        Ok(0)
+        Ok(Some(0))
     }
 }
 
@@ -194,7 +213,8 @@ fn standard_output() -> Result<File, Failure> {
     ))
 }
 
-fn save(request: CheckpointRequest, console: Console) -> Result<CheckpointReport, Failure> {
+/// Gives nothing where a process apart has to do it.
+fn save(request: CheckpointRequest, console: Console) -> Result<Option<CheckpointReport>, Failure> {
     // Ctrl-Z is among them: it would stop cryo while the job stands still.
     let signals = WatchedSignals::block()?;
     let progress = Progress::new(console, Count::Written, "freezing");
@@ -209,7 +229,10 @@ fn save(request: CheckpointRequest, console: Console) -> Result<CheckpointReport
             checkpoint::Progress::Sent(_) => progress.now("sending; the job runs on"),
         })
     })?;
-    Ok(report?)
+    match report {
+        Err(Error::NeedsProcessApart) => Ok(None),
+        report => Ok(Some(report?)),
+    }
 }
 
 /// Notes the image in the list of jobs. The image is what counts: a list that cannot be written is only told of.

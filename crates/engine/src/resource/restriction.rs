@@ -1,18 +1,15 @@
 //! Restrictions that a process lives under and that are not rebuilt: each is a refusal, so that nobody comes back with more
 //! freedom, or another view of the processor, than before.
 //!
-//! Shown by /proc/PID/status and stat (ptrace(2), speculation controls, shadow stacks, linear address masking,
-//! flags set by prctl(2)), by /proc/sysvipc/sem, sched_getattr(2), the cgroup's freezer, and by ptrace(2) and a few getters in the frozen
-//! process. Threads are compared with their leader in [`super::credentials`]; what takes a call inside of the process is asked
-//! of the leader alone. Not seen, since the kernel does not tell: Landlock domains, keyrings, L1 data cache flushing.
+//! Shown by /proc/PID/status (ptrace(2), shadow stacks), by /proc/sysvipc/sem, the cgroup's freezer, and by ptrace(2). Threads are
+//! compared with their leader in [`super::credentials`]. Not seen, since the kernel does not tell: Landlock domains.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use cryonaut_image::{Kind, RecordSet};
-use cryonaut_procfs::{Mount, ProcessDirectory, Stat, Status};
-use cryonaut_sys::{ptrace, spawn, task};
-use cryonaut_tracee::CallList;
+use cryonaut_procfs::{Mount, ProcessDirectory, Status};
+use cryonaut_sys::{spawn, task};
 
 use crate::collect::Collection;
 use crate::freeze::{Frozen, FrozenProcess};
@@ -54,15 +51,7 @@ impl Resource for Restrictions {
             let process_name = (pid, name.as_str());
             traced_by_another(process, refusals);
             frozen_by_cgroup(process_name, &process.directory, &mounts, refusals);
-            shown_outside(
-                process_name,
-                &process.directory,
-                (&process.status, &process.stat),
-                refusals,
-            );
-            if let Ok(threads) = process.directory.threads() {
-                known_by_number(process_name, &threads, refusals);
-            }
+            shown_outside(process_name, &process.status, refusals);
         }
     }
 
@@ -79,24 +68,8 @@ impl Resource for Restrictions {
         for process in frozen.alive() {
             let name = process.name();
             let process_name = (process.pid, name.as_str());
-            shown_outside(
-                process_name,
-                &process.directory,
-                (&process.status, &process.stat),
-                &mut refusals,
-            );
-            let threads: Vec<i32> = process
-                .tasks
-                .iter()
-                .map(|task| task.stopped.tid())
-                .collect();
-            known_by_number(process_name, &threads, &mut refusals);
+            shown_outside(process_name, &process.status, &mut refusals);
             shown_by_tracing(process, &mut refusals);
-        }
-        // Nothing is called inside of a process that is refused anyway, least of all one whose calls are filtered.
-        std::mem::take(&mut refusals).into_result()?;
-        for process in frozen.alive_mut() {
-            told_by_itself(process, &mut refusals)?;
         }
         refusals.into_result()
     }
@@ -119,29 +92,7 @@ fn traced_by_another(process: &TargetProcess, refusals: &mut Refusals) {
 }
 
 /// What /proc tells of the leader.
-fn shown_outside(
-    process: (i32, &str),
-    directory: &ProcessDirectory,
-    (status, stat): (&Status, &Stat),
-    refusals: &mut Refusals,
-) {
-    let controls = [
-        ("store bypass", &status.speculation_store_bypass),
-        ("indirect branches", &status.speculation_indirect_branch),
-    ];
-    for (what, words) in controls {
-        if let Some(words) = words
-            .as_deref()
-            .filter(|words| is_changed_speculation(words))
-        {
-            refusals.add(
-                process,
-                format!("its speculation control for {what}"),
-                format!("it is set by the program itself ({words}), which is not saved"),
-                "start it without that mitigation (prctl PR_SET_SPECULATION_CTRL)",
-            );
-        }
-    }
+fn shown_outside(process: (i32, &str), status: &Status, refusals: &mut Refusals) {
     // One that is locked while it is off (as the C library leaves it) changes nothing for the program.
     if let Some(feature) = status.x86_thread_features.iter().flatten().next() {
         refusals.add(
@@ -150,82 +101,6 @@ fn shown_outside(
             "shadow stacks are not saved",
             "start it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off",
         );
-    }
-    if masks_addresses(&directory.read("status").unwrap_or_default()) {
-        refusals.add(
-            process,
-            "linear address masking",
-            "it uses tagged addresses, which are not saved",
-            "start it without address tagging (as hardware-assisted sanitizers use it)",
-        );
-    }
-    flags_of_its_own(process, stat, refusals);
-}
-
-/// Flags of the leader that it has set by prctl(2).
-fn flags_of_its_own(process: (i32, &str), stat: &Stat, refusals: &mut Refusals) {
-    // Flags of include/linux/sched.h: PF_MCE_PROCESS; PF_MEMALLOC_NOIO with PF_LOCAL_THROTTLE.
-    const MACHINE_CHECK: u32 = 0x0000_0080;
-    const IO_FLUSHER: u32 = 0x0008_0000 | 0x0010_0000;
-    if stat.flags & MACHINE_CHECK != 0 {
-        refusals.add(
-            process,
-            "its policy for memory errors",
-            "it is set by the program itself (prctl PR_MCE_KILL), which is not saved",
-            "have the program leave the system's policy in force",
-        );
-    }
-    if stat.flags & IO_FLUSHER == IO_FLUSHER {
-        refusals.add(
-            process,
-            "its part in writing back memory",
-            "it serves a storage device (prctl PR_SET_IO_FLUSHER) that the kernel would lose",
-            "do not checkpoint servers of storage devices",
-        );
-    }
-}
-
-/// Whether the kernel's words for a speculation control tell of a setting by prctl(2), as `arch/x86/kernel/cpu/bugs.c` and
-/// `proc_pid_status` word them. Global settings read `vulnerable`, `not vulnerable`, `globally mitigated`, `always enabled` …,
-/// the untouched state of a task that may choose is `thread vulnerable` or `conditional enabled`.
-fn is_changed_speculation(words: &str) -> bool {
-    matches!(
-        words,
-        "thread mitigated"
-            | "thread force mitigated"
-            | "conditional disabled"
-            | "conditional force disabled"
-    )
-}
-
-/// Whether the line `untag_mask` of a status file (Linux 6.4) says that address bits are ignored.
-fn masks_addresses(status: &[u8]) -> bool {
-    status
-        .split(|&byte| byte == b'\n')
-        .find_map(|line| line.strip_prefix(b"untag_mask:"))
-        .is_some_and(|mask| mask.trim_ascii() != b"0xffffffffffffffff")
-}
-
-/// What system calls tell of tasks by their ids.
-fn known_by_number(process: (i32, &str), threads: &[i32], refusals: &mut Refusals) {
-    const SCHED_DEADLINE: u32 = 6;
-    for &tid in threads {
-        if task::scheduling(tid).is_ok_and(|attributes| attributes.policy == SCHED_DEADLINE) {
-            refusals.add(
-                process,
-                format!("the scheduling of thread {tid}"),
-                "it has reserved processor time (SCHED_DEADLINE), which is not rebuilt",
-                "give it another policy first (chrt --other --pid 0)",
-            );
-        }
-        if task::core_scheduling_cookie(tid).is_ok_and(|cookie| cookie != 0) {
-            refusals.add(
-                process,
-                format!("the scheduling of thread {tid}"),
-                "it shares a processor core only with chosen tasks (core scheduling), which is not saved",
-                "start it without a core scheduling cookie (coresched)",
-            );
-        }
     }
 }
 
@@ -282,50 +157,7 @@ fn shown_by_tracing(process: &FrozenProcess, refusals: &mut Refusals) {
                 "use a 64-bit build of it",
             );
         }
-        // Kernels before 6.4 do not tell.
-        if ptrace::user_dispatch(task.stopped.tid()).is_ok_and(|dispatch| dispatch.mode != 0) {
-            refusals.add(
-                (process.pid, &name),
-                "system call user dispatch",
-                "it catches its own system calls, which is not saved",
-                "checkpoint it while no foreign program (Wine) runs in it",
-            );
-        }
     }
-}
-
-/// What only calls within the process tell.
-fn told_by_itself(process: &mut FrozenProcess, refusals: &mut Refusals) -> Result<()> {
-    const ARCH_GET_CPUID: i32 = 0x1011;
-    let mut list = CallList::new();
-    let counter = list.space(8);
-    let time_stamps = list.call(libc::SYS_prctl, &[libc::PR_GET_TSC.into(), counter.into()]);
-    let identification = list.call(libc::SYS_arch_prctl, &[ARCH_GET_CPUID.into()]);
-    let outcomes = process.run(0, &list)?;
-    let name = process.name();
-    let mut refuse = |object: &str, call: &str| {
-        refusals.add(
-            (process.pid, &name),
-            object,
-            format!("it is switched off for the process ({call}), which is not saved"),
-            "start it without the tool that switches it off (as recorders and virtual machines do)",
-        );
-    };
-    // Strict mode has it off, and switches it off again (`seccomp_assign_mode` in kernel/seccomp.c).
-    let strict = process.tasks[0].seccomp == 1;
-    if outcomes.result(time_stamps).is_ok()
-        && !strict
-        && outcomes.word(counter) as u32 != libc::PR_TSC_ENABLE as u32
-    {
-        refuse("the time stamp counter", "prctl PR_SET_TSC");
-    }
-    if outcomes
-        .result(identification)
-        .is_ok_and(|enabled| enabled == 0)
-    {
-        refuse("the CPUID instruction", "arch_prctl ARCH_SET_CPUID");
-    }
-    Ok(())
 }
 
 fn own_mounts() -> Vec<Mount> {
@@ -409,12 +241,7 @@ const SUPPORT: &[Support] = &[
         how: "end the tracer first",
     },
     Support {
-        what: "Speculation controls of a program's own",
-        level: Level::Refused,
-        how: "start it without them; the system's settings are no obstacle",
-    },
-    Support {
-        what: "Shadow stacks, linear address masking",
+        what: "Shadow stacks",
         level: Level::Refused,
         how: "start the program without them (GLIBC_TUNABLES=glibc.cpu.x86_shstk=off)",
     },
@@ -422,16 +249,6 @@ const SUPPORT: &[Support] = &[
         what: "32-bit programs",
         level: Level::Refused,
         how: "use a 64-bit build",
-    },
-    Support {
-        what: "SCHED_DEADLINE, core scheduling",
-        level: Level::Refused,
-        how: "give the threads another policy first",
-    },
-    Support {
-        what: "System call user dispatch, a disabled time stamp counter or CPUID instruction",
-        level: Level::Refused,
-        how: "checkpoint while no foreign program runs in the process",
     },
     Support {
         what: "System V semaphores",
@@ -444,12 +261,7 @@ const SUPPORT: &[Support] = &[
         how: "thaw the cgroup first",
     },
     Support {
-        what: "Memory error policy (PR_MCE_KILL), servers of storage devices (PR_SET_IO_FLUSHER)",
-        level: Level::Refused,
-        how: "do not checkpoint such programs",
-    },
-    Support {
-        what: "Landlock domains, keyrings",
+        what: "Landlock domains, session keyrings",
         level: Level::Partly,
         how: "the kernel does not show them: the restarted job is under those of the restart",
     },
@@ -460,6 +272,7 @@ mod tests {
     use super::*;
     use crate::resource::credentials::tests::Subject;
     use crate::target::{Inspection, Scope};
+    use cryonaut_tracee::CallList;
 
     fn objects(refusals: &Refusals) -> Vec<&str> {
         refusals
@@ -491,59 +304,13 @@ mod tests {
     fn what_status_tells_is_refused() {
         let own = TargetProcess::read(spawn::own_pid()).unwrap();
         let status = Status {
-            speculation_store_bypass: Some("thread force mitigated".into()),
-            speculation_indirect_branch: Some("conditional enabled".into()),
             x86_thread_features: Some(vec!["shstk".into()]),
             x86_thread_features_locked: Some(vec!["shstk".into()]),
             ..own.status.clone()
         };
-        let stat = Stat {
-            flags: 0x0018_0080,
-            ..own.stat.clone()
-        };
         let mut refusals = Refusals::default();
-        shown_outside((9, "x"), &own.directory, (&status, &stat), &mut refusals);
-        assert_eq!(
-            objects(&refusals),
-            [
-                "its speculation control for store bypass",
-                "its shadow stack (shstk)",
-                "its policy for memory errors",
-                "its part in writing back memory",
-            ]
-        );
-    }
-
-    #[test]
-    fn settings_of_the_system_are_no_speculation_control_of_a_program() {
-        for words in [
-            "vulnerable",
-            "thread vulnerable",
-            "globally mitigated",
-            "always enabled",
-            "conditional enabled",
-        ] {
-            assert!(!is_changed_speculation(words), "{words}");
-        }
-        for words in [
-            "not vulnerable",
-            "not affected",
-            "unknown",
-            "unsupported",
-            "always disabled",
-        ] {
-            assert!(!is_changed_speculation(words), "{words}");
-        }
-        assert!(is_changed_speculation("conditional force disabled"));
-    }
-
-    #[test]
-    fn address_masks_are_told_apart() {
-        assert!(!masks_addresses(
-            b"Name:\tcat\nuntag_mask:\t0xffffffffffffffff\n"
-        ));
-        assert!(!masks_addresses(b"Name:\tcat\n"));
-        assert!(masks_addresses(b"untag_mask:\t0x81ffffffffffffff\n"));
+        shown_outside((9, "x"), &status, &mut refusals);
+        assert_eq!(objects(&refusals), ["its shadow stack (shstk)"]);
     }
 
     #[test]
@@ -613,26 +380,5 @@ mod tests {
             .unwrap()
             .result(remove)
             .unwrap();
-    }
-
-    #[test]
-    fn a_time_stamp_counter_that_is_off_is_refused() {
-        let mut subject = Subject::start(&["sleep", "60"], "sleep").expect("sleep runs");
-        let mut list = CallList::new();
-        let call = list.call(
-            libc::SYS_prctl,
-            &[libc::PR_SET_TSC.into(), libc::PR_TSC_SIGSEGV.into()],
-        );
-        subject.frozen.processes[0]
-            .run(0, &list)
-            .unwrap()
-            .result(call)
-            .unwrap();
-        match Restrictions.collect(&mut subject.frozen, &mut Collection::default()) {
-            Err(crate::Error::Refused(refusals)) => {
-                assert_eq!(refusals[0].object, "the time stamp counter")
-            }
-            other => panic!("{other:?}"),
-        }
     }
 }

@@ -11,7 +11,7 @@ use std::fmt;
 use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_sys::arch::{Interrupted, Registers};
 use cryonaut_sys::ptrace;
-use cryonaut_sys::task::{self, SchedulingAttributes};
+use cryonaut_sys::task;
 use cryonaut_tracee::CallList;
 
 use crate::collect::Collection;
@@ -20,9 +20,10 @@ use crate::freeze::{Frozen, FrozenProcess};
 use crate::host::Host;
 use crate::plan::{Action, Plan, Stage};
 use crate::rebuild::Rebuild;
+use crate::resource::attribute::{Groups, Questions, TaskAttributesRecord};
 use crate::resource::memory::{self, MemoryPolicy, PolicyQuestion};
 use crate::resource::sharing::{Shared, Sharing};
-use crate::resource::{Level, Resource, Support};
+use crate::resource::{Level, Resource, Support, scheduling};
 use crate::target::Target;
 use crate::{Error, Refusal, Refusals, Result};
 
@@ -68,7 +69,8 @@ pub struct TaskRecord {
     /// The name (at most 15 bytes).
     #[prost(bytes = "vec", tag = "10")]
     pub name: Vec<u8>,
-    /// Scheduling: policy, flags, nice, priority, minimal and maximal utilization.
+    /// Scheduling: policy, flags, nice, priority, minimal and maximal utilization; run time (of a fair task its slice, 0 for the
+    /// usual one), deadline and period in ns.
     #[prost(sint64, repeated, tag = "11")]
     pub scheduling: Vec<i64>,
     /// Processors it may run on.
@@ -118,11 +120,13 @@ impl Resource for Threads {
 
     fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
         let mut largest = 0;
+        let mut groups = Groups::default();
         for process in frozen.alive_mut() {
             for index in 0..process.tasks.len() {
-                let record = collect_task(process, index)?;
+                let (record, attributes) = collect_task(process, index, &mut groups)?;
                 largest = largest.max(record.extended.len());
                 collection.put(&record)?;
+                attributes.put(collection)?;
             }
         }
         collection
@@ -156,7 +160,7 @@ impl Resource for Threads {
                     task.task
                 )));
             }
-            check_scheduling(&task, host, plan);
+            scheduling::check(&task, host, plan);
             let process = task.process;
             plan.step(Stage::Task, process, RestoreTask { task: task.clone() });
             plan.step(Stage::Finish, process, FinishTask { task });
@@ -205,38 +209,16 @@ fn plan_farewells(records: &RecordSet, tasks: &[TaskRecord], plan: &mut Plan) ->
 
 const REGISTER_COUNT: usize = 27;
 
-/// Refuses a priority that this user may not give (setpriority(2), sched(7)).
-fn check_scheduling(task: &TaskRecord, host: &Host, plan: &mut Plan) {
-    let &[policy, _, nice, priority, ..] = &task.scheduling[..] else {
-        return;
-    };
-    if host.user == 0 {
-        return;
-    }
-    let limit = |resource| task::limit(0, resource).map_or(0, |limit| limit.soft);
-    let own = task::scheduling(0).map_or(0, |own| i64::from(own.nice));
-    let real_time = policy == i64::from(libc::SCHED_FIFO) || policy == i64::from(libc::SCHED_RR);
-    let (what, value) = if real_time && limit(libc::RLIMIT_RTPRIO) < priority.max(0) as u64 {
-        ("real-time priority", priority)
-    } else if nice < own && limit(libc::RLIMIT_NICE) < (20 - nice.clamp(-20, 19)) as u64 {
-        ("nice value", nice)
-    } else {
-        return;
-    };
-    plan.refusals.add(
-        (task.process, ""),
-        format!("the {what} {value} of task {}", task.task),
-        "you may not give it here",
-        "restart without `nice`, or have the limit raised (`ulimit -e`, `ulimit -r`)",
-    );
-}
-
 /// The size of this processor's xsave area, as PTRACE_GETREGSET would give it: CPUID leaf 13 through the sys crate.
 fn own_extended_state() -> Option<usize> {
     cryonaut_sys::arch::extended_state_size()
 }
 
-fn collect_task(process: &mut FrozenProcess, index: usize) -> Result<TaskRecord> {
+fn collect_task(
+    process: &mut FrozenProcess,
+    index: usize,
+    groups: &mut Groups,
+) -> Result<(TaskRecord, TaskAttributesRecord)> {
     let (tid, inner) = (
         process.tasks[index].stopped.tid(),
         process.tasks[index].inner,
@@ -269,6 +251,7 @@ fn collect_task(process: &mut FrozenProcess, index: usize) -> Result<TaskRecord>
     let death_call = list.call(libc::SYS_prctl, &[PR_GET_PDEATHSIG.into(), death.into()]);
     let slack_call = list.call(libc::SYS_prctl, &[PR_GET_TIMERSLACK.into()]);
     let policy = PolicyQuestion::of_task(&mut list);
+    let questions = Questions::ask(&mut list);
     let outcomes = process.run(index, &list)?;
     outcomes
         .result(stack_call)
@@ -291,8 +274,15 @@ fn collect_task(process: &mut FrozenProcess, index: usize) -> Result<TaskRecord>
     };
     let robust = task::robust_list(tid).attempt(what("reading its robust list"))?;
     let rseq = ptrace::rseq_configuration(tid).unwrap_or_default();
-    let scheduling = task::scheduling(tid).attempt(what("reading its scheduling"))?;
-    Ok(TaskRecord {
+    // Of a thread, its name and flags.
+    let stat = if index == 0 && !process.has_lost_leader() {
+        process.stat.clone()
+    } else {
+        process.directory.task(tid)?.stat()?
+    };
+    let mut attributes = questions.answers(&outcomes, process, index, stat.flags)?;
+    attributes.core_group = groups.of(tid);
+    let record = TaskRecord {
         process: process.inner,
         task: inner,
         registers: registers.to_words().to_vec(),
@@ -306,19 +296,8 @@ fn collect_task(process: &mut FrozenProcess, index: usize) -> Result<TaskRecord>
             u64::from(rseq.length),
             u64::from(rseq.signature),
         ],
-        name: if index == 0 && !process.has_lost_leader() {
-            process.stat.comm.clone()
-        } else {
-            process.directory.task(tid)?.comm()?
-        },
-        scheduling: vec![
-            i64::from(scheduling.policy),
-            scheduling.flags as i64,
-            i64::from(scheduling.nice),
-            i64::from(scheduling.priority),
-            i64::from(scheduling.utilization_min),
-            i64::from(scheduling.utilization_max),
-        ],
+        name: stat.comm,
+        scheduling: scheduling::read(tid)?,
         affinity: task::affinity(tid).attempt(what("reading its affinity"))?,
         io_priority: task::io_priority(tid).attempt(what("reading its I/O priority"))?,
         timer_slack,
@@ -327,7 +306,8 @@ fn collect_task(process: &mut FrozenProcess, index: usize) -> Result<TaskRecord>
         policy: policy
             .answer(&outcomes)
             .attempt(what("asking for its memory policy"))?,
-    })
+    };
+    Ok((record, attributes))
 }
 
 /// What remains of an interrupted sleep: the kernel has written it to the call's remainder argument, if it has one.
@@ -437,44 +417,7 @@ impl Action for RestoreTask {
                 .result(call)
                 .attempt(|| format!("task {}: {what}", record.task))?;
         }
-        self.schedule(tid, rebuild.processors())
-    }
-}
-
-impl RestoreTask {
-    fn schedule(&self, tid: i32, all: &[u64]) -> Result<()> {
-        let record = &self.task;
-        let now = task::affinity(tid)
-            .attempt(|| format!("task {}: reading its affinity", record.task))?;
-        if now != record.affinity {
-            // Processors that do not exist here are left out; with none left all are allowed.
-            if task::set_affinity(tid, &record.affinity).is_err() {
-                let _ = task::set_affinity(tid, all);
-            }
-        }
-        let &[policy, flags, nice, priority, minimum, maximum] = &record.scheduling[..] else {
-            return Ok(());
-        };
-        let now = task::scheduling(tid)
-            .attempt(|| format!("task {}: reading its scheduling", record.task))?;
-        let wanted = SchedulingAttributes {
-            size: 56,
-            policy: policy as u32,
-            flags: flags as u64,
-            nice: nice as i32,
-            priority: priority as u32,
-            utilization_min: minimum as u32,
-            utilization_max: maximum as u32,
-            ..now
-        };
-        if (now.policy, now.nice, now.priority, now.flags)
-            == (wanted.policy, wanted.nice, wanted.priority, wanted.flags)
-        {
-            return Ok(());
-        }
-        task::set_scheduling(tid, &wanted).attempt(|| {
-            format!("task {}: setting its scheduling policy {policy}, nice {nice} (see `ulimit -e`, `ulimit -r`)", record.task)
-        })
+        scheduling::restore(tid, record, rebuild.processors())
     }
 }
 
@@ -618,9 +561,14 @@ const SUPPORT: &[Support] = &[
         how: "with their mode flags; where none of the nodes exist, the default, and a remark says so",
     },
     Support {
-        what: "Scheduling policy, nice, I/O priority, affinity, timer slack, parent-death signal",
+        what: "Scheduling policy with slice and utilization clamps, nice, I/O priority, affinity, timer slack, parent-death signal",
         level: Level::Restored,
         how: "as far as the user may set them; processors that do not exist here are left out of the affinity",
+    },
+    Support {
+        what: "Reserved processor time (SCHED_DEADLINE)",
+        level: Level::Restored,
+        how: "by root, if the kernel admits it; a new period begins",
     },
     Support {
         what: "nanosleep, clock_nanosleep with a remainder argument",

@@ -478,3 +478,10 @@ pub fn extended_state_size() -> Option<usize> {
     }
     Some(__cpuid_count(13, 0).ebx as usize)
 }
+
+/// Whether this processor can have the CPUID instruction fault for a task (arch_prctl(2), ARCH_SET_CPUID). Changes nothing.
+pub fn may_disable_identification() -> bool {
+    const ARCH_SET_CPUID: libc::c_long = 0x1012;
+    // SAFETY: no pointers are passed; the instruction is enabled, as it is.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_CPUID, 1_u64) == 0 }
+}
