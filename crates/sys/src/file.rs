@@ -222,6 +222,30 @@ pub fn make_node(path: &Path, mode: u32, device: (u32, u32)) -> Result<()> {
     .map(drop)
 }
 
+/// The target of a symbolic link that a descriptor names (`O_PATH`), by the path in /proc of that descriptor (readlinkat(2)).
+///
+/// # Errors
+/// EACCES, ENOENT, EINVAL for what is no symbolic link.
+pub fn link_target(descriptor: &Path) -> Result<Vec<u8>> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let named = std::fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(descriptor)?;
+    let mut target = vec![0_u8; libc::PATH_MAX as usize];
+    // SAFETY: an empty C string, and as much room as is told.
+    let length = checked(unsafe {
+        libc::readlinkat(
+            named.as_raw_fd(),
+            c"".as_ptr(),
+            target.as_mut_ptr().cast(),
+            target.len(),
+        )
+    } as i64)?;
+    target.truncate(length as usize);
+    Ok(target)
+}
+
 /// The path by which this process reaches what one of its own descriptors is open for.
 pub fn own_path(descriptor: BorrowedFd<'_>) -> std::path::PathBuf {
     Path::new("/proc/self/fd").join(OsStr::new(&descriptor.as_raw_fd().to_string()))

@@ -125,6 +125,9 @@ victims! {
     blocking_join => Victim::new("blocking").arguments(&["join"]);
 
     file_deleted => Victim::new("file_deleted");
+    file_deleted_links => Victim::new("file_deleted_links");
+    directory_removed => Victim::new("directory_removed");
+    mem_sparse_file => Victim::new("mem_sparse_file");
     file_executable_deleted => Victim::new("file_executable_deleted");
     file_executable_replaced => Victim::new("file_executable_deleted").arguments(&["replaced"]);
     memfd => Victim::new("memfd");

@@ -3,7 +3,7 @@
 //! A descriptor for each is put into the progenitor, high above all numbers of the job. Every process inherits it as it inherits
 //! the arena, maps what it needs, and closes it before its threads are born.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use cryonaut_tracee::CallList;
 
@@ -47,6 +47,20 @@ impl Rebuild<'_> {
                 "the image is damaged: kept file {kept} is missing where it is mapped"
             ))
         })
+    }
+
+    /// Gives a kept file to a process for a moment, which then closes it: its number there. `place` tells apart what is given at
+    /// the same time.
+    ///
+    /// # Errors
+    /// When the image has no such file, or the process stumbles.
+    pub fn give_kept(&self, process: i32, kept: u64, place: i32) -> Result<i32> {
+        let file = self.kept.get(&kept).ok_or_else(|| {
+            Error::Failed(format!("the image is damaged: kept file {kept} is missing"))
+        })?;
+        let number = self.channel_number + LENT_FROM + place;
+        self.give(process, &[(file.as_fd(), number, CloseOnExec::Yes)])?;
+        Ok(number)
     }
 
     /// Closes all that was lent in a process.

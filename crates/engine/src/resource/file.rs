@@ -55,6 +55,7 @@ use crate::{Error, Refusals, Result};
 
 pub use facts::{Description, FdFacts, Job, Peer, Place, Slot};
 pub use owner::{Ids, Owner};
+pub(crate) use refused::is_kernel_file;
 pub(crate) use {
     directory::OpenDirectory, fifo::Fifo, lock::HeldLock, place::NamedPlace, regular::RegularFile,
 };

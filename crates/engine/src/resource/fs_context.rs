@@ -14,6 +14,8 @@ use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_tracee::CallList;
 
+use super::kept_file::Use;
+use super::kept_file::find::removed_directory;
 use super::memory::printable;
 use super::process::ProcessRecord;
 use super::sharing::Shared;
@@ -48,6 +50,12 @@ pub struct FsContextRecord {
     /// The thread that does not share them with its process; 0 for the process itself.
     #[prost(int32, tag = "5")]
     pub task: i32,
+    /// The kept file that the working directory is, by its number, where it was removed; otherwise 0.
+    #[prost(uint64, tag = "10")]
+    pub kept_working_directory: u64,
+    /// The kept file that the root directory is, by its number, where it was removed; otherwise 0.
+    #[prost(uint64, tag = "11")]
+    pub kept_root: u64,
 }
 
 impl Record for FsContextRecord {
@@ -98,12 +106,25 @@ impl Resource for FsContext {
                         process.pid
                     ))
                 })?;
+                let here = directory.pid();
+                let kept = |how| collection.kept.of(how).map(|(id, file)| (id, &file.path));
+                let (kept_working_directory, working_directory) =
+                    match kept(Use::WorkingDirectory(here)) {
+                        Some((id, path)) => (id, path.clone()),
+                        None => (0, working_directory),
+                    };
+                let (kept_root, root) = match kept(Use::RootDirectory(here)) {
+                    Some((id, path)) => (id, path.clone()),
+                    None => (0, root),
+                };
                 collection.put(&FsContextRecord {
                     process: process.inner,
                     working_directory,
                     root,
                     umask,
                     task,
+                    kept_working_directory,
+                    kept_root,
                 })
             };
             if frozen.sharing.holds(Shared::FsContext, process.pid) {
@@ -161,7 +182,8 @@ fn directories(
             );
             continue;
         };
-        if !leads_to(base, path, &directory.path().join(link)) {
+        let link = directory.path().join(link);
+        if !leads_to(base, path, &link) && removed_directory(&link, path).is_none() {
             refusals.add(
                 (*pid, name),
                 object,
@@ -247,7 +269,8 @@ fn check_directories(record: &FsContextRecord, name: &str, host: &Host, plan: &m
         ("root directory", &record.root),
         ("working directory", &record.working_directory),
     ];
-    for (what, path) in both {
+    let kept = [record.kept_root, record.kept_working_directory];
+    for ((what, path), _) in both.into_iter().zip(kept).filter(|(_, kept)| *kept == 0) {
         // What lies in /proc comes with the processes themselves.
         if path.starts_with(b"/proc/") {
             continue;
@@ -298,19 +321,47 @@ impl Action for EnterDirectories {
             root,
             umask,
             task,
+            kept_working_directory,
+            kept_root,
         } = &self.record;
+        let below = match kept_working_directory {
+            0 => None,
+            kept => Some(rebuild.give_kept(*process, *kept, 0)?),
+        };
+        let above = match kept_root {
+            0 => None,
+            kept => Some(rebuild.give_kept(*process, *kept, 1)?),
+        };
         let mut list = CallList::new();
-        let path = list.path(working_directory);
-        let mut calls = vec![("entering its working directory", working_directory, {
-            list.call(libc::SYS_chdir, &[path.into()])
-        })];
-        if root != b"/" {
+        let entering = |list: &mut CallList| match below {
+            Some(number) => list.call(libc::SYS_fchdir, &[number.into()]),
+            None => {
+                let path = list.path(working_directory);
+                list.call(libc::SYS_chdir, &[path.into()])
+            }
+        };
+        let mut calls = vec![(
+            "entering its working directory",
+            working_directory,
+            entering(&mut list),
+        )];
+        let what = "changing its root to";
+        if let Some(number) = above {
+            // It can only be entered, and made the root where one stands. Then back to where it stood.
+            let here = list.path(b".");
+            let flags = libc::O_PATH | libc::O_DIRECTORY;
+            let back = [libc::AT_FDCWD.into(), here.into(), flags.into()];
+            let back = list.call(libc::SYS_openat, &back);
+            list.call(libc::SYS_fchdir, &[number.into()]);
+            calls.push((what, root, list.call(libc::SYS_chroot, &[here.into()])));
+            list.call(libc::SYS_fchdir, &[back.into()]);
+            list.call(libc::SYS_close, &[back.into()]);
+        } else if root != b"/" {
             let path = list.path(root);
-            calls.push((
-                "changing its root to",
-                root,
-                list.call(libc::SYS_chroot, &[path.into()]),
-            ));
+            calls.push((what, root, list.call(libc::SYS_chroot, &[path.into()])));
+        }
+        for number in below.into_iter().chain(above) {
+            list.call(libc::SYS_close, &[number.into()]);
         }
         list.call(libc::SYS_umask, &[u64::from(*umask).into()]);
         let task = if *task == 0 { process } else { task };
@@ -324,18 +375,11 @@ impl Action for EnterDirectories {
     }
 }
 
-const SUPPORT: &[Support] = &[
-    Support {
-        what: "Working directory, root directory (chroot), umask",
-        level: Level::Restored,
-        how: "by path; a directory that does not exist where the job is restarted is a refusal there",
-    },
-    Support {
-        what: "A working or root directory that was removed",
-        level: Level::Refused,
-        how: "have the program change to one that exists",
-    },
-];
+const SUPPORT: &[Support] = &[Support {
+    what: "Working directory, root directory (chroot), umask",
+    level: Level::Restored,
+    how: "by path; a directory that does not exist where the job is restarted is a refusal there",
+}];
 
 #[cfg(test)]
 mod tests {
@@ -348,6 +392,8 @@ mod tests {
             root: b"/".to_vec(),
             umask: 0o027,
             task: 0,
+            kept_working_directory: 0,
+            kept_root: 0,
         }
     }
 
@@ -398,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_directory_is_refused() {
+    fn a_removed_directory_is_no_refusal() {
         let place =
             std::env::temp_dir().join(format!("cryo-fs-context-{} (deleted)", std::process::id()));
         std::fs::create_dir(&place).unwrap();
@@ -418,7 +464,7 @@ mod tests {
         assert_eq!(refusals.list(), []);
         std::fs::remove_dir(&place).unwrap();
         directories(&directory, &label, &mut refusals).unwrap();
-        assert_eq!(refusals.list().len(), 1);
+        assert_eq!(refusals.list(), []);
         child.kill().unwrap();
         child.wait().unwrap();
     }

@@ -11,7 +11,7 @@
 //! everywhere, is zero.
 
 mod content;
-mod find;
+pub(crate) mod find;
 mod make;
 mod place;
 
@@ -26,7 +26,9 @@ use crate::freeze::Frozen;
 use crate::host::{Changed, Host};
 use crate::plan::{Plan, Stage, Token};
 use crate::rebuild::Access;
-use crate::resource::file::{self, Description, FdFacts, Job, Place, RegularFile};
+use crate::resource::file::{
+    self, Description, FdFacts, Fifo, Job, OpenDirectory, Place, RegularFile,
+};
 use crate::resource::memory::{AddressSpace, Backing, FileIdentity, attribute, printable};
 use crate::resource::process::ProcessRecord;
 use crate::resource::{Level, Resource, Support};
@@ -74,6 +76,9 @@ pub struct KeptFile {
     /// Whether only those parts of it are known that processes of the job map.
     #[prost(bool, tag = "11")]
     pub partial: bool,
+    /// What it leads to where it is a symbolic link.
+    #[prost(bytes = "vec", tag = "12")]
+    pub target: Vec<u8>,
 }
 
 /// An extended attribute (xattr(7)).
@@ -109,6 +114,12 @@ impl Record for KeptFile {
 }
 
 impl KeptFile {
+    /// The file type bits of its mode.
+    fn file_type(&self) -> u32 {
+        let identity = self.identity.as_ref();
+        identity.map_or(0, |found| found.mode & libc::S_IFMT)
+    }
+
     fn identity(&self) -> Result<&FileIdentity> {
         self.identity.as_ref().ok_or_else(damaged)
     }
@@ -127,6 +138,10 @@ pub enum Use {
     Area(i32, u64),
     /// The executable of a process (its pid as we see it).
     Executable(i32),
+    /// The working directory of a task (its id as we see it).
+    WorkingDirectory(i32),
+    /// The root directory of a task (its id as we see it).
+    RootDirectory(i32),
 }
 
 /// Which files of a job are kept.
@@ -185,6 +200,7 @@ impl Resource for KeptFiles {
         }
         let needs = needs(records)?;
         check_numbers(records, &needs, plan)?;
+        let mut directories = Vec::new();
         for file in files {
             let known = (FIRST_KEPT..=LAST_KEPT).contains(&file.id);
             if !known || file.identity()?.path.is_empty() || file.identity()?.path.contains(&0) {
@@ -192,18 +208,26 @@ impl Resource for KeptFiles {
             }
             let needs = needs.get(&file.id).cloned().unwrap_or_default();
             place::check(&file, &needs, host, plan)?;
-            let first = if needs.lent.is_empty() {
+            let first = if needs.lent.is_empty() && !file.linkable {
                 Vec::new()
             } else {
                 vec![Token::Process(0)]
             };
             let gives = vec![Token::Object(file.id)];
             let make = make::Make::new(file, needs)?;
-            plan.linked_step(Stage::Objects, 0, first, gives, make.clone());
+            if make.is_directory() {
+                directories.push(make.clone());
+            } else {
+                plan.linked_step(Stage::Objects, 0, first, gives, make.clone());
+            }
             plan.step(Stage::Tree, 0, make::Settle::of(&make));
             if make.seals() {
                 plan.step(Stage::Descriptors, 0, make::Seal::of(&make));
             }
+        }
+        if !directories.is_empty() {
+            let all = make::Directories::of(&directories);
+            plan.linked_step(Stage::Objects, 0, Vec::new(), all.tokens(), all);
         }
         if needs.values().any(|needs| !needs.lent.is_empty()) {
             let processes = records.all::<ProcessRecord>()?.into_iter();
@@ -265,6 +289,19 @@ fn needs(records: &RecordSet) -> Result<BTreeMap<u64, Needs>> {
             needs.process = holders.get(&file.object).map_or(0, |holder| holder.0);
         }
     }
+    let directories = records.all::<OpenDirectory>()?.into_iter();
+    let directories = directories.map(|directory| (directory.kept, directory.object));
+    let fifos = records.all::<Fifo>()?.into_iter();
+    let fifos = fifos.flat_map(|fifo| {
+        fifo.ends
+            .into_iter()
+            .map(move |end| (fifo.kept, end.object))
+    });
+    for (kept, object) in directories.chain(fifos).filter(|(kept, _)| *kept != 0) {
+        let needs = all.entry(kept).or_default();
+        needs.described = true;
+        needs.process = holders.get(&object).map_or(0, |holder| holder.0);
+    }
     Ok(all)
 }
 
@@ -275,9 +312,11 @@ fn check_numbers(records: &RecordSet, needs: &BTreeMap<u64, Needs>, plan: &mut P
     let hard = task::limit(0, libc::RLIMIT_NOFILE)
         .attempt(|| "reading the limit on descriptors".into())?
         .hard;
-    if lent > 0 && highest + lent as u64 > hard {
+    // Two more for directories that are entered.
+    let lent = lent + 2;
+    if highest + lent as u64 > hard {
         plan.refusals.add_for_job(
-            "mapped files without a name",
+            "files without a name",
             format!("the limit on descriptors here is {hard}, and more are needed on the way"),
             format!(
                 "raise the hard limit (ulimit -Hn) to {} or more",
@@ -337,7 +376,7 @@ pub(crate) fn is_kept(facts: &FdFacts) -> bool {
 /// Refuses a description whose file has to be kept where its content cannot be had.
 pub(crate) fn inspect(description: &Description, job: &Job<'_>, refusals: &mut Refusals) {
     let facts = &description.facts;
-    if !is_kept(facts) {
+    if !is_kept(facts) || facts.file_type() != libc::S_IFREG {
         return;
     }
     let owner = job.owner(description.first());
@@ -376,6 +415,12 @@ fn text(file: &KeptFile) -> String {
         return String::new();
     };
     let path = printable(&identity.path);
+    match (file.standing(), file.file_type()) {
+        (_, libc::S_IFDIR) => return format!("removed directory {path}"),
+        (_, libc::S_IFIFO) => return format!("deleted named pipe {path}"),
+        (_, libc::S_IFLNK) => return format!("deleted symbolic link {path}"),
+        _ => {}
+    }
     match file.standing() {
         Standing::Memory => format!("memory file {path}"),
         Standing::Named => format!("file {path}"),
@@ -388,6 +433,11 @@ const SUPPORT: &[Support] = &[
         what: "Deleted files that are open, mapped or executed; files without a name (O_TMPFILE)",
         level: Level::Restored,
         how: "by content, holes as holes; made again in the old directory, or else in TMPDIR, and deleted again. One whose other name (hard link) is in the directory where it was is found by that; otherwise writing to it is a refusal",
+    },
+    Support {
+        what: "Removed directories that are open, or somebody's working or root directory; deleted named pipes that are open",
+        level: Level::Restored,
+        how: "made again where they were, or else in TMPDIR, and removed again",
     },
     Support {
         what: "Files replaced since they were mapped, such as upgraded libraries, as an ordinary user",
@@ -423,6 +473,7 @@ mod tests {
             linkable: true,
             stored: 4096,
             partial: true,
+            target: b"/".to_vec(),
         };
         records.push(&file).unwrap();
         assert_eq!(records.all::<KeptFile>().unwrap(), [file]);

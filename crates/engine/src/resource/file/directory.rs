@@ -4,17 +4,20 @@
 //! system it means the same entry. That entries have come and gone since is no change that matters to a program.
 
 use std::fmt;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use cryonaut_image::{Kind, Record, RecordSet};
 
 use super::facts::{Description, FdFacts, Job, Place};
 use super::regular::{damaged, named_file, open_at, path_text};
-use super::{DescriptorKind, holders, options, path_of, refused};
+use super::{DescriptorKind, holders, options, path_of, refused, reopen, set_flags};
 use crate::collect::Collection;
+use crate::error::Attempt;
 use crate::host::Host;
-use crate::plan::{Action, Plan, Stage};
+use crate::plan::{Action, Plan, Stage, Token};
 use crate::rebuild::Rebuild;
+use crate::resource::kept_file;
 use crate::resource::memory::{FileIdentity, identity, printable};
 use crate::resource::{Level, Support};
 use crate::{Refusals, Result};
@@ -34,6 +37,9 @@ pub struct OpenDirectory {
     /// The directory.
     #[prost(message, optional, tag = "4")]
     pub identity: Option<FileIdentity>,
+    /// The kept file that it is, by its number, where it was removed; otherwise 0.
+    #[prost(uint64, tag = "5")]
+    pub kept: u64,
 }
 
 impl Record for OpenDirectory {
@@ -57,7 +63,7 @@ impl DescriptorKind for Directories {
 
     fn claims(&self, facts: &FdFacts) -> bool {
         facts.file_type() == libc::S_IFDIR
-            && facts.place == Place::Leads
+            && (facts.place == Place::Leads || kept_file::is_kept(facts))
             && !facts.is_place()
             && !refused::is_kernel_file(&facts.link)
     }
@@ -71,11 +77,17 @@ impl DescriptorKind for Directories {
         collection: &mut Collection,
     ) -> Result<()> {
         for description in descriptions {
+            let used = kept_file::Use::Description(description.object);
+            let (kept, identity) = match collection.kept.of(used) {
+                Some((kept, identity)) => (kept, Some(identity.clone())),
+                None => (0, Some(named_file(description, job)?)),
+            };
             collection.put(&OpenDirectory {
                 object: description.object,
                 flags: description.facts.flags(),
                 position: description.facts.info.position.max(0) as u64,
-                identity: Some(named_file(description, job)?),
+                identity,
+                kept,
             })?;
         }
         Ok(())
@@ -85,6 +97,11 @@ impl DescriptorKind for Directories {
         let holders = holders(records)?;
         for directory in records.all::<OpenDirectory>()? {
             let then = directory.identity.as_ref().ok_or_else(damaged)?;
+            if directory.kept != 0 {
+                let needs = vec![Token::Object(directory.kept)];
+                plan.linked_step(Stage::Objects, 0, needs, Vec::new(), Open { directory });
+                continue;
+            }
             let (process, number) = holders.get(&directory.object).copied().unwrap_or_default();
             let what = format!("descriptor {number}, directory {}", printable(&then.path));
             let now = identity(&then.path, Path::new("/"));
@@ -125,6 +142,15 @@ impl Action for Open {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let directory = &self.directory;
         let identity = directory.identity.as_ref().ok_or_else(damaged)?;
+        if directory.kept != 0 {
+            let what = || format!("opening {}", printable(&identity.path));
+            let kept = rebuild.kept.get(&directory.kept).ok_or_else(damaged)?;
+            // It is empty: whatever its position was, nothing comes after it.
+            let opened = reopen(kept.as_fd(), directory.flags).attempt(what)?;
+            set_flags(opened.as_fd(), directory.flags).attempt(what)?;
+            rebuild.objects.insert(directory.object, opened);
+            return Ok(());
+        }
         open_at(
             rebuild,
             directory.object,
@@ -153,6 +179,7 @@ mod tests {
             flags: 0o200000,
             position: 9,
             identity: Some(FileIdentity::default()),
+            kept: 0,
         };
         records.push(&directory).unwrap();
         assert_eq!(records.all::<OpenDirectory>().unwrap(), [directory]);

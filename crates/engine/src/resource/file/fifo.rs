@@ -4,12 +4,14 @@
 //! sees a hang-up depends on whether there ever was a writer: it comes back as it was. Not preserved: what is left in one that
 //! nobody can read from, and what belongs to readers outside the job.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_sys::descriptor;
+use cryonaut_sys::file::own_path;
 
 use super::facts::{Description, FdFacts, Job, Place};
 use super::pipe::{End, Queue, ends_of, queue_of};
@@ -18,8 +20,9 @@ use super::{DescriptorKind, holders, options, path_of, set_flags};
 use crate::collect::Collection;
 use crate::error::Attempt;
 use crate::host::Host;
-use crate::plan::{Action, Plan, Stage};
+use crate::plan::{Action, Plan, Stage, Token};
 use crate::rebuild::Rebuild;
+use crate::resource::kept_file;
 use crate::resource::memory::{FileIdentity, identity, printable};
 use crate::resource::{Level, Support};
 use crate::{Refusals, Result};
@@ -39,6 +42,9 @@ pub struct Fifo {
     /// Whether a reader sees that the last writer has gone.
     #[prost(bool, tag = "4")]
     pub hung_up: bool,
+    /// The kept file that it is, by its number, where it was deleted; otherwise 0.
+    #[prost(uint64, tag = "5")]
+    pub kept: u64,
 }
 
 impl Record for Fifo {
@@ -61,7 +67,9 @@ impl DescriptorKind for Fifos {
     }
 
     fn claims(&self, facts: &FdFacts) -> bool {
-        facts.file_type() == libc::S_IFIFO && facts.place == Place::Leads && !facts.is_place()
+        facts.file_type() == libc::S_IFIFO
+            && (facts.place == Place::Leads || kept_file::is_kept(facts))
+            && !facts.is_place()
     }
 
     fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
@@ -72,7 +80,13 @@ impl DescriptorKind for Fifos {
         job: &Job<'_>,
         collection: &mut Collection,
     ) -> Result<()> {
-        for ends in Job::by_link(descriptions).into_values() {
+        // Not by path: of those that were deleted two may have had the same.
+        let mut fifos: BTreeMap<(u64, u64), Vec<&Description>> = BTreeMap::new();
+        for description in descriptions {
+            let ends = fifos.entry(description.facts.file).or_default();
+            ends.push(description);
+        }
+        for ends in fifos.into_values() {
             let hung_up = match ends.iter().find(|end| end.facts.reads()) {
                 Some(reader) => {
                     let copy = job.copy(reader)?;
@@ -82,8 +96,14 @@ impl DescriptorKind for Fifos {
                 }
                 None => false,
             };
+            let used = kept_file::Use::Description(ends[0].object);
+            let (kept, identity) = match collection.kept.of(used) {
+                Some((kept, identity)) => (kept, identity.clone()),
+                None => (0, named_file(ends[0], job)?),
+            };
             collection.put(&Fifo {
-                identity: Some(named_file(ends[0], job)?),
+                identity: Some(identity),
+                kept,
                 queue: Some(queue_of(&ends, job)?),
                 ends: ends_of(&ends),
                 hung_up,
@@ -97,7 +117,8 @@ impl DescriptorKind for Fifos {
         for fifo in records.all::<Fifo>()? {
             let then = fifo.identity.as_ref().ok_or_else(damaged)?;
             let now = identity(&then.path, Path::new("/"));
-            if now.is_none_or(|now| now.mode & libc::S_IFMT != libc::S_IFIFO) {
+            let there = now.is_some_and(|now| now.mode & libc::S_IFMT == libc::S_IFIFO);
+            if fifo.kept == 0 && !there {
                 let first = fifo.ends.first().map(|end| end.object).unwrap_or_default();
                 let (process, number) = holders.get(&first).copied().unwrap_or_default();
                 plan.refusals.add(
@@ -110,7 +131,11 @@ impl DescriptorKind for Fifos {
             if let Some(queue) = &fifo.queue {
                 queue.check(host, plan);
             }
-            plan.step(Stage::Objects, 0, Open { fifo });
+            let needs = match fifo.kept {
+                0 => Vec::new(),
+                kept => vec![Token::Object(kept)],
+            };
+            plan.linked_step(Stage::Objects, 0, needs, Vec::new(), Open { fifo });
         }
         Ok(())
     }
@@ -138,19 +163,25 @@ impl fmt::Display for Open {
 
 impl Action for Open {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        for (object, end) in open(&self.fifo)? {
+        let path = match self.fifo.kept {
+            0 => {
+                let identity = self.fifo.identity.as_ref().ok_or_else(damaged)?;
+                path_of(&identity.path).to_path_buf()
+            }
+            kept => own_path(rebuild.kept.get(&kept).ok_or_else(damaged)?.as_fd()),
+        };
+        for (object, end) in open(&self.fifo, &path)? {
             rebuild.objects.insert(object, end);
         }
         Ok(())
     }
 }
 
-fn open(fifo: &Fifo) -> Result<Vec<(u64, OwnedFd)>> {
-    let path = &fifo.identity.as_ref().ok_or_else(damaged)?.path;
-    let what = || format!("opening named pipe {}", printable(path));
+fn open(fifo: &Fifo, path: &Path) -> Result<Vec<(u64, OwnedFd)>> {
+    let what = || format!("opening named pipe {}", path_text(&fifo.identity));
     let open = |flags: u32| -> Result<OwnedFd> {
         let flags = flags & !(libc::O_DIRECT as u32) | libc::O_NONBLOCK as u32;
-        Ok(options(flags).open(path_of(path)).attempt(what)?.into())
+        Ok(options(flags).open(path).attempt(what)?.into())
     };
     let queue = fifo.queue.clone().unwrap_or_default();
     // Opening a writing end fails without a reader, and a writer that comes and goes is what a hang-up tells of: so none is
@@ -223,6 +254,7 @@ mod tests {
                 flags: 2,
             }],
             hung_up: true,
+            kept: 0,
         };
         records.push(&fifo).unwrap();
         assert_eq!(records.all::<Fifo>().unwrap(), [fifo]);
@@ -246,12 +278,16 @@ mod tests {
                 flags: 1,
             },
         ];
-        let mut opened = open(&Fifo {
-            identity,
-            queue: Some(queue),
-            ends,
-            hung_up: false,
-        })
+        let mut opened = open(
+            &Fifo {
+                identity,
+                queue: Some(queue),
+                ends,
+                hung_up: false,
+                kept: 0,
+            },
+            &path,
+        )
         .unwrap();
         std::fs::remove_file(path).unwrap();
         drop(opened.pop());
@@ -270,15 +306,19 @@ mod tests {
                 size: 65_536,
                 ..Queue::default()
             };
-            let opened = open(&Fifo {
-                identity,
-                queue: Some(queue),
-                ends: vec![End {
-                    object: 1,
-                    flags: libc::O_NONBLOCK as u32,
-                }],
-                hung_up,
-            });
+            let opened = open(
+                &Fifo {
+                    identity,
+                    queue: Some(queue),
+                    ends: vec![End {
+                        object: 1,
+                        flags: libc::O_NONBLOCK as u32,
+                    }],
+                    hung_up,
+                    kept: 0,
+                },
+                &path,
+            );
             std::fs::remove_file(path).unwrap();
             let events = descriptor::poll_now(opened.unwrap()[0].1.as_fd(), 0).unwrap();
             assert_eq!(events & libc::POLLHUP != 0, hung_up);

@@ -123,7 +123,7 @@ const BY_LINK: &[(&str, &str, &str, &str)] = &[
 ];
 
 /// Whether a path lies where files are the kernel's own doing.
-pub(super) fn is_kernel_file(link: &[u8]) -> bool {
+pub(crate) fn is_kernel_file(link: &[u8]) -> bool {
     [b"/proc".as_slice(), b"/sys"].iter().any(|top| {
         link.strip_prefix(*top)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))

@@ -51,6 +51,15 @@ pub(super) fn collect(
     job: &Job<'_>,
     collection: &mut Collection,
 ) -> Result<KeptFile> {
+    let metadata = found
+        .ways
+        .iter()
+        .find_map(|way| std::fs::metadata(way).ok().map(|found| (way, found)));
+    if let Some((way, metadata)) = metadata
+        && !metadata.is_file()
+    {
+        return Ok(bare(id, found, way, &metadata));
+    }
     let opened = found.ways.iter().find_map(|way| open(way).ok());
     if let Some(file) = opened {
         let ranges = data(&file)?;
@@ -130,6 +139,41 @@ fn data(file: &File) -> Result<Vec<PageRange>> {
     Ok(ranges)
 }
 
+/// What has no content of its own: a directory, a FIFO, a symbolic link.
+fn bare(id: u64, found: &Found, way: &Path, metadata: &std::fs::Metadata) -> KeptFile {
+    let target = match metadata.mode() & libc::S_IFMT {
+        libc::S_IFLNK => file::link_target(way).unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    let attributes = file::extended_attributes(way).unwrap_or_default();
+    KeptFile {
+        id,
+        standing: found.standing as i32,
+        identity: Some(identity(found, metadata)),
+        user: metadata.uid(),
+        group: metadata.gid(),
+        attributes: attributes.into_iter().map(attribute).collect(),
+        target,
+        ..KeptFile::default()
+    }
+}
+
+fn identity(found: &Found, metadata: &std::fs::Metadata) -> FileIdentity {
+    FileIdentity {
+        path: found.path.clone(),
+        device: found.key.0,
+        inode: found.key.1,
+        size: metadata.size(),
+        modified: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
+        mode: metadata.mode(),
+        ..FileIdentity::default()
+    }
+}
+
+fn attribute((name, value): (Vec<u8>, Vec<u8>)) -> ExtendedAttribute {
+    ExtendedAttribute { name, value }
+}
+
 /// A file that could be opened.
 fn store(
     id: u64,
@@ -146,21 +190,10 @@ fn store(
     let record = KeptFile {
         id,
         standing: found.standing as i32,
-        identity: Some(FileIdentity {
-            path: found.path.clone(),
-            device: found.key.0,
-            inode: found.key.1,
-            size: metadata.size(),
-            modified: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
-            mode: metadata.mode(),
-            ..FileIdentity::default()
-        }),
+        identity: Some(identity(found, &metadata)),
         user: metadata.uid(),
         group: metadata.gid(),
-        attributes: attributes
-            .into_iter()
-            .map(|(name, value)| ExtendedAttribute { name, value })
-            .collect(),
+        attributes: attributes.into_iter().map(attribute).collect(),
         seals: seals.ok().map(|seals| seals as u32),
         huge_page: if system.kind == HUGETLBFS {
             system.block
@@ -169,7 +202,7 @@ fn store(
         },
         linkable: found.linkable,
         stored: ranges.iter().map(|range| range.end - range.start).sum(),
-        partial: false,
+        ..KeptFile::default()
     };
     collection.contents.insert(id, file);
     collection.spaces.push(Space {

@@ -1,8 +1,9 @@
 //! Finding the files of a frozen job that are to be kept, and everything that refers to them.
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cryonaut_procfs::maps::AreaName;
 use cryonaut_procfs::smaps::{SmapsArea, VmFlag};
@@ -10,8 +11,9 @@ use cryonaut_sys::file::{self, HUGETLBFS, RAMFS, TMPFS};
 
 use super::{Standing, Use};
 use crate::freeze::{Frozen, FrozenProcess};
-use crate::resource::file::{FdFacts, Job, Place};
+use crate::resource::file::{FdFacts, Job, Place, is_kernel_file};
 use crate::resource::memory::{Files, device_number, device_of};
+use crate::resource::sharing::Shared;
 
 /// Device and inode number of a file.
 pub(super) type Key = (u64, u64);
@@ -76,11 +78,25 @@ fn nameless(path: &[u8]) -> Standing {
     }
 }
 
-/// How the file of a description has to be kept because it has no name; nothing where it has one, or is no regular file.
+/// How the file of a description has to be kept because it has no name; nothing where it has one, or is of another type.
 pub(super) fn standing(facts: &FdFacts) -> Option<Standing> {
-    let regular = facts.file_type() == libc::S_IFREG;
-    (regular && facts.place == Place::Deleted)
-        .then(|| nameless(facts.deleted_path().unwrap_or(&facts.link)))
+    let path = facts.deleted_path().unwrap_or(&facts.link);
+    if facts.place != Place::Deleted || is_kernel_file(path) {
+        return None;
+    }
+    match facts.file_type() {
+        libc::S_IFREG => Some(nameless(path)),
+        libc::S_IFDIR | libc::S_IFIFO | libc::S_IFLNK => Some(Standing::Nameless),
+        _ => None,
+    }
+}
+
+/// The path that a directory without a name once had, and what it is, where a link of /proc leads to one.
+pub(crate) fn removed_directory(link: &Path, shown: &[u8]) -> Option<(Key, Vec<u8>)> {
+    let path = shown.strip_suffix(b" (deleted)")?;
+    let found = std::fs::metadata(link).ok()?;
+    let removed = found.is_dir() && found.nlink() == 0 && !is_kernel_file(path);
+    removed.then(|| ((device_number(found.dev()), found.ino()), path.to_vec()))
 }
 
 /// Finds all files that are to be kept.
@@ -97,6 +113,7 @@ pub(super) fn find(frozen: &Frozen, job: &Job<'_>) -> Vec<Found> {
         }
         files.push(looked_at);
     }
+    search.removed_directories(frozen);
     if search.found.is_empty() {
         return Vec::new();
     }
@@ -201,19 +218,47 @@ impl Search {
         }
     }
 
+    /// Working and root directories that were removed, of processes and of threads that have their own.
+    fn removed_directories(&mut self, frozen: &Frozen) {
+        for process in frozen.alive() {
+            let threads = process.tasks.iter().map(|task| task.stopped.tid());
+            let apart =
+                |tid: &i32| frozen.sharing.of_task(Shared::FsContext, process.pid, *tid) == *tid;
+            let tasks = threads.filter(|tid| *tid == process.pid || apart(tid));
+            for task in tasks {
+                let directory = PathBuf::from(format!("/proc/{task}"));
+                for (name, how) in [
+                    ("cwd", Use::WorkingDirectory(task)),
+                    ("root", Use::RootDirectory(task)),
+                ] {
+                    let link = directory.join(name);
+                    let shown = std::fs::read_link(&link).unwrap_or_default();
+                    let shown = shown.as_os_str().as_bytes();
+                    let Some((key, path)) = removed_directory(&link, shown) else {
+                        continue;
+                    };
+                    self.demand(key, Standing::Nameless, &path);
+                    if let Some(found) = self.found.get_mut(&key) {
+                        found.uses.push(how);
+                        found.ways.push(link);
+                    }
+                }
+            }
+        }
+    }
+
     fn uses_of_descriptors(&mut self, job: &Job<'_>) {
         for description in &job.descriptions {
             let facts = &description.facts;
-            if facts.file_type() != libc::S_IFREG {
-                continue;
-            }
             let Some(found) = self.found.get_mut(&facts.file) else {
                 continue;
             };
             found.uses.push(Use::Description(description.object));
-            // O_TMPFILE has O_DIRECTORY in it.
+            // O_TMPFILE has O_DIRECTORY in it. Only the first opening shows it; the kernel calls such a file by its number.
             let flags = facts.info.flags as i32;
-            found.linkable |= flags & libc::O_TMPFILE == libc::O_TMPFILE;
+            let called = format!("/#{}", facts.file.1);
+            found.linkable |= flags & libc::O_TMPFILE == libc::O_TMPFILE
+                || found.path.ends_with(called.as_bytes());
             let slot = description.first();
             let way = job.owner(slot).descriptor_path(slot.number);
             found.ways.push(way);

@@ -4,18 +4,20 @@ use std::ffi::CString;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cryonaut_sys::descriptor;
 use cryonaut_sys::file::{self, memory_file, own_path};
+use cryonaut_sys::{descriptor, pidfd};
+use cryonaut_tracee::CallList;
 
-use super::place;
+use super::place::{self, Execution};
 use super::{KeptFile, Needs, Standing, content, damaged, text};
 use crate::error::Attempt;
-use crate::plan::Action;
+use crate::plan::{Action, Token};
 use crate::rebuild::{Access, Rebuild};
 use crate::resource::file::{path_of, reopen};
 use crate::{Error, Result};
@@ -43,9 +45,19 @@ impl Make {
         })
     }
 
+    /// Whether it is a directory, which is made together with all others ([`Directories`]).
+    pub(super) fn is_directory(&self) -> bool {
+        self.file.file_type() == libc::S_IFDIR
+    }
+
     /// Whether it has seals, which are put on when everything is mapped.
     pub(super) fn seals(&self) -> bool {
         self.file.standing() == Standing::Memory && self.file.seals.is_some_and(|seals| seals != 0)
+    }
+
+    fn path(&self) -> &[u8] {
+        let identity = self.file.identity.as_ref();
+        identity.map_or(&[], |found| &found.path)
     }
 
     fn size(&self) -> u64 {
@@ -59,6 +71,9 @@ impl fmt::Display for Make {
             Standing::Named => "put back",
             _ => "make",
         };
+        if self.file.file_type() != libc::S_IFREG {
+            return write!(f, "{verb} {}", text(&self.file));
+        }
         write!(
             f,
             "{verb} {} of {} bytes, {} of them no holes",
@@ -79,8 +94,19 @@ impl Action for Make {
                 content::fill(rebuild.image, part, &made, &text)?;
                 made
             }
+            Standing::Nameless if file.file_type() == libc::S_IFIFO => {
+                let make = |path: &Path| file::make_node(path, libc::S_IFIFO | 0o600, (0, 0));
+                place::make_bare(file, make, name_only).attempt(|| format!("making {text}"))?
+            }
+            Standing::Nameless if file.file_type() == libc::S_IFLNK => {
+                let target = path_of(&file.target);
+                let make = |path: &Path| std::os::unix::fs::symlink(target, path);
+                place::make_bare(file, make, name_only).attempt(|| format!("making {text}"))?
+            }
             Standing::Nameless => {
-                let made = place::make_nameless(file, place::execution(&self.needs))
+                let execution = place::execution(&self.needs);
+                let unnamed = |directory: &Path| make_unnamed(rebuild, directory);
+                let made = place::make_nameless(file, execution, unnamed)
                     .attempt(|| format!("making {text}"))?;
                 content::fill(rebuild.image, part, &made, &text)?;
                 made
@@ -100,6 +126,38 @@ impl Action for Make {
         rebuild.kept.insert(file.id, made.into());
         Ok(())
     }
+}
+
+/// Makes a file that never had a name (O_TMPFILE) in the progenitor: it can be linked only in the mount namespace where it was
+/// opened, which is to be that of the job.
+fn make_unnamed(rebuild: &Rebuild<'_>, directory: &Path) -> std::io::Result<File> {
+    let mut list = CallList::new();
+    let path = list.path(directory.as_os_str().as_bytes());
+    let flags = libc::O_TMPFILE | libc::O_RDWR | libc::O_CLOEXEC;
+    let arguments = [
+        libc::AT_FDCWD.into(),
+        path.into(),
+        flags.into(),
+        0o600.into(),
+    ];
+    let call = list.call(libc::SYS_openat, &arguments);
+    let run = |list: &CallList| rebuild.run(0, list).map_err(std::io::Error::other);
+    let number = run(&list)?.result(call)?;
+    let progenitor = rebuild.built(0).map_err(std::io::Error::other)?.pid;
+    let made = pidfd::open(progenitor)
+        .and_then(|process| pidfd::get_descriptor(process.as_fd(), number as i32));
+    let mut list = CallList::new();
+    list.call(libc::SYS_close, &[number.into()]);
+    run(&list)?;
+    Ok(made?.into())
+}
+
+/// A descriptor that names what is at a path, itself.
+fn name_only(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
+        .open(path)
 }
 
 fn make_memory(file: &KeptFile) -> std::io::Result<File> {
@@ -211,12 +269,7 @@ impl Make {
     }
 
     /// In a directory with the sticky bit only the owner of a file, or of the directory, may replace it.
-    fn may_replace(
-        &self,
-        there: &std::fs::Metadata,
-        path: &std::path::Path,
-        text: &str,
-    ) -> Result<()> {
+    fn may_replace(&self, there: &std::fs::Metadata, path: &Path, text: &str) -> Result<()> {
         let directory = path.parent().and_then(|path| std::fs::metadata(path).ok());
         let user = cryonaut_sys::task::effective_ids().0;
         let sticky = directory.as_ref().is_some_and(|found| {
@@ -227,6 +280,101 @@ impl Make {
                 "{text}: it is not what it was when it was saved, and belongs to user {}, in a directory where only that user may replace it",
                 there.uid()
             )));
+        }
+        Ok(())
+    }
+}
+
+/// Makes all removed directories, one in the other as they were, and removes them again.
+pub(super) struct Directories {
+    all: Vec<Make>,
+}
+
+impl Directories {
+    pub(super) fn of(all: &[Make]) -> Self {
+        let mut all = all.to_vec();
+        // Those above come first.
+        all.sort_by_key(|make| make.path().len());
+        Self { all }
+    }
+
+    /// What it gives.
+    pub(super) fn tokens(&self) -> Vec<Token> {
+        let all = self.all.iter();
+        all.map(|make| Token::Object(make.file.id)).collect()
+    }
+}
+
+impl fmt::Display for Directories {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<String> = self.all.iter().map(|make| text(&make.file)).collect();
+        write!(f, "make {}", all.join(", "))
+    }
+}
+
+/// Directories that are there only until what needs them is open.
+#[derive(Default)]
+struct Scaffold {
+    made: Vec<PathBuf>,
+}
+
+impl Scaffold {
+    /// Makes a directory, and what lacks above it.
+    fn make(&mut self, parent: &Path, name: &std::ffi::OsStr) -> std::io::Result<PathBuf> {
+        let mut lacking: Vec<&Path> = parent
+            .ancestors()
+            .take_while(|path| !path.exists())
+            .collect();
+        while let Some(path) = lacking.pop() {
+            make_directory(path)?;
+            self.made.push(path.to_path_buf());
+        }
+        let path = place::free_path(parent, name, make_directory)?;
+        self.made.push(path.clone());
+        Ok(path)
+    }
+}
+
+fn make_directory(path: &Path) -> std::io::Result<()> {
+    std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(path)
+}
+
+impl Drop for Scaffold {
+    fn drop(&mut self) {
+        for path in self.made.iter().rev() {
+            let _ = std::fs::remove_dir(path);
+        }
+    }
+}
+
+impl Action for Directories {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        let mut scaffold = Scaffold::default();
+        // Where those are that were made, by where they had been.
+        let mut now: Vec<(PathBuf, PathBuf)> = Vec::new();
+        for make in &self.all {
+            let old = path_of(make.path());
+            let what = || format!("making {}", text(&make.file));
+            let name = old.file_name().unwrap_or(old.as_os_str());
+            let above = old.parent().unwrap_or(old);
+            let moved = now.iter().find(|(before, _)| before == above);
+            let parent = moved.map_or(above, |(_, after)| after);
+            let mut made = scaffold.make(parent, name);
+            for other in place::directories(Path::new(""), Execution::NotNeeded) {
+                if made.is_ok() {
+                    break;
+                }
+                made = scaffold.make(&other, name);
+            }
+            let made = made.attempt(what)?;
+            let open = OpenOptions::new()
+                .read(true)
+                .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+                .open(&made);
+            rebuild
+                .kept
+                .insert(make.file.id, open.attempt(what)?.into());
+            now.push((old.to_path_buf(), made));
         }
         Ok(())
     }
@@ -264,7 +412,8 @@ impl Action for Settle {
             settle(file, identity.mode, identity.modified, made, &text)?;
         }
         // A file that is open for writing cannot be executed.
-        if !self.make.needs.writers && !self.make.seals() {
+        let plain = file.file_type() == libc::S_IFREG;
+        if plain && !self.make.needs.writers && !self.make.seals() {
             read_only(rebuild, file.id)?;
         }
         Ok(())
@@ -278,7 +427,8 @@ fn settle(file: &KeptFile, mode: u32, modified: i64, made: &OwnedFd, text: &str)
         // Whether that may fail was decided when the restart was planned.
         let _ = std::os::unix::fs::chown(&path, Some(file.user), Some(file.group));
     }
-    for attribute in &file.attributes {
+    let named_only = file.file_type() == libc::S_IFLNK;
+    for attribute in file.attributes.iter().filter(|_| !named_only) {
         let set = file::set_extended_attribute(&path, &attribute.name, &attribute.value);
         if attribute.name.starts_with(b"user.") {
             set.attempt(|| {
@@ -286,6 +436,9 @@ fn settle(file: &KeptFile, mode: u32, modified: i64, made: &OwnedFd, text: &str)
                 format!("{text}: setting its attribute {name}")
             })?;
         }
+    }
+    if file.file_type() == libc::S_IFLNK {
+        return Ok(());
     }
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode & 0o7777);
     std::fs::set_permissions(&path, permissions).attempt(|| format!("{text}: setting its mode"))?;

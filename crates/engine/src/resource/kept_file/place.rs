@@ -24,7 +24,7 @@ pub(super) enum Execution {
 }
 
 /// The directories in which a file without a name may be made, the best first: that where it was, then those for temporary files.
-fn directories(path: &Path, execution: Execution) -> Vec<PathBuf> {
+pub(super) fn directories(path: &Path, execution: Execution) -> Vec<PathBuf> {
     let old = path.parent().map(Path::to_path_buf);
     let chosen = std::env::var_os("TMPDIR").map(PathBuf::from);
     let common = ["/var/tmp", "/tmp"].map(PathBuf::from);
@@ -49,7 +49,9 @@ pub(super) fn check(file: &KeptFile, needs: &Needs, host: &Host, plan: &mut Plan
         plan.refusals
             .add((needs.process, ""), what.clone(), reason, remedy);
     };
-    if identity.mode & libc::S_IFMT != libc::S_IFREG {
+    let plain = file.file_type() == libc::S_IFREG;
+    let known = [libc::S_IFREG, libc::S_IFDIR, libc::S_IFIFO, libc::S_IFLNK];
+    if !known.contains(&file.file_type()) || (!plain && file.standing() != Standing::Nameless) {
         return Err(damaged());
     }
     if needs.described && !file.partial && !may_own(host, file) {
@@ -115,11 +117,16 @@ pub(super) fn execution(needs: &Needs) -> Execution {
     }
 }
 
-/// Makes an empty file without a name, open for reading and writing. `linkable` is one that may be given a name later.
+/// Makes an empty file without a name, open for reading and writing. `unnamed` makes one that may be
+/// given a name later (O_TMPFILE).
 ///
 /// # Errors
 /// When no directory takes it.
-pub(super) fn make_nameless(file: &KeptFile, execution: Execution) -> std::io::Result<File> {
+pub(super) fn make_nameless(
+    file: &KeptFile,
+    execution: Execution,
+    unnamed: impl Fn(&Path) -> std::io::Result<File>,
+) -> std::io::Result<File> {
     let identity = file.identity.clone().unwrap_or_default();
     let path = path_of(&identity.path);
     let mut last = IoError::from(ErrorKind::NotFound);
@@ -129,7 +136,7 @@ pub(super) fn make_nameless(file: &KeptFile, execution: Execution) -> std::io::R
             continue;
         }
         let made = if file.linkable {
-            options().custom_flags(libc::O_TMPFILE).open(&directory)
+            unnamed(&directory)
         } else {
             let name = path.file_name().unwrap_or(path.as_os_str());
             make_and_remove(&directory, name)
@@ -148,26 +155,65 @@ fn options() -> OpenOptions {
     options
 }
 
-/// Makes a file and removes its name. It has the name that it had where that is free, since /proc shows it.
-fn make_and_remove(directory: &Path, name: &std::ffi::OsStr) -> std::io::Result<File> {
+/// Makes what has no content and no name: `make` makes it at a path, `open` opens it there.
+///
+/// # Errors
+/// When no directory takes it.
+pub(super) fn make_bare(
+    file: &KeptFile,
+    make: impl Fn(&Path) -> std::io::Result<()>,
+    open: impl Fn(&Path) -> std::io::Result<File>,
+) -> std::io::Result<File> {
+    let identity = file.identity.clone().unwrap_or_default();
+    let path = path_of(&identity.path);
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    let mut last = IoError::from(ErrorKind::NotFound);
+    for directory in directories(path, Execution::NotNeeded) {
+        let made = free_path(&directory, name, &make);
+        let opened = made.and_then(|path| {
+            let opened = open(&path);
+            std::fs::remove_file(&path)?;
+            opened
+        });
+        match opened {
+            Ok(opened) => return Ok(opened),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Makes something in a directory, by its name where that is free.
+pub(super) fn free_path(
+    directory: &Path,
+    name: &std::ffi::OsStr,
+    make: impl Fn(&Path) -> std::io::Result<()>,
+) -> std::io::Result<PathBuf> {
     for attempt in 0..100 {
         let path = if attempt == 0 {
             directory.join(name)
         } else {
             directory.join(beside(name, attempt))
         };
-        match options().create_new(true).open(&path) {
-            Ok(file) => {
-                std::fs::remove_file(&path)?;
-                return Ok(file);
-            }
+        match make(&path) {
+            Ok(()) => return Ok(path),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            // The name is too long with what was added to it.
-            Err(error) if attempt > 0 => return Err(error),
             Err(error) => return Err(error),
         }
     }
     Err(ErrorKind::AlreadyExists.into())
+}
+
+/// Makes a file and removes its name. It has the name that it had where that is free, since /proc shows it.
+fn make_and_remove(directory: &Path, name: &std::ffi::OsStr) -> std::io::Result<File> {
+    let made = std::cell::RefCell::new(None);
+    let path = free_path(directory, name, |path| {
+        let file = options().create_new(true).open(path)?;
+        made.replace(Some(file));
+        Ok(())
+    })?;
+    std::fs::remove_file(path)?;
+    made.into_inner().ok_or_else(|| ErrorKind::NotFound.into())
 }
 
 /// A name for a file that is made beside another.
@@ -201,17 +247,17 @@ mod tests {
             use std::os::fd::AsFd;
             std::fs::read_link(cryonaut_sys::file::own_path(file.as_fd())).unwrap()
         };
-        let made = make_nameless(&file, Execution::NotNeeded).unwrap();
+        let made = make_nameless(&file, Execution::NotNeeded, |_| unreachable!()).unwrap();
         let wanted = format!("{} (deleted)", path.display());
         assert_eq!(shown(&made), Path::new(&wanted));
         std::fs::write(&path, "another").unwrap();
-        let made = make_nameless(&file, Execution::NotNeeded).unwrap();
+        let made = make_nameless(&file, Execution::NotNeeded, |_| unreachable!()).unwrap();
         assert!(shown(&made).starts_with(&directory));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "another");
         assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 1);
         std::fs::remove_dir_all(&directory).unwrap();
         // The directory has gone: another takes it.
-        assert!(make_nameless(&file, Execution::NotNeeded).is_ok());
+        assert!(make_nameless(&file, Execution::NotNeeded, |_| unreachable!()).is_ok());
     }
 
     #[test]
