@@ -157,6 +157,8 @@ victims! {
     pipe_fifo => Victim::new("pipe_fifo");
     eventfd => Victim::new("eventfd");
     epoll => Victim::new("epoll");
+    epoll_closed => Victim::new("epoll_closed");
+    epoll_oneshot => Victim::new("epoll_oneshot");
     epoll_shared => Victim::new("epoll_shared");
     pidfd_child => Victim::new("pidfd_child");
     pidfd_ended => Victim::new("pidfd_ended");

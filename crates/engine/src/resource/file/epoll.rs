@@ -2,20 +2,26 @@
 //!
 //! fdinfo lists the registrations by the number that each was made under; that number may be closed or reused since, so kcmp
 //! (KCMP_EPOLL_TFD) tells which description is meant. Registrations are made again inside a process of the job, last of all.
-//! Not preserved: an edge (EPOLLET) that was reported already is reported once more where the target is ready, and a
-//! registration that fired with EPOLLONESHOT reports errors and hang-ups.
+//! A registration that has fired with EPOLLONESHOT listens to nothing, not even to errors and hang-ups, which every new one does:
+//! it is made to fire again, into the void. Not preserved: an edge (EPOLLET) that was reported already is reported once more
+//! where the target is ready; a registration that has fired reports errors and hang-ups where its target is ready for nothing
+//! and is no pipe to read from.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileTypeExt;
 
 use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_procfs::EpollTarget;
 use cryonaut_sys::{descriptor, task};
-use cryonaut_tracee::CallList;
+use cryonaut_tracee::{CallId, CallList, Outcomes};
 
 use super::facts::{Description, FdFacts, Job};
 use super::standard::StandardStream;
-use super::{Count, DescriptorKind, DescriptorTable, SPARE, free_number, object, terminal};
+use super::{Count, DescriptorKind, DescriptorTable, SPARE, free_number, object, reopen, terminal};
 use crate::collect::Collection;
 use crate::error::Attempt;
 use crate::host::Host;
@@ -23,6 +29,15 @@ use crate::plan::{Action, Plan, Stage};
 use crate::rebuild::{CloseOnExec, Rebuild};
 use crate::resource::{Level, Support};
 use crate::{Error, Refusals, Result};
+
+/// What an epoll_event keeps once it has fired: EPOLLEXCLUSIVE, EPOLLWAKEUP, EPOLLONESHOT, EPOLLET.
+const PRIVATE: u32 = 0xf000_0000;
+/// The registration keeps the machine from suspending (include/uapi/linux/eventpoll.h).
+const WAKEUP: u32 = 1 << 29;
+/// CAP_BLOCK_SUSPEND (include/uapi/linux/capability.h).
+const BLOCK_SUSPEND: u32 = 36;
+/// All that a file may be ready for.
+const ANYTHING: i16 = libc::POLLIN | libc::POLLOUT | libc::POLLPRI | libc::POLLRDHUP;
 
 /// An epoll instance.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -56,6 +71,13 @@ pub struct Entry {
     /// The program's own data.
     #[prost(fixed64, tag = "4")]
     pub data: u64,
+}
+
+impl Entry {
+    /// Whether it has fired with EPOLLONESHOT: until then each listens at least to errors and hang-ups.
+    fn is_spent(&self) -> bool {
+        self.events & !PRIVATE == 0
+    }
 }
 
 impl Record for Epoll {
@@ -149,6 +171,14 @@ impl DescriptorKind for Epolls {
                 .iter()
                 .map(|stream| stream.object),
         );
+        let capabilities = cryonaut_sys::spawn::effective_capabilities().unwrap_or(0);
+        let wakes = |epoll: &Epoll| epoll.entries.iter().any(|entry| entry.events & WAKEUP != 0);
+        if capabilities & 1 << BLOCK_SUSPEND == 0 && epolls.iter().any(wakes) {
+            plan.remarks.push(
+                "an epoll no longer keeps the machine from suspending (EPOLLWAKEUP), which needs CAP_BLOCK_SUSPEND"
+                    .into(),
+            );
+        }
         let spare = free_number(records)? + SPARE;
         let objects = epolls.iter().map(|epoll| epoll.object).collect();
         plan.step(Stage::Objects, 0, Make { objects });
@@ -303,29 +333,90 @@ impl Action for Register {
             .registrations
             .iter()
             .partition(|registration| registration.reach == Reach::Direct);
+        // Those that are to fire come first: the others must not be reported in their place.
+        let (spent, direct): (Vec<Registration>, Vec<Registration>) = direct
+            .into_iter()
+            .partition(|registration| registration.entry.is_spent());
+        for registration in &spent {
+            let _byte = Ready::make(object(rebuild, registration.entry.target)?)?;
+            let mut list = CallList::new();
+            let calls = self.add(rebuild, &mut list, registration.entry)?;
+            let outcomes = rebuild.run(self.process, &list)?;
+            self.check(&outcomes, calls, registration)?;
+        }
+        for registration in others.iter().filter(|other| other.entry.is_spent()) {
+            let _byte = Ready::make(object(rebuild, registration.entry.target)?)?;
+            self.add_by_detour(rebuild, registration)?;
+        }
         for chunk in direct.chunks(AT_ONCE) {
             let mut list = CallList::new();
-            let calls: Vec<_> = chunk
+            let calls: Result<Vec<_>> = chunk
                 .iter()
-                .map(|registration| self.add(&mut list, registration.entry))
+                .map(|registration| self.add(rebuild, &mut list, registration.entry))
                 .collect();
             let outcomes = rebuild.run(self.process, &list)?;
-            for (call, registration) in calls.iter().zip(chunk) {
-                self.check(outcomes.result(*call), registration)?;
+            for (calls, registration) in calls?.into_iter().zip(chunk) {
+                self.check(&outcomes, calls, registration)?;
             }
         }
-        for registration in &others {
+        for registration in others.iter().filter(|other| !other.entry.is_spent()) {
             self.add_by_detour(rebuild, registration)?;
         }
         Ok(())
     }
 }
 
+/// An empty pipe that has been made ready to be read from, by a byte of ours, for as long as this lives.
+struct Ready {
+    pipe: Option<File>,
+}
+
+impl Ready {
+    /// Makes a target ready if that is possible without a trace: only an empty pipe with a writer needs it, and can be.
+    fn make(target: BorrowedFd<'_>) -> Result<Self> {
+        let what = || "making a pipe ready".into();
+        let metadata = File::from(target.try_clone_to_owned().attempt(what)?).metadata();
+        let is_pipe = metadata.is_ok_and(|metadata| metadata.file_type().is_fifo());
+        let silent = descriptor::poll_now(target, ANYTHING).attempt(what)? == 0;
+        let access =
+            descriptor::control(target, libc::F_GETFL, 0).attempt(what)? as i32 & libc::O_ACCMODE;
+        if !is_pipe || !silent || access != libc::O_RDONLY {
+            return Ok(Self { pipe: None });
+        }
+        let both = reopen(target, (libc::O_RDWR | libc::O_NONBLOCK) as u32).attempt(what)?;
+        let mut pipe = File::from(both);
+        pipe.write_all(b"r").attempt(what)?;
+        Ok(Self { pipe: Some(pipe) })
+    }
+}
+
+impl Drop for Ready {
+    fn drop(&mut self) {
+        if let Some(pipe) = &mut self.pipe {
+            // It was empty, and nobody else runs.
+            let _ = pipe.read_exact(&mut [0]);
+        }
+    }
+}
+
+/// The calls that make a registration: one that adds it and, where it is to fire at once, one that takes what it reports.
+type Calls = (CallId, Option<CallId>);
+
 impl Register {
-    fn add(&self, list: &mut CallList, entry: Entry) -> cryonaut_tracee::CallId {
+    fn add(&self, rebuild: &Rebuild<'_>, list: &mut CallList, entry: Entry) -> Result<Calls> {
+        let target = object(rebuild, entry.target)?;
+        let fires = entry.is_spent()
+            && descriptor::poll_now(target, ANYTHING)
+                .attempt(|| "looking at what an epoll watches".into())?
+                != 0;
+        let events = if fires {
+            entry.events | ANYTHING as u32
+        } else {
+            entry.events
+        };
         // struct epoll_event is packed on x86-64: 4 bytes of events, 8 of data.
         let mut event = [0; 12];
-        event[..4].copy_from_slice(&entry.events.to_le_bytes());
+        event[..4].copy_from_slice(&events.to_le_bytes());
         event[4..].copy_from_slice(&entry.data.to_le_bytes());
         let event = list.bytes(&event);
         let arguments = [
@@ -334,7 +425,13 @@ impl Register {
             entry.number.into(),
             event.into(),
         ];
-        list.call(libc::SYS_epoll_ctl, &arguments)
+        let added = list.call(libc::SYS_epoll_ctl, &arguments);
+        let fired = fires.then(|| {
+            let taken = list.space(12);
+            let arguments = [self.number.into(), taken.into(), 1.into(), 0.into()];
+            list.call(libc::SYS_epoll_wait, &arguments)
+        });
+        Ok((added, fired))
     }
 
     /// Puts the target at its old number for as long as the registration takes.
@@ -360,7 +457,7 @@ impl Register {
             libc::SYS_dup3,
             &[self.spare.into(), number.into(), 0.into()],
         ));
-        let call = self.add(&mut list, entry);
+        let calls = self.add(rebuild, &mut list, entry)?;
         if let Some(flags) = reused {
             steps.push(list.call(libc::SYS_dup3, &[aside.into(), number.into(), flags.into()]));
             steps.push(list.call(libc::SYS_close, &[aside.into()]));
@@ -374,11 +471,27 @@ impl Register {
                 .result(step)
                 .attempt(|| format!("process {}: reaching what an epoll watches", self.process))?;
         }
-        self.check(outcomes.result(call), registration)
+        self.check(&outcomes, calls, registration)
     }
 
-    fn check(&self, result: std::io::Result<u64>, registration: &Registration) -> Result<()> {
-        match result {
+    fn check(
+        &self,
+        outcomes: &Outcomes,
+        (added, fired): Calls,
+        registration: &Registration,
+    ) -> Result<()> {
+        if let (Ok(_), Some(fired)) = (outcomes.result(added), fired) {
+            let reported = outcomes
+                .result(fired)
+                .attempt(|| "waiting by epoll".into())?;
+            if reported != 1 {
+                return Err(Error::Failed(format!(
+                    "process {}: descriptor {} was ready, but epoll {} did not report it",
+                    self.process, registration.entry.number, self.number
+                )));
+            }
+        }
+        match outcomes.result(added) {
             // A file, always ready, has taken the place of a stream: epoll takes none.
             Err(error) if registration.replaced && error.raw_os_error() == Some(libc::EPERM) => {
                 tracing::warn!(
@@ -402,7 +515,7 @@ impl Register {
 
 const SUPPORT: &[Support] = &[
     Support {
-        what: "epoll: also nested, also of closed and reused descriptor numbers",
+        what: "epoll: also nested, also of closed and reused descriptor numbers, used-up one-shots",
         level: Level::Restored,
         how: "registrations are made again; a reported edge (EPOLLET) is reported once more where the target is ready",
     },
@@ -415,6 +528,8 @@ const SUPPORT: &[Support] = &[
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
     use crate::resource::file::SlotRecord;
     use crate::resource::file::tests::host;
@@ -436,6 +551,31 @@ mod tests {
         };
         records.push(&epoll).unwrap();
         assert_eq!(records.all::<Epoll>().unwrap(), [epoll]);
+    }
+
+    #[test]
+    fn what_has_fired_listens_to_nothing() {
+        let entry = |events: i32| Entry {
+            events: events as u32,
+            ..Entry::default()
+        };
+        assert!(entry(libc::EPOLLONESHOT).is_spent());
+        assert!(entry(libc::EPOLLONESHOT | libc::EPOLLET).is_spent());
+        assert!(!entry(libc::EPOLLONESHOT | libc::EPOLLERR | libc::EPOLLHUP).is_spent());
+        assert!(!entry(libc::EPOLLIN).is_spent());
+    }
+
+    #[test]
+    fn a_pipe_is_ready_for_a_while() {
+        let (reader, writer) = descriptor::pipe(libc::O_NONBLOCK).unwrap();
+        let events = || descriptor::poll_now(reader.as_fd(), ANYTHING).unwrap();
+        let ready = Ready::make(reader.as_fd()).unwrap();
+        assert_eq!(events(), libc::POLLIN);
+        drop(ready);
+        assert_eq!(events(), 0);
+        drop(writer);
+        drop(Ready::make(reader.as_fd()).unwrap());
+        assert_eq!(events(), libc::POLLHUP);
     }
 
     #[test]
