@@ -15,6 +15,7 @@ mod eventfd;
 pub(crate) mod external;
 mod facts;
 mod fifo;
+mod hardware;
 mod inotify;
 mod kernel_file;
 mod lock;

@@ -138,9 +138,9 @@ const SUPPORT: &[Support] = &[
         how: "by reference",
     },
     Support {
-        what: "Other devices",
+        what: "Other devices: graphics, sound, input, clocks, loop, tun and tap, FUSE, KVM, InfiniBand, disks",
         level: Level::Refused,
-        how: "their state is in the device or its driver; close them before the checkpoint",
+        how: "their state is in the device, its driver or another process; each refusal says what to do",
     },
 ];
 

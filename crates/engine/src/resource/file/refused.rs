@@ -1,6 +1,7 @@
 //! Descriptors that no kind claims: refused by name.
 
 use super::facts::{Description, Job, Place};
+use super::hardware;
 use crate::Refusals;
 use crate::resource::{Level, Support};
 
@@ -142,8 +143,10 @@ pub(super) fn refuse(description: &Description, job: &Job<'_>, refusals: &mut Re
     let known = BY_LINK
         .iter()
         .find(|(link, ..)| facts.link.starts_with(link.as_bytes()));
-    let (what, reason, remedy) = match known {
-        Some(&(_, what, reason, remedy)) => (what, reason.to_owned(), remedy),
+    let device = hardware::known(facts).map(|device| (device.what, device.reason, device.remedy));
+    let known = known.map(|&(_, what, reason, remedy)| (what, reason, remedy));
+    let (what, reason, remedy) = match known.or(device) {
+        Some((what, reason, remedy)) => (what, reason.to_owned(), remedy),
         None if facts.file_type() == libc::S_IFCHR && facts.node == (5, 2) => (
             "the master of a pseudo-terminal",
             "a job's own terminals are not saved yet".to_owned(),
@@ -156,7 +159,7 @@ pub(super) fn refuse(description: &Description, job: &Job<'_>, refusals: &mut Re
         ),
         None if matches!(facts.file_type(), libc::S_IFCHR | libc::S_IFBLK) => {
             let (major, minor) = facts.node;
-            ("a device", format!("the state of device {major}:{minor} is not saved"), "close it before the checkpoint")
+            ("a device", format!("the state of device {major}:{minor} is in its driver"), "close it before the checkpoint")
         }
         None if facts.place == Place::Elsewhere => (
             "a file",
