@@ -57,6 +57,13 @@ impl<'a> Family<'a> {
             foreign: None,
             borne: BTreeMap::new(),
         };
+        // Each is borne once then, and the search below ends.
+        if family.by_pid.len() < processes.len() || processes.iter().any(|process| process.pid <= 0)
+        {
+            return Err(Error::Failed(
+                "the image is damaged: a process is there twice, or has no number".into(),
+            ));
+        }
         family.note_births();
         let mut reached = vec![0];
         let mut next = 0;
@@ -65,9 +72,9 @@ impl<'a> Family<'a> {
             let borne = family.borne.get(&process).into_iter().flatten();
             reached.extend(borne.map(|process| process.pid));
         }
-        if reached.len() <= processes.len() || family.by_pid.len() < processes.len() {
+        if reached.len() <= processes.len() {
             return Err(Error::Failed(
-                "the image is damaged: a process descends from itself, or is there twice".into(),
+                "the image is damaged: a process descends from itself".into(),
             ));
         }
         let foreign = family.foreign_sessions();
@@ -377,4 +384,67 @@ fn used_ids(leaving: &BTreeSet<i32>) -> BTreeSet<i32> {
         .filter(|stat| !leaving.contains(&stat.pid))
         .flat_map(|stat| [stat.pid, stat.pgrp, stat.session])
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Changed;
+
+    fn process(pid: i32, parent: i32, session: i32) -> ProcessRecord {
+        ProcessRecord {
+            pid,
+            parent,
+            session,
+            group: pid,
+            tasks: vec![pid],
+            ..ProcessRecord::default()
+        }
+    }
+
+    fn ways(processes: &[ProcessRecord]) -> Result<BTreeMap<i32, Way>> {
+        let host = Host::look(false, Changed::Refuse).unwrap();
+        let members = crate::resource::sharing::members_recorded(processes);
+        Family::new(processes, &Sharing::default(), &members, &host).map(|family| family.ways)
+    }
+
+    #[test]
+    fn damaged_families_are_found() {
+        assert!(ways(&[process(0, 0, 0)]).is_err());
+        assert!(ways(&[process(7, 0, 7), process(7, 0, 7)]).is_err());
+        assert!(ways(&[process(7, 8, 7), process(8, 7, 7)]).is_err());
+        assert!(ways(&[process(7, 7, 7)]).is_err());
+        assert_eq!(ways(&[process(7, 0, 7)]).unwrap(), BTreeMap::new());
+    }
+
+    #[test]
+    fn adopted_processes_are_born_by_others() {
+        let found = ways(&[
+            // It has been in session 20, which has lost its leader, as its first child was born.
+            process(7, 0, 7),
+            process(8, 7, 20),
+            // Of another one without a leader, of one led by a sibling, of one led by a nephew.
+            process(9, 7, 23),
+            process(10, 7, 10),
+            process(11, 7, 10),
+            process(12, 7, 7),
+            process(13, 12, 13),
+            process(14, 7, 13),
+            // Two that nobody in the job has adopted, in sessions of which only one could be the progenitor's.
+            process(15, 0, 21),
+            process(16, 0, 20),
+        ])
+        .unwrap();
+        let orphan = Way::Orphan {
+            leader: 13,
+            reaper: 7,
+        };
+        let expected = [
+            (9, Way::Placeholder(23)),
+            (11, Way::Sibling(10)),
+            (14, orphan),
+            (15, Way::Placeholder(21)),
+        ];
+        assert_eq!(found, BTreeMap::from(expected));
+    }
 }
