@@ -2,6 +2,7 @@
 //!
 //! A resource is one file under `resource/`, with both sides in it. A newcomer adds the file and one line in [`REGISTRY`].
 
+pub mod aio;
 pub mod attribute;
 pub mod credentials;
 pub mod descriptor_table;
@@ -82,6 +83,7 @@ pub static REGISTRY: &[&dyn Resource] = &[
     &seccomp::Seccomp,
     &kept_file::KeptFiles,
     &memory::Memory,
+    &aio::AsynchronousIo,
     &file::Files,
     &fs_context::FsContext,
     &signal::Signals,

@@ -360,7 +360,7 @@ fn kind_of(area: &AreaRecord, layout: &Layout) -> &'static str {
         Backing::FilePrivate => "file",
         Backing::FileShared => "shared file",
         Backing::SharedObject => "shared",
-        Backing::Vdso | Backing::Vvar | Backing::VvarVclock => "kernel",
+        Backing::Vdso | Backing::Vvar | Backing::VvarVclock | Backing::AioRing => "kernel",
     }
 }
 

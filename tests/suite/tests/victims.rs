@@ -58,6 +58,16 @@ victims! {
     mem_guard => Victim::new("mem_guard");
     mem_large => Victim::new("mem_large");
     mem_moved => Victim::new("mem_moved");
+    mem_policy => Victim::new("mem_policy");
+    mem_sealed => Victim::new("mem_sealed");
+    mem_droppable => Victim::new("mem_droppable");
+    mem_lock_future => Victim::new("mem_lock_all").arguments(&["future"]);
+    mem_lock_future_on_fault => Victim::new("mem_lock_all").arguments(&["on_fault"]);
+    mem_lock_present => Victim::new("mem_lock_all").arguments(&["present"]);
+    mem_file_reopened => Victim::new("mem_file_reopened");
+    mem_code => Victim::new("mem_code");
+    mem_layout => Victim::new("mem_layout");
+    mem_personality => Victim::new("mem_personality");
 
     threads_100 => Victim::new("threads").arguments(&["100"]);
     threads_1000 => Victim::new("threads").arguments(&["1000"]);
@@ -91,6 +101,9 @@ victims! {
     timer_overrun => Victim::new("timer_overrun");
     timer_fd => Victim::new("timer_fd");
     timer_clocks => Victim::new("timer_clocks");
+    clock_goes_on => Victim::new("clock_goes_on");
+    aio => Victim::new("aio");
+    aio_waiting => Victim::new("aio_waiting").unless_refused("have not completed");
 
     blocking_nanosleep => Victim::new("blocking").arguments(&["nanosleep"]);
     blocking_clock_nanosleep => Victim::new("blocking").arguments(&["clock_nanosleep"]);

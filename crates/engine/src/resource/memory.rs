@@ -624,7 +624,7 @@ const SUPPORT: &[Support] = &[
         how: "their content is nowhere but in the kernel; unmap them before the checkpoint",
     },
     Support {
-        what: "userfaultfd, protection keys, shadow-stack memory, MAP_SYNC, AIO contexts",
+        what: "userfaultfd, protection keys, shadow-stack memory, MAP_SYNC",
         level: Level::Refused,
         how: "the kernel has no way to hand them over; see the text of the refusal",
     },

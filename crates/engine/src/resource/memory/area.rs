@@ -142,13 +142,7 @@ pub fn describe(area: &SmapsArea, files: &mut Files) -> Result<Option<AreaRecord
                 "start the program with transparent huge pages (MADV_HUGEPAGE) instead",
             );
         }
-        AreaName::AioRing => {
-            return unsupported(
-                "an asynchronous I/O context".into(),
-                "the kernel has no way to restore contexts of io_setup",
-                "have the program call io_destroy before the checkpoint",
-            );
-        }
+        AreaName::AioRing => Backing::AioRing,
         other => {
             return unsupported(
                 format!("{other:?}"),

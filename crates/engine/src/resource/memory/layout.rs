@@ -26,11 +26,7 @@ pub enum Change {
 pub fn changes(old: &[AreaRecord], new: &[AreaRecord]) -> Vec<Change> {
     let mut kept: Vec<(u64, u64)> = Vec::new();
     let mut mapped = Vec::new();
-    for (index, area) in new
-        .iter()
-        .enumerate()
-        .filter(|(_, area)| !area.is_kernel_provided())
-    {
+    for (index, area) in new.iter().enumerate().filter(|(_, area)| area.is_built()) {
         let mut at = area.start;
         let first = old.partition_point(|ancestor| ancestor.end <= area.start);
         for ancestor in old[first..]
@@ -56,7 +52,7 @@ pub fn changes(old: &[AreaRecord], new: &[AreaRecord]) -> Vec<Change> {
     let mut all = Vec::new();
     for area in old
         .iter()
-        .filter(|area| !area.is_kernel_provided() && !area.has(attribute::DONT_FORK))
+        .filter(|area| area.is_built() && !area.has(attribute::DONT_FORK))
     {
         let mut at = area.start;
         let first = kept.partition_point(|&(_, end)| end <= area.start);
@@ -355,7 +351,7 @@ fn map(
                 0,
             )?;
         }
-        Backing::Vdso | Backing::Vvar | Backing::VvarVclock => {}
+        Backing::Vdso | Backing::Vvar | Backing::VvarVclock | Backing::AioRing => {}
         Backing::Unknown => {
             return Err(Error::Failed(
                 "an area is of no known kind: the image is damaged".into(),
@@ -423,12 +419,7 @@ impl Action for FinishMemory {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let process = self.space.process;
         let mut queue = Queue::new(process);
-        for area in self
-            .space
-            .areas
-            .iter()
-            .filter(|area| !area.is_kernel_provided())
-        {
+        for area in self.space.areas.iter().filter(|area| area.is_built()) {
             let range = [area.start.into(), area.length().into()];
             if filling_protection(area) != area.protection {
                 let arguments = [range[0], range[1], u64::from(area.protection).into()];
@@ -526,7 +517,7 @@ fn name(rebuild: &Rebuild<'_>, queue: &mut Queue, area: &AreaRecord) -> Result<(
 /// Seals what was sealed, last: nothing may change there afterwards. All children have been born, so none inherits a seal.
 fn seal(rebuild: &Rebuild<'_>, space: &AddressSpace) -> Result<()> {
     let mut queue = Queue::new(space.process);
-    let sealed = |area: &&AreaRecord| area.has(attribute::SEALED) && !area.is_kernel_provided();
+    let sealed = |area: &&AreaRecord| area.has(attribute::SEALED) && area.is_built();
     for area in space.areas.iter().filter(sealed) {
         let arguments = [area.start.into(), area.length().into(), 0.into()];
         let what = "sealing memory";

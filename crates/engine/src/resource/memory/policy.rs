@@ -95,10 +95,7 @@ fn policy(mode: u32, mask: &[u8]) -> Option<MemoryPolicy> {
 /// # Errors
 /// When the process stumbles.
 pub fn read_all(process: &mut FrozenProcess, areas: &mut [AreaRecord]) -> Result<()> {
-    let mut asked: Vec<&mut AreaRecord> = areas
-        .iter_mut()
-        .filter(|area| !area.is_kernel_provided())
-        .collect();
+    let mut asked: Vec<&mut AreaRecord> = areas.iter_mut().filter(|area| area.is_built()).collect();
     for chunk in asked.chunks_mut(AT_ONCE) {
         let mut list = CallList::new();
         let modes = list.space(chunk.len() * 4);

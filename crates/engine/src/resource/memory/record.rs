@@ -94,6 +94,8 @@ pub enum Backing {
     Vvar = 6,
     /// `[vvar_vclock]`.
     VvarVclock = 7,
+    /// The ring of a context of io_setup(2), which is made with the context.
+    AioRing = 16,
 }
 
 /// Attributes of an area.
@@ -224,6 +226,12 @@ impl AreaRecord {
             self.backing(),
             Backing::Vdso | Backing::Vvar | Backing::VvarVclock
         )
+    }
+
+    /// Whether it is mapped, or inherited, when memory is built: what the kernel made at exec is moved instead, and rings of
+    /// asynchronous I/O come with their contexts.
+    pub fn is_built(&self) -> bool {
+        !self.is_kernel_provided() && self.backing() != Backing::AioRing
     }
 
     /// Whether a child forked from a process with `parent` finds the same memory where both lie.
