@@ -23,6 +23,9 @@ const PACKAGES: &[&str] = &[
     "libopenblas0-pthread",
     "r-base-core",
     "lammps",
+    // A browser, in which the pages of `cryo show --html` are looked at, and letters for it.
+    "chromium",
+    "fonts-dejavu-core",
 ];
 
 /// Cargo's tools, at the versions that are known to work here.

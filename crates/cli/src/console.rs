@@ -37,6 +37,11 @@ impl Console {
         write_whole(io::stdout().lock(), &text)
     }
 
+    /// Prints a document as it is.
+    pub fn document(&self, text: &str) -> Result<(), Failure> {
+        write_whole(io::stdout().lock(), text)
+    }
+
     /// As [`Console::result`], of a text that is coloured: names in it have been made harmless ([`clean`]) before.
     pub fn coloured_result(
         &self,

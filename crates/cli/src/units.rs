@@ -42,6 +42,33 @@ pub fn count(value: usize, one: &str, several: &str) -> String {
     format!("{} {noun}", number(value as u64))
 }
 
+/// Numbers in their order, runs of them shortened: `7, 10–19`; at most `most` parts of it.
+pub fn ranges(values: &[i32], most: usize) -> String {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    let mut runs: Vec<(i32, i32)> = Vec::new();
+    for value in sorted {
+        match runs.last_mut() {
+            Some((_, last)) if *last == value => {}
+            Some((_, last)) if last.checked_add(1) == Some(value) => *last = value,
+            _ => runs.push((value, value)),
+        }
+    }
+    let left = runs.len().saturating_sub(most);
+    let mut parts: Vec<String> = runs
+        .iter()
+        .take(most)
+        .map(|&(first, last)| match first == last {
+            true => first.to_string(),
+            false => format!("{first}–{last}"),
+        })
+        .collect();
+    if left > 0 {
+        parts.push(format!("and {left} more runs"));
+    }
+    parts.join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +97,7 @@ mod tests {
         assert_eq!(number(1_234_567), "1,234,567");
         assert_eq!(count(1, "thread", "threads"), "1 thread");
         assert_eq!(count(1000, "thread", "threads"), "1,000 threads");
+        assert_eq!(ranges(&[7, 12, 10, 11, 7], 9), "7, 10–12");
+        assert_eq!(ranges(&[1, 3, 5, i32::MAX], 2), "1, 3, and 2 more runs");
     }
 }

@@ -164,6 +164,7 @@ victims! {
     lock_description => Victim::new("lock_description");
     lock_waiting => Victim::new("lock_waiting");
     lease => Victim::new("lease");
+    hostile_names => Victim::new("hostile_names");
     file_reference => Victim::new("file_reference").options(&["-ldl"]);
     file_owner_signal => Victim::new("file_owner_signal");
     file_proc => Victim::new("file_proc");

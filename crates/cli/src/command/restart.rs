@@ -83,7 +83,7 @@ impl std::str::FromStr for InheritArgument {
 }
 
 /// Under which conditions an image is restarted.
-#[derive(Args, Debug, Clone)]
+#[derive(Args, Debug, Clone, Default)]
 pub struct Conditions {
     /// Which pids the processes get
     #[arg(long, value_enum, default_value_t)]

@@ -155,7 +155,7 @@ mod part {
 }
 
 /// Kinds whose names begin like those of open file descriptions, and which are about something else.
-const OTHERS: [&str; 3] = ["table", "controlling-terminal", "lock"];
+const OTHERS: [&str; 4] = ["table", "controlling-terminal", "lock", "addressee"];
 
 /// Reads all open file descriptions. Records that cannot be decoded are left out: a restart tells of them.
 pub(super) fn read(records: &RecordSet, tables: &[DescriptorTable]) -> Objects {

@@ -162,7 +162,7 @@ fn tree(processes: &[ProcessDescription], look: Look) -> Vec<String> {
     };
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     let before = widths.iter().sum::<usize>() + 2 * widths.len();
-    let branches = Branches::new(processes);
+    let branches = Branches::new(processes.iter().map(|process| process.depth));
     let mut lines = Vec::with_capacity(rows.len());
     for (index, row) in rows.iter().enumerate() {
         let cells: Vec<String> = row
@@ -228,19 +228,19 @@ pub fn command(process: &ProcessDescription) -> String {
 }
 
 /// The lines of a tree.
-struct Branches {
+pub struct Branches {
     texts: Vec<String>,
 }
 
 impl Branches {
-    fn new(processes: &[ProcessDescription]) -> Self {
+    /// Those of processes with these depths, parents before children.
+    pub fn new(depths: impl Iterator<Item = usize>) -> Self {
         // A hostile image may nest without end.
-        let depth = |process: &ProcessDescription| process.depth.min(64);
-        let mut texts = vec![String::new(); processes.len()];
+        let depths: Vec<usize> = depths.map(|depth| depth.min(64)).collect();
+        let mut texts = vec![String::new(); depths.len()];
         // From the end: whether a line goes on at each depth.
         let mut goes_on = [false; 66];
-        for (index, process) in processes.iter().enumerate().rev() {
-            let own = depth(process);
+        for (index, own) in depths.into_iter().enumerate().rev() {
             let mut text: String = (1..own)
                 .map(|level| if goes_on[level] { "│  " } else { "   " })
                 .collect();
@@ -256,7 +256,8 @@ impl Branches {
         Self { texts }
     }
 
-    fn before(&self, index: usize) -> String {
+    /// What comes before a process.
+    pub fn before(&self, index: usize) -> String {
         self.texts.get(index).cloned().unwrap_or_default()
     }
 }
@@ -401,12 +402,7 @@ mod tests {
 
     #[test]
     fn trees_have_lines_to_their_children() {
-        let processes: Vec<_> = [0, 1, 2, 1, 2, 0]
-            .iter()
-            .enumerate()
-            .map(|(index, &depth)| process(index as i32, depth))
-            .collect();
-        let branches = Branches::new(&processes);
+        let branches = Branches::new([0, 1, 2, 1, 2, 0].into_iter());
         let texts: Vec<String> = (0..6).map(|index| branches.before(index)).collect();
         assert_eq!(texts, ["", "├─ ", "│  └─ ", "└─ ", "   └─ ", ""]);
     }
