@@ -12,7 +12,7 @@
 //! released it.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -204,6 +204,19 @@ pub(super) fn has_lease(description: &Description) -> bool {
         .any(|lock| matches!(lock.family, LockFamily::Lease(_)))
 }
 
+/// The files whose leases are held now by a job that is about to leave: opening one would break its lease.
+///
+/// # Errors
+/// When the records are damaged.
+pub(super) fn leased(records: &RecordSet, host: &Host) -> Result<BTreeSet<Vec<u8>>> {
+    if host.leaving.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let leases = records.all::<HeldLock>()?.into_iter();
+    let leases = leases.filter(|lock| lock.kind() == LockKind::Lease);
+    Ok(leases.map(|lock| lock.path).collect())
+}
+
 /// The aspect.
 pub(super) struct Locks;
 
@@ -253,7 +266,8 @@ impl Aspect for Locks {
         if locks.is_empty() {
             return Ok(());
         }
-        let taken = Taken::look();
+        let mut taken = Taken::look();
+        taken.locks.retain(|lock| stays(lock, host));
         let mut keys = BTreeMap::new();
         for lock in locks {
             if !is_possible(&lock) {
@@ -451,6 +465,13 @@ impl Taken {
             ((other.device.major, other.device.minor), other.inode) == key && lock.conflicts(other)
         })
     }
+}
+
+/// Whether a lock will still be held when the job is restarted, as far as that can be told: processes that are leaving (the job
+/// itself, before it is killed) take theirs with them, and of locks that no living process is named for they may be the holders.
+fn stays(lock: &FileLock, host: &Host) -> bool {
+    let named = || lock.pid > 0 && ProcessDirectory::open(lock.pid).is_ok();
+    host.leaving.is_empty() || (!host.leaving.contains(&lock.pid) && named())
 }
 
 /// Who holds a lock, in words.
@@ -657,6 +678,16 @@ mod tests {
             "Restrict [7] set 1 file lock"
         );
         file.lock().unwrap();
+        let leaving = Host {
+            leaving: [std::process::id() as i32].into(),
+            ..host()
+        };
+        let mut plan = Plan::default();
+        Locks.plan(&records, &leaving, &mut plan).unwrap();
+        assert!(
+            plan.refusals.list().is_empty(),
+            "who leaves takes it with them"
+        );
         let plan = planned();
         let reason = &plan.refusals.list()[0].reason;
         assert!(

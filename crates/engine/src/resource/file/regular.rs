@@ -145,6 +145,7 @@ impl DescriptorKind for RegularFiles {
         let holders = holders(records)?;
         let mut cut: Vec<CutBack> = Vec::new();
         let mut told = BTreeSet::new();
+        let leased = lock::leased(records, host)?;
         let mut firsts = kept_file::First::of(records)?;
         for file in records.all::<RegularFile>()? {
             let Some(then) = &file.identity else {
@@ -155,6 +156,11 @@ impl DescriptorKind for RegularFiles {
                 let opening = firsts.opening(&file);
                 let action = OpenKept { file, opening };
                 plan.linked_step(Stage::Objects, 0, needs, Vec::new(), action);
+                continue;
+            }
+            if leased.contains(&then.path) {
+                // The job itself holds the file open and closed to others: so it is there, and as it was.
+                plan.step(Stage::Objects, 0, OpenFile { file });
                 continue;
             }
             let holder = holders.get(&file.object).copied().unwrap_or_default();
