@@ -4,7 +4,9 @@
 //! after a restart, so the name means the same; a process of the job opens the file once all threads are born, since what
 //! /proc shows depends on which mount of it is asked, and by whom. Files of a process that has ended are opened as those of
 //! another one, which then ends. Files of a process outside the job are refused. The position is restored where the file
-//! has one. Not preserved: the content, which is what the kernel has to say then, and the pid in the name of a file of a
+//! has one. Files of process 1 are taken for what they are named by: whoever is init where the job is restarted. A descriptor
+//! of a namespace that a process of the job is in is opened by the name of that, too, /proc/PID/ns/NAME; of another namespace
+//! it is refused. Not preserved: the content, which is what the kernel has to say then, and the pid in the name of a file of a
 //! process that has ended.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +32,8 @@ use crate::resource::memory::printable;
 use crate::resource::{Level, Support};
 use crate::{Error, Refusals, Result};
 
+/// The process that every pid namespace has.
+const INIT: i32 = 1;
 /// What the kernel adds to the name of a file that is gone.
 const DELETED: &[u8] = b" (deleted)";
 
@@ -90,6 +94,8 @@ enum About {
     Gone(Vec<u8>),
     /// A process outside the job.
     Outside(i32),
+    /// A namespace that no process of the job is in.
+    Namespace,
 }
 
 /// The objects that are opened only once threads are born; slots get them then.
@@ -119,8 +125,9 @@ impl DescriptorKind for KernelFiles {
 
     fn claims(&self, facts: &FdFacts) -> bool {
         let link = facts.is_place() && facts.file_type() == libc::S_IFLNK;
-        refused::is_kernel_file(&facts.link)
-            && (link || matches!(facts.file_type(), libc::S_IFREG | libc::S_IFDIR))
+        let named = refused::is_kernel_file(&facts.link)
+            && (link || matches!(facts.file_type(), libc::S_IFREG | libc::S_IFDIR));
+        named || namespace_kind(&facts.link).is_some()
     }
 
     fn inspect(&self, description: &Description, job: &Job<'_>, refusals: &mut Refusals) {
@@ -139,8 +146,16 @@ impl DescriptorKind for KernelFiles {
                     "take that process into the job as well, or close the file before the checkpoint",
                 );
             }
-            About::Name(_) if description.facts.place != Place::Leads => refuse(
-                "what it was about is gone from there".into(),
+            About::Name(_)
+                if matches!(description.facts.place, Place::Deleted | Place::Elsewhere) =>
+            {
+                refuse(
+                    "what it was about is gone from there".into(),
+                    "close it before the checkpoint",
+                );
+            }
+            About::Namespace => refuse(
+                "it is a namespace that no process of the job is in".into(),
                 "close it before the checkpoint",
             ),
             About::Name(_) | About::Gone(_) => {}
@@ -161,6 +176,12 @@ impl DescriptorKind for KernelFiles {
                 About::Outside(pid) => {
                     return Err(Error::Failed(format!(
                         "{}: process {pid} is not in the job any more",
+                        job.name(description)
+                    )));
+                }
+                About::Namespace => {
+                    return Err(Error::Failed(format!(
+                        "{}: no process of the job is in that namespace any more",
                         job.name(description)
                     )));
                 }
@@ -216,6 +237,9 @@ impl DescriptorKind for KernelFiles {
 /// What a description is about.
 fn about(description: &Description, job: &Job<'_>) -> About {
     let facts = &description.facts;
+    if let Some(kind) = namespace_kind(&facts.link) {
+        return namespace(&facts.link, kind, job);
+    }
     let leads = facts.place == Place::Leads;
     let path = match facts.link.strip_suffix(DELETED) {
         Some(path) if !leads => path,
@@ -239,8 +263,10 @@ fn about(description: &Description, job: &Job<'_>) -> About {
             .any(|owner| owner.inner == id)
             .then_some(id)
     };
-    let Some(process) = found else {
-        return About::Outside(id);
+    let process = match found {
+        Some(process) => process,
+        None if id == INIT => INIT,
+        None => return About::Outside(id),
     };
     let mut name = format!("/proc/{process}").into_bytes();
     match task {
@@ -252,6 +278,28 @@ fn about(description: &Description, job: &Job<'_>) -> About {
         None => name.extend(rest),
     }
     About::Name(name)
+}
+
+/// The kind of namespace that a link of the form `net:[4026531840]` leads to.
+fn namespace_kind(link: &[u8]) -> Option<&'static str> {
+    const KINDS: [&str; 8] = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
+    let (kind, number) = str::from_utf8(link).ok()?.split_once(":[")?;
+    let number = number.strip_suffix(']')?;
+    number.parse::<u64>().ok()?;
+    KINDS.into_iter().find(|known| *known == kind)
+}
+
+/// The name of a namespace by a process of the job that is in it, or has its children born in it.
+fn namespace(link: &[u8], kind: &str, job: &Job<'_>) -> About {
+    for name in [kind.to_owned(), format!("{kind}_for_children")] {
+        for owner in job.owners.iter().filter(|owner| !owner.is_thread()) {
+            let own = owner.directory().link(&format!("ns/{name}"));
+            if own.is_ok_and(|own| own == link) {
+                return About::Name(format!("/proc/{}/ns/{name}", owner.inner).into_bytes());
+            }
+        }
+    }
+    About::Namespace
 }
 
 /// The process or thread that a name below /proc is about, and what follows.
@@ -423,6 +471,11 @@ const SUPPORT: &[Support] = &[
         how: "opened again by name, at their position; what they say is what the kernel has to say then",
     },
     Support {
+        what: "Descriptors of the namespaces that the job's processes are in",
+        level: Level::Restored,
+        how: "those that the same processes are in then; of other namespaces they are refused",
+    },
+    Support {
         what: "Files of /proc that are about a process outside the job",
         level: Level::Refused,
         how: "take the process into the job, or close the file",
@@ -458,6 +511,9 @@ mod tests {
 
     #[test]
     fn whom_a_name_is_about() {
+        assert_eq!(namespace_kind(b"net:[4026532181]"), Some("net"));
+        assert_eq!(namespace_kind(b"pipe:[17]"), None);
+        assert_eq!(namespace_kind(b"net:[x]"), None);
         assert_eq!(id_in(b"/proc/17/status"), Some((17, &b"/status"[..])));
         assert_eq!(id_in(b"/proc/17"), Some((17, &b""[..])));
         assert_eq!(id_in(b"/proc/self"), None);

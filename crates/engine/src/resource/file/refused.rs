@@ -73,54 +73,6 @@ const BY_LINK: &[(&str, &str, &str, &str)] = &[
         "its content is the device's",
         "close the device first",
     ),
-    (
-        "mnt:",
-        "a namespace",
-        "descriptors of namespaces are not saved",
-        "close it before the checkpoint",
-    ),
-    (
-        "net:",
-        "a namespace",
-        "descriptors of namespaces are not saved",
-        "close it before the checkpoint",
-    ),
-    (
-        "pid:",
-        "a namespace",
-        "descriptors of namespaces are not saved",
-        "close it before the checkpoint",
-    ),
-    (
-        "user:",
-        "a namespace",
-        "descriptors of namespaces are not saved",
-        "close it before the checkpoint",
-    ),
-    (
-        "uts:",
-        "a namespace",
-        "descriptors of namespaces are not saved",
-        "close it before the checkpoint",
-    ),
-    (
-        "ipc:",
-        "a namespace",
-        "descriptors of namespaces are not saved",
-        "close it before the checkpoint",
-    ),
-    (
-        "time:",
-        "a namespace",
-        "descriptors of namespaces are not saved",
-        "close it before the checkpoint",
-    ),
-    (
-        "cgroup:",
-        "a namespace",
-        "descriptors of namespaces are not saved",
-        "close it before the checkpoint",
-    ),
 ];
 
 /// Whether a path lies where files are the kernel's own doing.
@@ -180,7 +132,7 @@ pub(super) fn refuse(description: &Description, job: &Job<'_>, refusals: &mut Re
 /// What is refused.
 pub(super) const SUPPORT: &[Support] = &[
     Support {
-        what: "Sockets, fanotify, namespaces as descriptors",
+        what: "Sockets, fanotify, namespaces of others as descriptors",
         level: Level::Refused,
         how: "not saved yet; close them before the checkpoint",
     },
