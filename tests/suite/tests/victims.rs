@@ -93,6 +93,7 @@ victims! {
     signal_fd => Victim::new("signal_fd");
     signal_in_handler => Victim::new("signal_in_handler");
     signal_exchange => Victim::new("signal_exchange");
+    signal_codes => Victim::new("signal_codes");
 
     timer_intervals => Victim::new("timer_intervals");
     timer_alarm => Victim::new("timer_alarm");
@@ -101,6 +102,7 @@ victims! {
     timer_overrun => Victim::new("timer_overrun");
     timer_fd => Victim::new("timer_fd");
     timer_clocks => Victim::new("timer_clocks");
+    timer_kinds => Victim::new("timer_kinds");
     clock_goes_on => Victim::new("clock_goes_on");
     aio => Victim::new("aio");
     aio_waiting => Victim::new("aio_waiting").unless_refused("have not completed");
