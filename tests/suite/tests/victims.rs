@@ -142,6 +142,7 @@ victims! {
     file_deleted => Victim::new("file_deleted");
     file_deleted_links => Victim::new("file_deleted_links");
     directory_removed => Victim::new("directory_removed");
+    memfd_hugetlb => Victim::new("memfd_hugetlb");
     mem_sparse_file => Victim::new("mem_sparse_file");
     file_executable_deleted => Victim::new("file_executable_deleted");
     file_executable_replaced => Victim::new("file_executable_deleted").arguments(&["replaced"]);

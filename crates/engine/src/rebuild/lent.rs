@@ -63,6 +63,17 @@ impl Rebuild<'_> {
         Ok(number)
     }
 
+    /// Gives a descriptor to a process for a moment, which then closes it: its number there.
+    ///
+    /// # Errors
+    /// When the process stumbles.
+    pub fn give_spare(&self, process: i32, file: BorrowedFd<'_>) -> Result<i32> {
+        let number = self.channel_number + LENT_FROM + self.lent.len() as i32;
+        raise_limit(self.built(process)?.pid)?;
+        self.give(process, &[(file, number, CloseOnExec::Yes)])?;
+        Ok(number)
+    }
+
     /// Closes all that was lent in a process.
     ///
     /// # Errors

@@ -208,7 +208,7 @@ impl Resource for KeptFiles {
             }
             let needs = needs.get(&file.id).cloned().unwrap_or_default();
             place::check(&file, &needs, host, plan)?;
-            let first = if needs.lent.is_empty() && !file.linkable {
+            let first = if needs.lent.is_empty() && !file.linkable && file.huge_page == 0 {
                 Vec::new()
             } else {
                 vec![Token::Process(0)]
@@ -433,6 +433,11 @@ const SUPPORT: &[Support] = &[
         what: "Deleted files that are open, mapped or executed; files without a name (O_TMPFILE)",
         level: Level::Restored,
         how: "by content, holes as holes; made again in the old directory, or else in TMPDIR, and deleted again. One whose other name (hard link) is in the directory where it was is found by that; otherwise writing to it is a refusal",
+    },
+    Support {
+        what: "Huge pages (hugetlb): memory files, files on hugetlbfs, shared memory (MAP_HUGETLB)",
+        level: Level::Restored,
+        how: "by content, with pages of the same size; where there are too few of them a restart is refused. Private mappings of huge pages are refused",
     },
     Support {
         what: "Removed directories that are open, or somebody's working or root directory; deleted named pipes that are open",

@@ -619,7 +619,7 @@ const SUPPORT: &[Support] = &[
         how: "moved to its old address; under another kernel build the restart is refused",
     },
     Support {
-        what: "hugetlb memory, memfd_secret, System V segments, mapped devices",
+        what: "Private huge pages (MAP_HUGETLB), memfd_secret, System V segments, mapped devices",
         level: Level::Refused,
         how: "their content is nowhere but in the kernel; unmap them before the checkpoint",
     },

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use cryonaut_image::{Contents, PageBuffer, SeekableImage, ZeroPages};
+use cryonaut_procfs::smaps::VmFlag;
 use cryonaut_sys::PAGE_SIZE;
 use cryonaut_sys::descriptor;
 use cryonaut_sys::file::{self, HUGETLBFS, own_path};
@@ -221,10 +222,14 @@ fn mapped(
     frozen: &Frozen,
     collection: &mut Collection,
 ) -> Result<KeptFile> {
+    let mut huge_page = 0;
     let (mut size, mut stored, mut mode) = (0, 0, libc::S_IFREG | 0o600);
     let mut known: Vec<(u64, u64)> = Vec::new();
     for &(process, area) in &found.mapped {
         let process = &frozen.processes[process];
+        if process.areas[area].flags.contains(VmFlag::HugeTlb) {
+            huge_page = process.areas[area].kernel_page_size * 1024;
+        }
         let area = &process.areas[area].area;
         let end = end_of_file(process, (area.start, area.end))?;
         size = size.max(area.offset + (end - area.start));
@@ -271,6 +276,7 @@ fn mapped(
         user,
         group,
         stored,
+        huge_page,
         partial: true,
         ..KeptFile::default()
     })

@@ -68,6 +68,8 @@ const MEMORY_FILE: &[u8] = b"/memfd:";
 /// refer to it.
 const SHARED_MEMORY: &[u8] = b"/dev/zero";
 const SHARED_MEMORY_FILE: &[u8] = b"/memfd:/dev/zero";
+/// The name that shared memory of huge pages has when it comes back.
+const HUGE_MEMORY_FILE: &[u8] = b"/memfd:/anon_hugepage";
 
 /// How a file without a name is to be made again.
 fn nameless(path: &[u8]) -> Standing {
@@ -170,6 +172,10 @@ impl Search {
             // A private mapping of shared memory, made through /proc/PID/map_files.
             if area.area.name == AreaName::SharedAnonymous && !area.area.permissions.shared {
                 self.demand(shown(area), Standing::Memory, SHARED_MEMORY);
+            }
+            // Shared memory of huge pages, which only a file can be.
+            if area.area.name == AreaName::AnonymousHugetlb && area.area.permissions.shared {
+                self.demand(shown(area), Standing::Memory, HUGE_MEMORY_FILE);
             }
             let AreaName::File { path, deleted } = &area.area.name else {
                 continue;
@@ -278,6 +284,7 @@ impl Search {
         for (place, area) in process.areas.iter().enumerate() {
             let (key, path) = match &area.area.name {
                 AreaName::SharedAnonymous => (Some(shown(area)), SHARED_MEMORY),
+                AreaName::AnonymousHugetlb => (Some(shown(area)), HUGE_MEMORY_FILE),
                 AreaName::File {
                     path,
                     deleted: true,

@@ -87,11 +87,10 @@ impl fmt::Display for Make {
 impl Action for Make {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let (file, text) = (&*self.file, text(&self.file));
-        let part = (file.id, self.size());
         let made = match file.standing() {
             Standing::Memory => {
                 let made = make_memory(file).attempt(|| format!("making {text}"))?;
-                content::fill(rebuild.image, part, &made, &text)?;
+                self.fill(rebuild, &made, &text)?;
                 made
             }
             Standing::Nameless if file.file_type() == libc::S_IFIFO => {
@@ -108,7 +107,7 @@ impl Action for Make {
                 let unnamed = |directory: &Path| make_unnamed(rebuild, directory);
                 let made = place::make_nameless(file, execution, unnamed)
                     .attempt(|| format!("making {text}"))?;
-                content::fill(rebuild.image, part, &made, &text)?;
+                self.fill(rebuild, &made, &text)?;
                 made
             }
             Standing::Named => self.put_back(rebuild, &text)?,
@@ -224,6 +223,49 @@ impl Drop for Beside {
 }
 
 impl Make {
+    /// Gives a new file its content.
+    fn fill(&self, rebuild: &Rebuild<'_>, made: &File, text: &str) -> Result<()> {
+        let part = (self.file.id, self.size());
+        if self.file.huge_page == 0 {
+            return content::fill(rebuild.image, part, made, text);
+        }
+        // Files of huge pages are written through mappings only.
+        made.set_len(self.size())
+            .attempt(|| format!("{text}: giving it {} bytes", self.size()))?;
+        if self.size() == 0 {
+            return Ok(());
+        }
+        let number = rebuild.give_spare(0, made.as_fd())?;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // Pages are taken as they are filled: what is a hole needs none.
+        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+        let size = self.size().next_multiple_of(self.file.huge_page);
+        let arguments = [
+            0.into(),
+            size.into(),
+            protection.into(),
+            flags.into(),
+            number.into(),
+            0.into(),
+        ];
+        let at = rebuild.call(0, "mapping huge pages", libc::SYS_mmap, &arguments)?;
+        let place = (rebuild.built(0)?.pid, at);
+        let filled = crate::copy_in::fill(
+            rebuild.image,
+            self.file.id,
+            place,
+            rebuild.processors(),
+            rebuild.stop,
+        );
+        rebuild.call(0, "unmapping", libc::SYS_munmap, &[at.into(), size.into()])?;
+        rebuild.call(0, "closing", libc::SYS_close, &[number.into()])?;
+        filled.map(drop).map_err(|error| {
+            Error::Failed(format!(
+                "{text}: filling huge pages failed: {error}; make more of them (vm.nr_hugepages)"
+            ))
+        })
+    }
+
     /// What the path leads to where that is what was saved, or has only grown: then others who use it go on sharing it. Otherwise
     /// a new file, which takes the old one's place when the job is committed: until then nothing that anybody uses changes.
     fn put_back(&self, rebuild: &mut Rebuild<'_>, text: &str) -> Result<File> {
@@ -260,7 +302,7 @@ impl Make {
                 "{text}: it is not what it was when it was saved, and nothing can be made beside it: {error}"
             ))
         })?;
-        content::fill(rebuild.image, part, &made, text)?;
+        self.fill(rebuild, &made, text)?;
         let what = format!("{text}: putting it back in its place");
         rebuild
             .after_commit

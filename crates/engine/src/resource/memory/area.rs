@@ -135,6 +135,16 @@ pub fn describe(area: &SmapsArea, files: &mut Files) -> Result<Option<AreaRecord
                 "have the program use mmap with MAP_SHARED instead",
             );
         }
+        AreaName::AnonymousHugetlb if shared => {
+            // Of no name of its own: it is kept like a memory file.
+            file = Some(FileIdentity {
+                path: b"/anon_hugepage".to_vec(),
+                device: device_of(&area.area),
+                inode: area.area.inode,
+                ..FileIdentity::default()
+            });
+            Backing::FileShared
+        }
         AreaName::AnonymousHugetlb => {
             return unsupported(
                 "hugetlb memory".into(),
@@ -242,7 +252,9 @@ fn refuse_flags(area: &SmapsArea, range: &dyn Fn() -> String) -> Result<(), Unsu
         ),
     ];
     for (flag, reason, remedy) in REFUSED {
-        if area.flags.contains(flag) {
+        // Huge pages of a file that is mapped shared come back with the file.
+        let with_file = flag == VmFlag::HugeTlb && area.area.permissions.shared;
+        if area.flags.contains(flag) && !with_file {
             return Err(Unsupported {
                 object: range(),
                 reason,
