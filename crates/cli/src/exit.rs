@@ -131,7 +131,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         match error {
             Error::Usage(message) => Failure::new(Code::Usage, message),
-            Error::Refused(refusals) => Failure {
+            Error::Refused(refusals) | Error::Unsettled(refusals) => Failure {
                 refusals,
                 ..Failure::new(Code::Refused, "refused, nothing was disturbed")
             },

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueHint};
-use cryonaut_engine::target::{Scope, Target};
+use clap::{Args, ValueEnum, ValueHint};
+use cryonaut_engine::target::{External, Scope, Target};
 use cryonaut_launch::registry::{Job, Registry};
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_procfs::system::all_pids;
@@ -36,6 +36,35 @@ impl ScopeArguments {
             ScopeArguments { group: true, .. } => Some(Scope::Group),
             ScopeArguments { session: true, .. } => Some(Scope::Session),
             _ => None,
+        }
+    }
+}
+
+/// What becomes of sockets whose other end is outside the job.
+#[derive(Args, Debug, Clone, Copy)]
+pub struct ExternalArguments {
+    /// What becomes of a socket whose peer is outside the job
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = ExternalChoice::Refuse)]
+    external: ExternalChoice,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy)]
+enum ExternalChoice {
+    /// The checkpoint is refused
+    Refuse,
+    /// It comes back as if the peer had closed
+    Close,
+    /// The restart connects it again to the same address
+    Reconnect,
+}
+
+impl ExternalArguments {
+    /// As the engine has it.
+    pub fn chosen(self) -> External {
+        match self.external {
+            ExternalChoice::Refuse => External::Refuse,
+            ExternalChoice::Close => External::Close,
+            ExternalChoice::Reconnect => External::Reconnect,
         }
     }
 }

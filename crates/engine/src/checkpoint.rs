@@ -249,13 +249,7 @@ impl Save<'_> {
         progress: &mut dyn FnMut(Progress),
         durable: impl FnOnce(W) -> Result<(W, File)> + Send + 'static,
     ) -> Result<(W, Option<Frozen>, CheckpointReport)> {
-        let mut frozen = Frozen::freeze(self.target)?;
-        if self.tracer == Tracer::Named && frozen.is_delicate() {
-            return Err(Error::NeedsProcessApart);
-        }
-        tracing::debug!(elapsed = ?frozen.since.elapsed(), "frozen");
-        progress(Progress::Frozen);
-        let collection = collect(&mut frozen)?;
+        let (frozen, collection) = self.freeze(progress)?;
         let pages: u64 = collection
             .spaces
             .iter()
@@ -299,6 +293,37 @@ impl Save<'_> {
         let (sink, summary) = copying.finish(self.stop)?;
         let (sink, _) = durable(sink.into_inner())?;
         Ok((sink, None, self.report(extent, &summary, still)))
+    }
+
+    /// Freezes and collects. What only a moment stands in the way of is tried again a little later, the job running on meanwhile.
+    fn freeze(&self, progress: &mut dyn FnMut(Progress)) -> Result<(Frozen, Collection)> {
+        const LONGEST: Duration = Duration::from_millis(200);
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let start = Instant::now();
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let mut frozen = Frozen::freeze(self.target)?;
+            if self.tracer == Tracer::Named && frozen.is_delicate() {
+                return Err(Error::NeedsProcessApart);
+            }
+            tracing::debug!(elapsed = ?frozen.since.elapsed(), "frozen");
+            progress(Progress::Frozen);
+            match collect(&mut frozen) {
+                Err(Error::Unsettled(refusals)) => {
+                    drop(frozen);
+                    if start.elapsed() > PATIENCE {
+                        return Err(Error::Refused(refusals));
+                    }
+                }
+                collection => return Ok((frozen, collection?)),
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            tracing::debug!(?pause, "unsettled: released, to be frozen again");
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST);
+        }
     }
 
     fn preamble(&self, collection: &Collection) -> Result<Preamble> {

@@ -7,7 +7,7 @@ use cryonaut_image::{Record, RecordSet, ZeroPages};
 
 use crate::Result;
 use crate::freeze::Frozen;
-use crate::resource::file::Description;
+use crate::resource::file::Known;
 use crate::resource::kept_file::KeptIndex;
 
 /// A range of a space whose pages are to be saved.
@@ -75,8 +75,8 @@ pub struct Collection {
     pub contents: BTreeMap<u64, File>,
     /// Which files are kept by content, for whatever refers to them.
     pub kept: KeptIndex,
-    /// The descriptions of the frozen job, once they have been looked at.
-    pub descriptions: Option<Vec<Description>>,
+    /// The descriptors of the frozen job, once they have been looked at.
+    pub descriptors: Option<Known>,
 }
 
 impl Collection {

@@ -95,6 +95,9 @@ pub enum Error {
     /// Planned refusals; nothing was disturbed.
     #[error("{}", one_per_line(.0))]
     Refused(Vec<Refusal>),
+    /// Refusals of which the reason may pass by itself when the job runs on; nothing was disturbed.
+    #[error("{}", one_per_line(.0))]
+    Unsettled(Vec<Refusal>),
     /// The kernel does not permit it: what, and what to do.
     #[error("{0}; {1}")]
     NotPermitted(String, String),

@@ -24,7 +24,7 @@ use crate::error::Attempt;
 use crate::guardian::{Guardian, present};
 use crate::reference::Hashing;
 use crate::resource::sharing::{self, Shared, Sharing};
-use crate::target::{Scope, Target, TargetProcess, parents_first};
+use crate::target::{External, Scope, Target, TargetProcess, parents_first};
 use crate::{Error, Result};
 
 use vfork::InVfork;
@@ -189,6 +189,8 @@ pub struct Frozen {
     pub since: Instant,
     /// Whether the files that the job uses are hashed.
     pub hashing: Hashing,
+    /// What becomes of sockets whose peer is outside.
+    pub external: External,
     /// What its tasks share in an unusual way.
     pub sharing: Sharing,
 }
@@ -505,6 +507,7 @@ impl Hold {
             named: target.named,
             since,
             hashing: target.hashing,
+            external: target.external,
         })
     }
 }

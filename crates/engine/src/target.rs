@@ -124,6 +124,18 @@ impl TargetProcess {
     }
 }
 
+/// What becomes of sockets whose peer is outside the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum External {
+    /// The checkpoint is refused.
+    #[default]
+    Refuse,
+    /// A restart shows them as if the peer had closed.
+    Close,
+    /// A restart connects them again to the address that they were connected to.
+    Reconnect,
+}
+
 /// How closely a running job is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Inspection {
@@ -161,6 +173,8 @@ pub struct Target {
     pub inspection: Inspection,
     /// Whether the files that the job uses are hashed.
     pub hashing: Hashing,
+    /// What becomes of sockets whose peer is outside.
+    pub external: External,
 }
 
 impl Target {
@@ -249,6 +263,7 @@ impl Target {
             named: pid,
             inspection: Inspection::default(),
             hashing: Hashing::None,
+            external: External::default(),
         })
     }
 
@@ -260,6 +275,7 @@ impl Target {
         Ok(Self {
             inspection: self.inspection,
             hashing: self.hashing,
+            external: self.external,
             ..Self::find(self.named, self.scope)?
         })
     }

@@ -175,7 +175,7 @@ fn what_cannot_come_back_is_refused_by_name() {
         .collect();
     child.kill().unwrap();
     child.wait().unwrap();
-    for what in ["a socket", "a memory file", "a deleted file", "FLOCK"] {
+    for what in ["a TCP socket", "a memory file", "a deleted file", "FLOCK"] {
         assert!(
             refusals.iter().any(|refusal| refusal.contains(what)),
             "{what} in {refusals:#?}"

@@ -11,6 +11,7 @@ pub mod memory;
 pub mod pidfd;
 pub mod ptrace;
 pub mod remote;
+pub mod socket;
 pub mod spawn;
 pub mod task;
 pub mod terminal;

@@ -186,6 +186,17 @@ victims! {
     inotify_watches => Victim::new("inotify_watches");
     inotify_renamed => Victim::new("inotify_renamed");
     inotify_queued => Victim::new("inotify_queued").unless_refused("wait to be read");
+    unix_pair => Victim::new("unix_pair");
+    unix_named => Victim::new("unix_named");
+    unix_datagram => Victim::new("unix_datagram");
+    unix_abstract => Victim::new("unix_abstract");
+    unix_backlog => Victim::new("unix_backlog");
+    unix_closed => Victim::new("unix_closed");
+    unix_unlinked => Victim::new("unix_unlinked");
+    unix_options => Victim::new("unix_options");
+    unix_urgent => Victim::new("unix_urgent");
+    unix_rights => Victim::new("unix_rights");
+    unix_credentials => Victim::new("unix_credentials");
     fs_context => Victim::new("fs_context");
     fs_root => Victim::new("fs_root").only(User::Root);
 

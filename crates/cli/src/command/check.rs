@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::restart::{Conditions, open};
 use crate::console::Console;
 use crate::exit::{self, Code, Failure};
-use crate::subject::{ScopeArguments, Subject};
+use crate::subject::{ExternalArguments, ScopeArguments, Subject};
 
 /// Tells whether something can be checkpointed, or an image restarted here, and if not, every reason
 ///
@@ -28,6 +28,8 @@ pub struct Arguments {
     subject: String,
     #[command(flatten)]
     scope: ScopeArguments,
+    #[command(flatten)]
+    external: ExternalArguments,
     #[command(flatten)]
     conditions: Conditions,
     /// Of an image, print every step of the restart
@@ -92,7 +94,8 @@ impl Arguments {
                 "--plan is for images: only a restart has steps to show",
             ));
         }
-        let target = Subject::find(&self.subject, self.scope)?.target;
+        let mut target = Subject::find(&self.subject, self.scope)?.target;
+        target.external = self.external.chosen();
         let refusals = refusals_of(target.refusals().into_result())?;
         let threads = target
             .processes

@@ -20,7 +20,7 @@ use crate::console::Console;
 use crate::exit::{self, Failure};
 use crate::interrupt::stoppable;
 use crate::progress::{Count, Progress};
-use crate::subject::{Subject, TargetArguments};
+use crate::subject::{ExternalArguments, Subject, TargetArguments};
 use crate::when;
 
 /// Saves running processes to one file, and lets them run on
@@ -41,6 +41,8 @@ pub struct Arguments {
     /// the job is stopped; files that are being written are read again while it stands still)
     #[arg(long)]
     hash_files: bool,
+    #[command(flatten)]
+    external: ExternalArguments,
 }
 
 #[derive(Args, Debug, Clone, Copy)]
@@ -117,6 +119,7 @@ impl Arguments {
 
     fn find(&self) -> Result<Subject, Failure> {
         let mut subject = Subject::find(&self.target.target, self.target.scope)?;
+        subject.target.external = self.external.chosen();
         subject.target.hashing = match self.hash_files {
             true => Hashing::Content,
             false => Hashing::None,

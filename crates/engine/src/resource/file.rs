@@ -8,6 +8,7 @@
 //! Not preserved: access times.
 
 mod addressee;
+mod alike;
 mod device;
 mod directory;
 mod epoll;
@@ -15,6 +16,7 @@ mod eventfd;
 pub(crate) mod external;
 mod facts;
 mod fifo;
+mod flight;
 mod hardware;
 mod inotify;
 mod kernel_file;
@@ -26,9 +28,11 @@ mod place;
 mod refused;
 mod regular;
 mod signalfd;
+mod socket;
 mod standard;
 mod terminal;
 mod timerfd;
+mod unix_socket;
 mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,7 +58,7 @@ use crate::resource::{Level, Resource, Support};
 use crate::target::{Inspection, Target, TargetProcess};
 use crate::{Error, Refusals, Result};
 
-pub use facts::{Description, FdFacts, Job, Peer, Place, Slot};
+pub use facts::{Description, FdFacts, Job, Known, Peer, Place, Slot};
 pub use owner::{Ids, Owner};
 pub(crate) use refused::is_kernel_file;
 pub(crate) use {
@@ -142,6 +146,7 @@ static KINDS: &[&dyn DescriptorKind] = &[
     &terminal::Terminals,
     &standard::StandardStreams,
     &external::ExternalPipes,
+    &unix_socket::UnixSockets,
 ];
 
 /// The descriptors of one process.
@@ -242,12 +247,15 @@ impl Resource for Files {
     }
 
     fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
-        let job = match collection.descriptions.take() {
-            Some(descriptions) => Job::known(frozen, descriptions)?,
+        let job = match collection.descriptors.take() {
+            Some(known) => Job::known(frozen, known)?,
             None => Job::frozen(frozen)?,
         };
         let mut refusals = Refusals::default();
         inspect_job(&job, &mut refusals);
+        if unix_socket::is_unsettled(&job) && !refusals.list().is_empty() {
+            return Err(Error::Unsettled(refusals.list().to_vec()));
+        }
         refusals.into_result()?;
         let mut tables: Vec<DescriptorTable> = job
             .owners
@@ -369,6 +377,7 @@ fn inspect_job(job: &Job<'_>, refusals: &mut Refusals) {
         aspect.inspect(job, refusals);
     }
     for description in &job.descriptions {
+        flight::inspect(description, job, refusals);
         match KINDS.iter().find(|kind| kind.claims(&description.facts)) {
             Some(kind) => kind.inspect(description, job, refusals),
             None => refused::refuse(description, job, refusals),

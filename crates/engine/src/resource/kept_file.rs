@@ -189,7 +189,7 @@ impl Resource for KeptFiles {
             collection.kept.uses.extend(uses);
             collection.put(&record)?;
         }
-        collection.descriptions = Some(job.descriptions);
+        collection.descriptors = Some(job.into_known());
         Ok(())
     }
 

@@ -486,6 +486,7 @@ mod tests {
             named: spawn::own_pid(),
             inspection: Inspection::Complete,
             hashing: Default::default(),
+            external: Default::default(),
         };
         let mut refusals = Refusals::default();
         Namespaces.inspect(&target, &mut refusals);

@@ -294,6 +294,7 @@ mod tests {
             named: spawn::own_pid(),
             inspection: Inspection::Complete,
             hashing: Default::default(),
+            external: Default::default(),
         };
         let mut refusals = Refusals::default();
         Restrictions.inspect(&target, &mut refusals);

@@ -104,6 +104,7 @@ fn this_process_is_not_refused() {
         named: spawn::own_pid(),
         inspection: Inspection::Complete,
         hashing: Default::default(),
+        external: Default::default(),
     };
     let mut refusals = Refusals::default();
     Credentials.inspect(&target, &mut refusals);

@@ -3,6 +3,7 @@
 //! /proc/PID/fd/N names the file, /proc/PID/fdinfo/N tells flags, position and the state of many kinds. Whether two slots share
 //! a description only kcmp(2) tells; it orders them, too, so that a thousand look-alikes cost n log n comparisons.
 
+use std::cell::OnceCell;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,13 +16,17 @@ use cryonaut_sys::descriptor;
 use cryonaut_sys::task::{self, Compare};
 
 use super::addressee::Told;
-use super::owner::{Owner, Sight, owner, thread_owner};
+use super::alike::{Likeness, group};
+use super::flight::{Flight, Letter};
+use super::owner::{Owner, Sight, flight_owner, owner, thread_owner};
+use super::socket::SocketFacts;
+use super::unix_socket::Listing;
 use crate::error::Attempt;
 use crate::freeze::Frozen;
 use crate::reference::Hashing;
 use crate::resource::memory::{device_number, other_name, printable};
 use crate::resource::sharing::{self, Shared, Sharing};
-use crate::target::{Target, has_ended};
+use crate::target::{External, Target, has_ended};
 use crate::{Error, Result};
 
 /// A slot of a process' descriptor table.
@@ -48,10 +53,10 @@ pub enum Place {
     Elsewhere,
 }
 
-/// Where the other end of a pipe is.
+/// Where the other end of a pipe, or of a unix socket that is a standard stream, is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// It is no pipe.
+    /// It is no pipe, or a socket that is kept as it is.
     None,
     /// In the job.
     Inside,
@@ -59,7 +64,7 @@ pub enum Peer {
     Gone,
     /// With somebody who is not in the job.
     Outside,
-    /// With somebody who is not in the job, and the pipe is a standard stream of one of its processes.
+    /// With somebody who is not in the job, and it is a standard stream of one of the job's processes.
     Standard,
 }
 
@@ -84,6 +89,8 @@ pub struct FdFacts {
     pub peer: Peer,
     /// Whom it sends signals to, if that was ever said.
     pub addressee: Option<Told>,
+    /// For a socket, what it is; none where it could not be asked.
+    pub socket: Option<SocketFacts>,
 }
 
 impl FdFacts {
@@ -120,6 +127,11 @@ impl FdFacts {
     /// The path that a file without a name once had.
     pub fn deleted_path(&self) -> Option<&[u8]> {
         self.link.strip_suffix(b" (deleted)")
+    }
+
+    /// Whether it is a socket.
+    pub fn is_socket(&self) -> bool {
+        self.link.starts_with(b"socket:[")
     }
 
     /// Whether it is an anonymous pipe.
@@ -161,7 +173,7 @@ impl Description {
 
 /// The descriptors of a whole job.
 pub struct Job<'a> {
-    /// The live processes.
+    /// The live processes, and last this one where it holds copies of descriptors in flight.
     pub owners: Vec<Owner<'a>>,
     /// The open file descriptions, in the order of their first slots.
     pub descriptions: Vec<Description>,
@@ -169,10 +181,33 @@ pub struct Job<'a> {
     pub members: BTreeMap<i32, i32>,
     /// Whether the files behind them are hashed.
     pub hashing: Hashing,
+    /// What becomes of sockets whose peer is outside.
+    pub external: External,
     /// Index of the description behind each slot: (process, number).
     by_slot: BTreeMap<(usize, i32), usize>,
+    /// Index of the description of each socket, by its inode number.
+    by_inode: BTreeMap<u64, usize>,
+    /// What is in the queues of the job's sockets; empty while it runs.
+    flight: Flight,
+    /// What the kernel lists of unix sockets.
+    listing: OnceCell<Listing>,
     /// Whether it runs while it is looked at.
     pub(super) motion: Motion,
+}
+
+/// What is known of a frozen job's descriptors, apart from its processes.
+#[derive(Debug)]
+pub struct Known {
+    descriptions: Vec<Description>,
+    flight: Flight,
+}
+
+/// How a job is looked at.
+#[derive(Clone, Copy)]
+struct Manner {
+    motion: Motion,
+    hashing: Hashing,
+    external: External,
 }
 
 /// Whether processes run while they are looked at.
@@ -220,7 +255,12 @@ impl<'a> Job<'a> {
         }
         let members = target.processes.iter();
         let members = members.map(|process| (process.pid, process.inner_pid()));
-        Self::gather(owners, members.collect(), Motion::Running, target.hashing)
+        let manner = Manner {
+            motion: Motion::Running,
+            hashing: target.hashing,
+            external: target.external,
+        };
+        Self::gather(owners, members.collect(), manner)
     }
 
     /// Looks at a frozen job.
@@ -230,31 +270,40 @@ impl<'a> Job<'a> {
     pub fn frozen(frozen: &'a Frozen) -> Result<Self> {
         let owners = frozen_owners(frozen)?;
         let members = frozen_members(frozen);
-        Self::gather(owners, members, Motion::Frozen, frozen.hashing)
+        Self::gather(owners, members, Manner::frozen(frozen))
     }
 
     /// The frozen job again, of which everything but its processes is known from [`Job::frozen`].
     ///
     /// # Errors
     /// When a process cannot be read.
-    pub fn known(frozen: &'a Frozen, descriptions: Vec<Description>) -> Result<Self> {
-        let (owners, members) = (frozen_owners(frozen)?, frozen_members(frozen));
-        let (motion, hashing) = (Motion::Frozen, frozen.hashing);
+    pub fn known(frozen: &'a Frozen, known: Known) -> Result<Self> {
+        let (mut owners, members) = (frozen_owners(frozen)?, frozen_members(frozen));
+        if known.flight.numbers().is_some() {
+            owners.push(flight_owner()?);
+        }
         Ok(Self::assemble(
             (owners, members),
-            descriptions,
-            motion,
-            hashing,
+            known,
+            Manner::frozen(frozen),
         ))
     }
 
+    /// What [`Job::known`] takes.
+    pub fn into_known(self) -> Known {
+        Known {
+            descriptions: self.descriptions,
+            flight: self.flight,
+        }
+    }
+
     fn gather(
-        owners: Vec<Owner<'a>>,
+        mut owners: Vec<Owner<'a>>,
         members: BTreeMap<i32, i32>,
-        motion: Motion,
-        hashing: Hashing,
+        manner: Manner,
     ) -> Result<Self> {
-        let mut slots = Vec::new();
+        let motion = manner.motion;
+        let mut slots: Vec<Slot> = Vec::new();
         let mut seen = Vec::new();
         let tables = owners.iter().enumerate();
         for (index, owner) in tables.filter(|(_, owner)| owner.has_table()) {
@@ -277,6 +326,26 @@ impl<'a> Job<'a> {
                 seen.push((link, info));
             }
         }
+        let mut flight = Flight::default();
+        if motion == Motion::Frozen {
+            let links = seen
+                .iter()
+                .map(|(link, _): &(Vec<u8>, FdInfo)| link.as_slice());
+            flight = Flight::read(&owners, &slots, links)?;
+            // Descriptors in flight are looked at as if they were this process' own, which their copies are.
+            if let Some(numbers) = flight.numbers() {
+                let own = flight_owner()?;
+                for (number, link, info) in read_slots(own.task, &numbers, motion)? {
+                    slots.push(Slot {
+                        owner: owners.len(),
+                        number,
+                        close_on_exec: false,
+                    });
+                    seen.push((link, info));
+                }
+                owners.push(own);
+            }
+        }
         let keys = seen
             .iter()
             .map(|(link, info)| Likeness::of(link, info))
@@ -295,8 +364,12 @@ impl<'a> Job<'a> {
         })?;
         let mut descriptions = Vec::with_capacity(groups.len());
         for (index, members) in groups.into_iter().enumerate() {
+            // A copy shows the locks of its description once more.
+            let is_copy = |member: usize| owners[slots[member].owner].is_flight();
+            let only_copies = is_copy(members[0]);
             let locks: Vec<(Slot, Vec<u8>)> = members
                 .iter()
+                .filter(|member| only_copies || !is_copy(**member))
                 .flat_map(|&member| {
                     let lines = std::mem::take(&mut seen[member].1.locks);
                     lines.into_iter().map(move |line| (member, line))
@@ -323,18 +396,26 @@ impl<'a> Job<'a> {
                 }
             }
         }
-        let mut job = Self::assemble((owners, members), descriptions, motion, hashing);
+        let known = Known {
+            descriptions,
+            flight,
+        };
+        let mut job = Self::assemble((owners, members), known, manner);
         job.find_peers(motion)?;
+        job.find_standard_sockets();
         job.find_addressees(motion)?;
         Ok(job)
     }
 
     fn assemble(
         (owners, members): (Vec<Owner<'a>>, BTreeMap<i32, i32>),
-        descriptions: Vec<Description>,
-        motion: Motion,
-        hashing: Hashing,
+        known: Known,
+        manner: Manner,
     ) -> Self {
+        let Known {
+            descriptions,
+            flight,
+        } = known;
         let mut by_slot = BTreeMap::new();
         for (index, description) in descriptions.iter().enumerate() {
             by_slot.extend(
@@ -344,13 +425,20 @@ impl<'a> Job<'a> {
                     .map(|slot| ((slot.owner, slot.number), index)),
             );
         }
+        let by_inode = (descriptions.iter().enumerate())
+            .filter_map(|(index, description)| Some((description.facts.socket?.inode, index)))
+            .collect();
         Self {
             owners,
             descriptions,
             members,
-            hashing,
+            hashing: manner.hashing,
+            external: manner.external,
             by_slot,
-            motion,
+            by_inode,
+            flight,
+            listing: OnceCell::new(),
+            motion: manner.motion,
         }
     }
 
@@ -412,6 +500,33 @@ impl<'a> Job<'a> {
         self.owner(slot).copy(slot.number)
     }
 
+    /// The processes of the job, without what stands for descriptors in flight.
+    pub fn processes(&self) -> impl Iterator<Item = &Owner<'a>> {
+        self.owners.iter().filter(|owner| !owner.is_flight())
+    }
+
+    /// The job's description of a socket, by its inode number.
+    pub fn socket(&self, inode: u64) -> Option<&Description> {
+        let index = self.by_inode.get(&inode)?;
+        self.descriptions.get(*index)
+    }
+
+    /// The messages in the receive queue of a socket, by its inode number.
+    pub fn letters(&self, inode: u64) -> &[Letter] {
+        self.flight.letters(inode)
+    }
+
+    /// The description of a copy that came out of a queue.
+    pub fn in_flight(&self, number: i32) -> Option<&Description> {
+        let own = self.owners.iter().position(Owner::is_flight)?;
+        self.at(own, number)
+    }
+
+    /// What the kernel lists of unix sockets, read once.
+    pub fn listing(&self) -> &Listing {
+        self.listing.get_or_init(Listing::read)
+    }
+
     /// What a person calls a description: its first number and its link.
     pub fn name(&self, description: &Description) -> String {
         format!(
@@ -454,7 +569,7 @@ impl<'a> Job<'a> {
             );
             let standard =
                 ends().any(|end| end.slots.iter().any(|slot| (0..3).contains(&slot.number)));
-            let peer = if reads && writes {
+            let peer = if reads && writes || self.hides_descriptors() {
                 Peer::Inside
             } else {
                 let copy = match self.copy(&self.descriptions[members[0]]) {
@@ -476,6 +591,16 @@ impl<'a> Job<'a> {
             }
         }
         Ok(())
+    }
+}
+
+impl Manner {
+    fn frozen(frozen: &Frozen) -> Self {
+        Self {
+            motion: Motion::Frozen,
+            hashing: frozen.hashing,
+            external: frozen.external,
+        }
     }
 }
 
@@ -592,58 +717,6 @@ fn read_slot(pid: i32, number: i32, motion: Motion, buffer: &mut Vec<u8>) -> Res
     }
 }
 
-/// What two slots of one description surely have in common. The position is left out: another holder may move it meanwhile.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Likeness {
-    link: Vec<u8>,
-    flags: u32,
-    mount: i32,
-    inode: Option<u64>,
-    event: Option<i32>,
-}
-
-impl Likeness {
-    pub(crate) fn of(link: &[u8], info: &FdInfo) -> Self {
-        Self {
-            link: link.to_vec(),
-            flags: info.flags & !(libc::O_CLOEXEC as u32),
-            mount: info.mount_id,
-            inode: info.inode,
-            event: info.eventfd.and_then(|event| event.id),
-        }
-    }
-}
-
-/// Groups slots that share a description: only those that look alike are compared, each with a few by bisection. Groups and
-/// their members are in the order of the slots.
-pub(crate) fn group<K: Ord>(
-    keys: Vec<K>,
-    mut compare: impl FnMut(usize, usize) -> Result<Ordering>,
-) -> Result<Vec<Vec<usize>>> {
-    let mut alike: BTreeMap<K, Vec<Vec<usize>>> = BTreeMap::new();
-    for (slot, key) in keys.into_iter().enumerate() {
-        let groups = alike.entry(key).or_default();
-        let mut failed = None;
-        let found = groups.binary_search_by(|group| match compare(group[0], slot) {
-            Ok(order) => order,
-            Err(error) => {
-                failed = Some(error);
-                Ordering::Equal
-            }
-        });
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        match found {
-            Ok(at) => groups[at].push(slot),
-            Err(at) => groups.insert(at, vec![slot]),
-        }
-    }
-    let mut groups: Vec<Vec<usize>> = alike.into_values().flatten().collect();
-    groups.sort_unstable_by_key(|group| group[0]);
-    Ok(groups)
-}
-
 /// What is known of a description; none when it has been closed.
 fn facts_of(owner: &Owner<'_>, number: i32, link: Vec<u8>, info: FdInfo) -> Option<FdFacts> {
     let mut facts = FdFacts {
@@ -656,7 +729,15 @@ fn facts_of(owner: &Owner<'_>, number: i32, link: Vec<u8>, info: FdInfo) -> Opti
         place: Place::Nameless,
         peer: Peer::None,
         addressee: None,
+        socket: None,
     };
+    if facts.is_socket() {
+        // One that closes meanwhile, or may not be copied, stays unknown.
+        facts.socket = owner
+            .copy(number)
+            .and_then(|copy| SocketFacts::of(copy.as_fd(), &facts.link))
+            .ok();
+    }
     if !facts.link.starts_with(b"/") {
         return Some(facts);
     }
@@ -681,38 +762,4 @@ fn facts_of(owner: &Owner<'_>, number: i32, link: Vec<u8>, info: FdInfo) -> Opti
         facts.place = Place::Leads;
     }
     Some(facts)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slots_of_one_description_are_found_with_few_comparisons() {
-        // A thousand look-alikes on 500 descriptions, two slots each.
-        let description = |slot: usize| (slot * 7919) % 500;
-        let mut comparisons = 0;
-        let groups = group(vec![(); 1000], |first, second| {
-            comparisons += 1;
-            Ok(description(first).cmp(&description(second)))
-        })
-        .unwrap();
-        assert_eq!(groups.len(), 500);
-        assert!(groups.iter().all(
-            |members| members.len() == 2 && description(members[0]) == description(members[1])
-        ));
-        assert!(groups.is_sorted_by_key(|members| members[0]));
-        assert!(comparisons < 11_000, "{comparisons} comparisons");
-    }
-
-    #[test]
-    fn what_looks_different_is_never_compared() {
-        let groups = group(vec![1, 2, 3], |_, _| panic!("nothing to compare")).unwrap();
-        assert_eq!(groups, [[0], [1], [2]]);
-    }
-
-    #[test]
-    fn a_failed_comparison_is_told() {
-        assert!(group(vec![(), ()], |_, _| Err(Error::Interrupted)).is_err());
-    }
 }

@@ -66,6 +66,8 @@ enum Table {
     Own,
     /// That of an owner before it, with which it is looked at.
     Shared,
+    /// None of the job's: its descriptors are copies of those in flight.
+    Flight,
 }
 
 /// An id, as we see it and as the process sees it.
@@ -81,6 +83,11 @@ impl Owner<'_> {
     /// Whether its table is not that of an owner before it.
     pub fn has_table(&self) -> bool {
         self.table == Table::Own
+    }
+
+    /// Whether it is no process of the job, but stands for descriptors in flight.
+    pub fn is_flight(&self) -> bool {
+        self.table == Table::Flight
     }
 
     /// Whether it is reached through another thread than the first of its process.
@@ -214,4 +221,32 @@ fn base_of(directory: &ProcessDirectory) -> PathBuf {
         .ok()
         .flatten()
         .unwrap_or_else(|| directory.path().join("root"))
+}
+
+/// This process, as the one that holds copies of the descriptors in flight.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn flight_owner<'a>() -> Result<Owner<'a>> {
+    let pid = std::process::id() as i32;
+    let directory = ProcessDirectory::open(pid)?;
+    let nobody = Ids {
+        outer: -1,
+        inner: -1,
+    };
+    Ok(Owner {
+        pid,
+        task: pid,
+        base: base_of(&directory),
+        inner: 0,
+        name: "descriptors in flight".into(),
+        session: nobody,
+        group: nobody,
+        terminal: 0,
+        foreground: 0,
+        threads: Vec::new(),
+        directory: Directory::Thread(directory),
+        table: Table::Flight,
+        pidfd: OnceCell::new(),
+    })
 }

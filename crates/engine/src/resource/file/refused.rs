@@ -8,12 +8,6 @@ use crate::resource::{Level, Support};
 /// What a link begins with: what it is, why it is refused, what to do.
 const BY_LINK: &[(&str, &str, &str, &str)] = &[
     (
-        "socket:",
-        "a socket",
-        "sockets are not saved yet",
-        "close it before the checkpoint",
-    ),
-    (
         "anon_inode:[io_uring]",
         "an io_uring",
         "the kernel has no way to hand one over",
@@ -92,6 +86,17 @@ pub(super) fn is_private_memory(link: &[u8]) -> bool {
 pub(super) fn refuse(description: &Description, job: &Job<'_>, refusals: &mut Refusals) {
     let label = job.owner(description.first()).label();
     let facts = &description.facts;
+    if facts.is_socket() {
+        let what = facts
+            .socket
+            .map_or("a socket".into(), |socket| socket.name());
+        return refusals.add(
+            label,
+            format!("{}, {what}", job.name(description)),
+            "sockets of this kind are not saved",
+            "close it before the checkpoint",
+        );
+    }
     let known = BY_LINK
         .iter()
         .find(|(link, ..)| facts.link.starts_with(link.as_bytes()));
@@ -132,7 +137,7 @@ pub(super) fn refuse(description: &Description, job: &Job<'_>, refusals: &mut Re
 /// What is refused.
 pub(super) const SUPPORT: &[Support] = &[
     Support {
-        what: "Sockets, fanotify, namespaces of others as descriptors",
+        what: "Sockets other than unix sockets, fanotify, namespaces of others as descriptors",
         level: Level::Refused,
         how: "not saved yet; close them before the checkpoint",
     },

@@ -1,4 +1,4 @@
-//! Standard streams that lead out of the job by a pipe: replaced at a restart by those of `cryo restart`.
+//! Standard streams that lead out of the job by a pipe or a unix socket: replaced at a restart by those of `cryo restart`.
 //!
 //! A pipe whose other end is outside the job cannot come back, but what a program reads from its input and writes to its output
 //! has a place in its next life as well: the input, output or error output of the restart. Every slot that shared the pipe gets
@@ -63,7 +63,7 @@ impl DescriptorKind for StandardStreams {
     }
 
     fn claims(&self, facts: &FdFacts) -> bool {
-        facts.is_pipe() && !facts.is_place() && facts.peer == Peer::Standard
+        (facts.is_pipe() || facts.is_socket()) && !facts.is_place() && facts.peer == Peer::Standard
     }
 
     fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
@@ -175,7 +175,7 @@ fn standard_stream(rebuild: &Rebuild<'_>, number: u32) -> Result<OwnedFd> {
 }
 
 const SUPPORT: &[Support] = &[Support {
-    what: "Standard input, output and error output that are pipes to outside the job",
+    what: "Standard input, output and error output that are pipes or unix sockets to outside the job",
     level: Level::Partly,
     how: "replaced by those of cryo restart; what was in flight to the job is read first; flags are those of the new stream",
 }];

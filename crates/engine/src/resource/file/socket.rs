@@ -1,0 +1,437 @@
+//! What sockets of every family have in common: what they are, and the options of level SOL_SOCKET.
+//!
+//! A socket shows itself to who holds a copy of its descriptor: family, type and protocol by getsockopt(2), and so each option.
+//! An option is stored where it differs from that of a fresh socket; the sizes of buffers are stored always, since the usual
+//! ones are the machine's. Not preserved: whether a buffer's size was set or grown, before Linux 5.14.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use cryonaut_sys::socket;
+
+use crate::error::Attempt;
+use crate::plan::Plan;
+use crate::{Error, Result};
+
+/// What a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketFacts {
+    /// `AF_*`.
+    pub family: i32,
+    /// `SOCK_*`.
+    pub kind: i32,
+    /// The protocol of the family.
+    pub protocol: i32,
+    /// Whether it waits for connections.
+    pub listens: bool,
+    /// Inode number, by which the kernel's listings call it.
+    pub inode: u64,
+}
+
+impl SocketFacts {
+    /// Asks a socket; `link` is what /proc/PID/fd shows of it.
+    ///
+    /// # Errors
+    /// When it is no socket.
+    pub fn of(socket: BorrowedFd<'_>, link: &[u8]) -> Result<Self> {
+        let ask = |option: i32| {
+            socket::number_option(socket, libc::SOL_SOCKET, option)
+                .attempt(|| "asking a socket what it is".into())
+        };
+        Ok(Self {
+            family: ask(libc::SO_DOMAIN)?,
+            kind: ask(libc::SO_TYPE)?,
+            protocol: ask(libc::SO_PROTOCOL)?,
+            listens: ask(libc::SO_ACCEPTCONN)? != 0,
+            inode: inode_of(link).ok_or_else(|| {
+                Error::Failed(format!("{} is no socket", String::from_utf8_lossy(link)))
+            })?,
+        })
+    }
+
+    /// What a person calls it.
+    pub fn name(&self) -> String {
+        let kind = match self.kind {
+            libc::SOCK_STREAM => "stream",
+            libc::SOCK_DGRAM => "datagram",
+            libc::SOCK_SEQPACKET => "seqpacket",
+            libc::SOCK_RAW => "raw",
+            _ => "other",
+        };
+        let family = match (self.family, self.kind, self.protocol) {
+            (libc::AF_UNIX, ..) => return format!("a unix {kind} socket"),
+            (libc::AF_INET, libc::SOCK_STREAM, 0 | libc::IPPROTO_TCP) => {
+                return "a TCP socket".into();
+            }
+            (libc::AF_INET6, libc::SOCK_STREAM, 0 | libc::IPPROTO_TCP) => {
+                return "a TCP socket over IPv6".into();
+            }
+            (libc::AF_INET, libc::SOCK_DGRAM, 0 | libc::IPPROTO_UDP) => {
+                return "a UDP socket".into();
+            }
+            (libc::AF_INET6, libc::SOCK_DGRAM, 0 | libc::IPPROTO_UDP) => {
+                return "a UDP socket over IPv6".into();
+            }
+            (libc::AF_INET, ..) => "IPv4",
+            (libc::AF_INET6, ..) => "IPv6",
+            (libc::AF_NETLINK, ..) => "netlink",
+            (libc::AF_PACKET, ..) => "packet",
+            (libc::AF_VSOCK, ..) => "vsock",
+            (libc::AF_ALG, ..) => "crypto (AF_ALG)",
+            (libc::AF_BLUETOOTH, ..) => "bluetooth",
+            (libc::AF_CAN, ..) => "CAN",
+            (libc::AF_XDP, ..) => "XDP",
+            (libc::AF_TIPC, ..) => "TIPC",
+            (family, ..) => return format!("a {kind} socket of family {family}"),
+        };
+        format!("a {family} {kind} socket of protocol {}", self.protocol)
+    }
+}
+
+/// The inode number in a link of the form `socket:[17]`.
+pub fn inode_of(link: &[u8]) -> Option<u64> {
+    let number = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
+    std::str::from_utf8(number).ok()?.parse().ok()
+}
+
+/// An option of a socket.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct SocketOption {
+    /// `SOL_*` or a protocol.
+    #[prost(int32, tag = "1")]
+    pub level: i32,
+    /// Its number at that level.
+    #[prost(int32, tag = "2")]
+    pub name: i32,
+    /// Its value as getsockopt(2) gives it.
+    #[prost(bytes = "vec", tag = "3")]
+    pub value: Vec<u8>,
+}
+
+/// When an option is set again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    /// Before anything is sent: sizes of buffers.
+    Early,
+    /// Once the queues are full: what would change messages on their way.
+    Late,
+}
+
+/// One option that is kept.
+struct Row {
+    name: i32,
+    text: &'static str,
+    room: usize,
+    when: When,
+}
+
+const fn row(name: i32, text: &'static str, room: usize, when: When) -> Row {
+    Row {
+        name,
+        text,
+        room,
+        when,
+    }
+}
+
+// Numbers newer than the libc crate's: include/uapi/asm-generic/socket.h.
+const SO_TIMESTAMP_NEW: i32 = 63;
+const SO_TIMESTAMPNS_NEW: i32 = 64;
+const SO_TIMESTAMPING_NEW: i32 = 65;
+const SO_BUF_LOCK: i32 = 72;
+const SO_RESERVE_MEM: i32 = 73;
+const SO_TXREHASH: i32 = 74;
+const SO_RCVMARK: i32 = 75;
+const SO_PASSPIDFD: i32 = 76;
+const SO_RCVPRIORITY: i32 = 82;
+const SO_PASSRIGHTS: i32 = 83;
+const SO_INQ: i32 = 84;
+
+/// The options of level SOL_SOCKET that are kept. Those that a family lacks are left out of themselves.
+const ROWS: &[Row] = &[
+    row(libc::SO_DEBUG, "SO_DEBUG", 4, When::Late),
+    row(libc::SO_REUSEADDR, "SO_REUSEADDR", 4, When::Early),
+    row(libc::SO_REUSEPORT, "SO_REUSEPORT", 4, When::Early),
+    row(libc::SO_DONTROUTE, "SO_DONTROUTE", 4, When::Late),
+    row(libc::SO_BROADCAST, "SO_BROADCAST", 4, When::Late),
+    row(libc::SO_KEEPALIVE, "SO_KEEPALIVE", 4, When::Late),
+    row(libc::SO_OOBINLINE, "SO_OOBINLINE", 4, When::Late),
+    row(libc::SO_NO_CHECK, "SO_NO_CHECK", 4, When::Late),
+    row(libc::SO_PRIORITY, "SO_PRIORITY", 4, When::Late),
+    row(libc::SO_LINGER, "SO_LINGER", 8, When::Late),
+    row(libc::SO_PASSCRED, "SO_PASSCRED", 4, When::Late),
+    row(libc::SO_PASSSEC, "SO_PASSSEC", 4, When::Late),
+    row(SO_PASSPIDFD, "SO_PASSPIDFD", 4, When::Late),
+    row(SO_PASSRIGHTS, "SO_PASSRIGHTS", 4, When::Late),
+    row(SO_INQ, "SO_INQ", 4, When::Late),
+    row(libc::SO_RCVLOWAT, "SO_RCVLOWAT", 4, When::Late),
+    row(libc::SO_RCVTIMEO, "SO_RCVTIMEO", 16, When::Late),
+    row(libc::SO_SNDTIMEO, "SO_SNDTIMEO", 16, When::Late),
+    row(libc::SO_TIMESTAMP, "SO_TIMESTAMP", 4, When::Late),
+    row(libc::SO_TIMESTAMPNS, "SO_TIMESTAMPNS", 4, When::Late),
+    row(SO_TIMESTAMP_NEW, "SO_TIMESTAMP_NEW", 4, When::Late),
+    row(SO_TIMESTAMPNS_NEW, "SO_TIMESTAMPNS_NEW", 4, When::Late),
+    row(libc::SO_TIMESTAMPING, "SO_TIMESTAMPING", 8, When::Late),
+    row(SO_TIMESTAMPING_NEW, "SO_TIMESTAMPING_NEW", 8, When::Late),
+    row(libc::SO_MARK, "SO_MARK", 4, When::Late),
+    row(SO_RCVMARK, "SO_RCVMARK", 4, When::Late),
+    row(SO_RCVPRIORITY, "SO_RCVPRIORITY", 4, When::Late),
+    row(libc::SO_RXQ_OVFL, "SO_RXQ_OVFL", 4, When::Late),
+    row(libc::SO_WIFI_STATUS, "SO_WIFI_STATUS", 4, When::Late),
+    row(libc::SO_NOFCS, "SO_NOFCS", 4, When::Late),
+    row(libc::SO_PEEK_OFF, "SO_PEEK_OFF", 4, When::Late),
+    row(
+        libc::SO_SELECT_ERR_QUEUE,
+        "SO_SELECT_ERR_QUEUE",
+        4,
+        When::Late,
+    ),
+    row(libc::SO_BUSY_POLL, "SO_BUSY_POLL", 4, When::Late),
+    row(
+        libc::SO_MAX_PACING_RATE,
+        "SO_MAX_PACING_RATE",
+        8,
+        When::Late,
+    ),
+    row(libc::SO_INCOMING_CPU, "SO_INCOMING_CPU", 4, When::Late),
+    row(libc::SO_ZEROCOPY, "SO_ZEROCOPY", 4, When::Late),
+    row(SO_RESERVE_MEM, "SO_RESERVE_MEM", 4, When::Late),
+    row(SO_TXREHASH, "SO_TXREHASH", 4, When::Late),
+];
+
+/// The sizes of buffers, which the kernel doubles as they are set: option, the one that needs privilege, limit, bit of SO_BUF_LOCK.
+const BUFFERS: [(i32, i32, &str, i32); 2] = [
+    (
+        libc::SO_SNDBUF,
+        libc::SO_SNDBUFFORCE,
+        "/proc/sys/net/core/wmem_max",
+        1,
+    ),
+    (
+        libc::SO_RCVBUF,
+        libc::SO_RCVBUFFORCE,
+        "/proc/sys/net/core/rmem_max",
+        2,
+    ),
+];
+
+/// All options of a socket that differ from those of a fresh one of its family and type, and its filter.
+///
+/// # Errors
+/// When its filter cannot be read: it is no classic program.
+pub fn options(socket: BorrowedFd<'_>, facts: &SocketFacts) -> Result<Vec<SocketOption>> {
+    let fresh = socket::socket(facts.family, facts.kind, facts.protocol).ok();
+    let mut found = Vec::new();
+    let mut put = |name: i32, value: Vec<u8>| {
+        found.push(SocketOption {
+            level: libc::SOL_SOCKET,
+            name,
+            value,
+        });
+    };
+    for (buffer, ..) in BUFFERS {
+        if let Ok(value) = socket::option(socket, libc::SOL_SOCKET, buffer, 4) {
+            put(buffer, value);
+        }
+    }
+    if let Ok(value) = socket::option(socket, libc::SOL_SOCKET, SO_BUF_LOCK, 4) {
+        put(SO_BUF_LOCK, value);
+    }
+    for row in ROWS {
+        let ask = |socket: BorrowedFd<'_>| {
+            socket::option(socket, libc::SOL_SOCKET, row.name, row.room).ok()
+        };
+        let usual = fresh.as_ref().and_then(|fresh| ask(fresh.as_fd()));
+        match ask(socket) {
+            Some(value) if usual.as_ref() != Some(&value) => put(row.name, value),
+            _ => {}
+        }
+    }
+    let filter = socket::filter(socket)
+        .attempt(|| "reading the filter of a socket (only classic programs can be saved)".into())?;
+    if !filter.is_empty() {
+        put(libc::SO_ATTACH_FILTER, filter);
+    }
+    if socket::number_option(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER).unwrap_or(0) != 0 {
+        put(libc::SO_LOCK_FILTER, 1_i32.to_ne_bytes().to_vec());
+    }
+    Ok(found)
+}
+
+/// The value of an option that is a number; none when it is not stored.
+pub fn stored_number(options: &[SocketOption], name: i32) -> Option<i32> {
+    let option = options
+        .iter()
+        .find(|option| option.level == libc::SOL_SOCKET && option.name == name)?;
+    Some(i32::from_ne_bytes(option.value.get(..4)?.try_into().ok()?))
+}
+
+/// Checks what this user may set; `label` is whose it is and what it is.
+pub fn check(options: &[SocketOption], label: (i32, &str), object: &str, plan: &mut Plan) {
+    /// CAP_NET_ADMIN.
+    const ADMINISTER: u64 = 1 << 12;
+    /// The highest priority that anybody may set.
+    const USUAL_PRIORITY: i32 = 6;
+    let capabilities = cryonaut_sys::spawn::effective_capabilities().unwrap_or(0);
+    if capabilities & ADMINISTER != 0 {
+        return;
+    }
+    let remedy = "restart as root, or with CAP_NET_ADMIN";
+    for (option, _, limit, _) in BUFFERS {
+        let most = std::fs::read_to_string(limit).ok();
+        let most = most.and_then(|text| text.trim().parse::<i32>().ok());
+        if let (Some(size), Some(most)) = (stored_number(options, option), most)
+            && size / 2 > most
+        {
+            plan.refusals.add(
+                label,
+                object,
+                format!("its buffer has {size} bytes, and only root may set more than twice {most} ({limit})"),
+                format!("raise {limit}, or {remedy}"),
+            );
+        }
+    }
+    if stored_number(options, libc::SO_PRIORITY).is_some_and(|value| value > USUAL_PRIORITY) {
+        plan.refusals.add(
+            label,
+            object,
+            "only root may set so high a priority",
+            remedy,
+        );
+    }
+    for (name, text) in [(libc::SO_MARK, "SO_MARK"), (libc::SO_DEBUG, "SO_DEBUG")] {
+        if stored_number(options, name).is_some_and(|value| value != 0) {
+            plan.refusals
+                .add(label, object, format!("only root may set {text}"), remedy);
+        }
+    }
+}
+
+/// Gives a socket buffers at least as large as they were; done before its queues are filled.
+///
+/// # Errors
+/// When they may not be as large.
+pub fn prepare(socket: BorrowedFd<'_>, options: &[SocketOption]) -> Result<()> {
+    for (name, force, ..) in BUFFERS {
+        if let Some(size) = stored_number(options, name) {
+            let now = socket::number_option(socket, libc::SOL_SOCKET, name).unwrap_or(0);
+            if now < size {
+                set_buffer(socket, (name, force), size)?;
+            }
+        }
+    }
+    set_rows(socket, options, When::Early)
+}
+
+fn set_buffer(socket: BorrowedFd<'_>, (name, force): (i32, i32), size: i32) -> Result<()> {
+    let half = (size / 2).to_ne_bytes();
+    let what = || format!("setting the buffer of a socket to {size} bytes");
+    if socket::set_option(socket, libc::SOL_SOCKET, force, &half).is_err() {
+        socket::set_option(socket, libc::SOL_SOCKET, name, &half).attempt(what)?;
+    }
+    let now = socket::number_option(socket, libc::SOL_SOCKET, name).attempt(what)?;
+    if now == size {
+        return Ok(());
+    }
+    Err(Error::Failed(format!(
+        "{}: only {now} are permitted here",
+        what()
+    )))
+}
+
+/// Gives a socket all its options; done when its queues are full.
+///
+/// # Errors
+/// When one may not be set.
+pub fn restore(socket: BorrowedFd<'_>, options: &[SocketOption]) -> Result<()> {
+    for (name, force, _, _) in BUFFERS {
+        if let Some(size) = stored_number(options, name)
+            && socket::number_option(socket, libc::SOL_SOCKET, name).unwrap_or(0) != size
+        {
+            set_buffer(socket, (name, force), size)?;
+        }
+    }
+    if let Some(locked) = stored_number(options, SO_BUF_LOCK) {
+        let now = socket::number_option(socket, libc::SOL_SOCKET, SO_BUF_LOCK);
+        if now.is_ok_and(|now| now != locked) {
+            socket::set_option(socket, libc::SOL_SOCKET, SO_BUF_LOCK, &locked.to_ne_bytes())
+                .attempt(|| "setting SO_BUF_LOCK of a socket".into())?;
+        }
+    }
+    set_rows(socket, options, When::Late)?;
+    for option in options {
+        if option.level == libc::SOL_SOCKET && option.name == libc::SO_ATTACH_FILTER {
+            socket::set_filter(socket, &option.value)
+                .attempt(|| "setting the filter of a socket".into())?;
+        }
+    }
+    if stored_number(options, libc::SO_LOCK_FILTER).is_some() {
+        socket::set_option(
+            socket,
+            libc::SOL_SOCKET,
+            libc::SO_LOCK_FILTER,
+            &1_i32.to_ne_bytes(),
+        )
+        .attempt(|| "locking the filter of a socket".into())?;
+    }
+    Ok(())
+}
+
+fn set_rows(socket: BorrowedFd<'_>, options: &[SocketOption], when: When) -> Result<()> {
+    for option in options {
+        let row = ROWS
+            .iter()
+            .find(|row| row.name == option.name && row.when == when);
+        let Some(row) = row.filter(|_| option.level == libc::SOL_SOCKET) else {
+            continue;
+        };
+        let now = socket::option(socket, libc::SOL_SOCKET, row.name, row.room);
+        if now.is_ok_and(|now| now == option.value) {
+            continue;
+        }
+        socket::set_option(socket, libc::SOL_SOCKET, row.name, &option.value)
+            .attempt(|| format!("setting {} of a socket", row.text))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_inode_is_in_the_link() {
+        assert_eq!(inode_of(b"socket:[123]"), Some(123));
+        assert_eq!(inode_of(b"pipe:[123]"), None);
+        assert_eq!(inode_of(b"socket:[]"), None);
+    }
+
+    #[test]
+    fn options_come_back() {
+        let facts =
+            |socket: &std::os::fd::OwnedFd| SocketFacts::of(socket.as_fd(), b"socket:[1]").unwrap();
+        let (one, _other) = socket::pair(libc::SOCK_STREAM).unwrap();
+        let set = |name: i32, value: &[u8]| {
+            socket::set_option(one.as_fd(), libc::SOL_SOCKET, name, value).unwrap();
+        };
+        set(libc::SO_SNDBUF, &30_000_i32.to_ne_bytes());
+        set(libc::SO_PASSCRED, &1_i32.to_ne_bytes());
+        set(libc::SO_RCVLOWAT, &7_i32.to_ne_bytes());
+        set(libc::SO_PEEK_OFF, &3_i32.to_ne_bytes());
+        let time = [5_i64.to_ne_bytes(), 20_000_i64.to_ne_bytes()].concat();
+        set(libc::SO_RCVTIMEO, &time);
+        let stored = options(one.as_fd(), &facts(&one)).unwrap();
+        let names: Vec<i32> = stored.iter().map(|option| option.name).collect();
+        for name in [
+            libc::SO_PASSCRED,
+            libc::SO_RCVLOWAT,
+            libc::SO_PEEK_OFF,
+            libc::SO_RCVTIMEO,
+        ] {
+            assert!(names.contains(&name), "{name}");
+        }
+        let (two, _other) = socket::pair(libc::SOCK_STREAM).unwrap();
+        prepare(two.as_fd(), &stored).unwrap();
+        restore(two.as_fd(), &stored).unwrap();
+        assert_eq!(options(two.as_fd(), &facts(&two)).unwrap(), stored);
+    }
+}

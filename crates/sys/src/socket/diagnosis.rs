@@ -1,0 +1,205 @@
+//! What the kernel lists of sockets (sock_diag(7)): here all unix sockets of this process' network namespace.
+//!
+//! The answer is a row of netlink messages (include/uapi/linux/unix_diag.h), parsed over bytes.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use super::socket;
+use crate::{Result, check};
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const HEADER: usize = 16;
+const ENTRY: usize = 16;
+/// UDIAG_SHOW_NAME, _VFS, _PEER, _ICONS, _RQLEN.
+const SHOW: u32 = 0x1f;
+
+/// One unix socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnixSocket {
+    /// `SOCK_*`.
+    pub kind: u8,
+    /// 1 connected, 7 not connected, 10 listening (include/net/tcp_states.h).
+    pub state: u8,
+    /// Inode number, as /proc/PID/fd shows it; 0 for a connection that nobody has accepted.
+    pub inode: u64,
+    /// Its name as in `sun_path`, without a final zero; empty for none.
+    pub name: Vec<u8>,
+    /// Inode number of the file that it was bound to.
+    pub file: Option<u64>,
+    /// Inode number of its peer: 0 when that is closed or not accepted yet; none when it never had one.
+    pub peer: Option<u64>,
+    /// For a socket that listens, the inode number of each waiting client, in order; 0 for one that has closed.
+    pub waiting: Vec<u64>,
+    /// For a socket that listens the length of its backlog; otherwise bytes of memory that hold what it has sent.
+    pub write_queue: u32,
+    /// Directions that are closed: 1 receiving, 2 sending.
+    pub shutdown: u8,
+}
+
+/// Lists all unix sockets of the network namespace.
+///
+/// # Errors
+/// EPROTONOSUPPORT or ENOENT where the kernel has no such listing (CONFIG_UNIX_DIAG).
+pub fn unix_sockets() -> Result<Vec<UnixSocket>> {
+    let netlink = socket(libc::AF_NETLINK, libc::SOCK_DGRAM, libc::NETLINK_SOCK_DIAG)?;
+    let mut request = Vec::with_capacity(40);
+    request.extend_from_slice(&40_u32.to_ne_bytes());
+    request.extend_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    request.extend_from_slice(&((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes());
+    request.extend_from_slice(&[0; 8]);
+    // struct unix_diag_req: family, protocol, padding, states, inode, what to show, cookie.
+    request.extend_from_slice(&[libc::AF_UNIX as u8, 0, 0, 0]);
+    request.extend_from_slice(&u32::MAX.to_ne_bytes());
+    request.extend_from_slice(&[0; 4]);
+    request.extend_from_slice(&SHOW.to_ne_bytes());
+    request.extend_from_slice(&[0; 8]);
+    super::send(netlink.as_fd(), &request, None, &[], 0)?;
+    let mut found = Vec::new();
+    let mut room = vec![0_u8; 64 * 1024];
+    loop {
+        // SAFETY: the room outlives the call, and its length is told.
+        let length = check(unsafe {
+            libc::recv(
+                netlink.as_raw_fd(),
+                room.as_mut_ptr().cast(),
+                room.len(),
+                libc::MSG_TRUNC,
+            )
+        } as i64)? as usize;
+        if length > room.len() {
+            return Err(std::io::Error::from_raw_os_error(libc::EMSGSIZE));
+        }
+        if let Answer::End = parse(&room[..length], &mut found)? {
+            return Ok(found);
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    More,
+    End,
+}
+
+fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at + N)?.try_into().ok()
+}
+
+fn parse(mut bytes: &[u8], found: &mut Vec<UnixSocket>) -> Result<Answer> {
+    let damaged = || std::io::Error::from_raw_os_error(libc::EBADMSG);
+    while bytes.len() >= HEADER {
+        let length = u32::from_ne_bytes(number(bytes, 0).ok_or_else(damaged)?) as usize;
+        let kind = u16::from_ne_bytes(number(bytes, 4).ok_or_else(damaged)?);
+        let body = bytes.get(HEADER..length).ok_or_else(damaged)?;
+        match kind {
+            NLMSG_DONE => return Ok(Answer::End),
+            NLMSG_ERROR => {
+                let error = i32::from_ne_bytes(number(body, 0).ok_or_else(damaged)?);
+                return Err(std::io::Error::from_raw_os_error(-error));
+            }
+            SOCK_DIAG_BY_FAMILY => found.push(entry(body).ok_or_else(damaged)?),
+            _ => {}
+        }
+        bytes = bytes
+            .get(length.next_multiple_of(4).min(bytes.len())..)
+            .unwrap_or_default();
+    }
+    Ok(Answer::More)
+}
+
+/// One struct unix_diag_msg with its attributes.
+fn entry(body: &[u8]) -> Option<UnixSocket> {
+    let mut found = UnixSocket {
+        kind: *body.get(1)?,
+        state: *body.get(2)?,
+        inode: u32::from_ne_bytes(number(body, 4)?).into(),
+        ..UnixSocket::default()
+    };
+    let mut rest = body.get(ENTRY..)?;
+    while rest.len() >= 4 {
+        let length = usize::from(u16::from_ne_bytes(number(rest, 0)?));
+        let kind = u16::from_ne_bytes(number(rest, 2)?);
+        let value = rest.get(4..length)?;
+        let word = |at: usize| number(value, at).map(u32::from_ne_bytes);
+        match kind {
+            0 => found.name = trimmed(value),
+            1 => found.file = Some(word(0)?.into()),
+            2 => found.peer = Some(word(0)?.into()),
+            3 => {
+                found.waiting = value
+                    .chunks_exact(4)
+                    .map(|inode| u32::from_ne_bytes(inode.try_into().expect("four bytes")).into())
+                    .collect()
+            }
+            4 => found.write_queue = word(4)?,
+            6 => found.shutdown = *value.first()?,
+            _ => {}
+        }
+        rest = rest
+            .get(length.next_multiple_of(4).min(rest.len())..)
+            .unwrap_or_default();
+    }
+    Some(found)
+}
+
+/// The name without what ends a path; an abstract one is all of it.
+fn trimmed(name: &[u8]) -> Vec<u8> {
+    match name.first() {
+        Some(0) | None => name.to_vec(),
+        Some(_) => name
+            .split(|byte| *byte == 0)
+            .next()
+            .unwrap_or_default()
+            .to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::super::*;
+    use super::*;
+
+    fn inode(fd: &OwnedFd) -> u64 {
+        std::fs::metadata(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+            .unwrap()
+            .ino()
+    }
+
+    #[test]
+    fn a_pair_and_a_backlog_are_listed() {
+        let (one, other) = pair(libc::SOCK_STREAM).unwrap();
+        shutdown(one.as_fd(), libc::SHUT_WR).unwrap();
+        let listener = socket(libc::AF_UNIX, libc::SOCK_STREAM, 0).unwrap();
+        let name = format!("\0cryonaut-diagnosis-{}", std::process::id());
+        bind(listener.as_fd(), &Address::unix(name.as_bytes())).unwrap();
+        listen(listener.as_fd(), 7).unwrap();
+        let client = socket(libc::AF_UNIX, libc::SOCK_STREAM, 0).unwrap();
+        connect(client.as_fd(), &Address::unix(name.as_bytes())).unwrap();
+        let found = unix_sockets().unwrap();
+        let of = |fd: &OwnedFd| found.iter().find(|entry| entry.inode == inode(fd)).unwrap();
+        assert_eq!(of(&one).peer, Some(inode(&other)));
+        assert_eq!((of(&one).shutdown, of(&other).shutdown), (2, 1));
+        assert_eq!((of(&one).kind, of(&one).state), (1, 1));
+        assert_eq!(of(&listener).waiting, [inode(&client)]);
+        assert_eq!(of(&listener).write_queue, 7);
+        assert_eq!(of(&listener).name, name.as_bytes());
+        assert_eq!(of(&client).peer, Some(0));
+        assert_eq!(of(&listener).peer, None);
+    }
+
+    #[test]
+    fn damaged_answers_are_errors() {
+        let mut bytes = vec![0_u8; 40];
+        bytes[0] = 60;
+        assert!(parse(&bytes, &mut Vec::new()).is_err());
+        bytes[0] = 18;
+        bytes[4] = 20;
+        assert!(parse(&bytes, &mut Vec::new()).is_err());
+        assert!(entry(&[0; 15]).is_none());
+        assert!(entry(&[&[0; 16][..], &[40, 0, 2, 0]].concat()).is_none());
+    }
+}
