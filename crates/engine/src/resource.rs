@@ -9,6 +9,7 @@ pub mod descriptor_table;
 pub mod file;
 pub mod fs_context;
 pub mod kept_file;
+pub mod label;
 pub mod limits;
 pub mod memory;
 pub mod namespace;
@@ -80,6 +81,7 @@ pub static REGISTRY: &[&dyn Resource] = &[
     &sharing::Commons,
     &namespace::Namespaces,
     &restriction::Restrictions,
+    &label::Labels,
     &seccomp::Seccomp,
     &kept_file::KeptFiles,
     &memory::Memory,

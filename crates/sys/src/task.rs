@@ -371,3 +371,9 @@ pub fn create_core_scheduling_cookie(tid: i32) -> Result<()> {
     };
     check(i64::from(answer)).map(drop)
 }
+
+/// Whether others with the caller's users and capabilities may look at it (prctl(2), PR_GET_DUMPABLE).
+pub fn is_dumpable() -> bool {
+    // SAFETY: no pointers are passed.
+    unsafe { libc::prctl(libc::PR_GET_DUMPABLE) == 1 }
+}

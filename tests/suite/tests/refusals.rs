@@ -34,7 +34,11 @@ fn finish(scene: &Scene, job: &Running, holder: &Running) -> Outcome {
 
 /// A checkpoint is refused with one of `words`, and the victim finds everything as it was.
 fn refused(scene: &Scene, state: &str, words: &[&str]) -> Outcome {
-    let job = start(scene, "refused_state", &[state])?;
+    refused_victim(scene, ("refused_state", &[state]), words)
+}
+
+fn refused_victim(scene: &Scene, (source, arguments): (&str, &[&str]), words: &[&str]) -> Outcome {
+    let job = start(scene, source, arguments)?;
     let image = scene.file("image");
     scene
         .cryo(["checkpoint", &job.pid().to_string(), "-o"])
@@ -92,5 +96,7 @@ refusals! {
     owner_outside => |scene| refused(scene, "owner-outside", &["f_setown"]);
     directory_notify => |scene| refused(scene, "notify", &["f_notify"]);
     proc_outside => |scene| refused(scene, "proc-outside", &["is not in the job"]);
+    landlock => |scene| refused_victim(scene, ("landlock", &[]), &["landlock"]);
+    keyring => |scene| refused_victim(scene, ("keyring", &[]), &["keyring"]);
     lock_of_another => lock_taken;
 }

@@ -246,7 +246,13 @@ victims! {
 }
 
 /// Sources that other tests use.
-const ELSEWHERE: &[&str] = &["torture", "heartbeat", "refused_state", "pipe_external"];
+const ELSEWHERE: &[&str] = &[
+    "torture",
+    "landlock",
+    "heartbeat",
+    "refused_state",
+    "pipe_external",
+];
 
 #[test]
 fn every_source_is_in_the_table() {

@@ -9,6 +9,8 @@
 //! begin with, since the kernel tells neither; that a control of speculation stood as the system has it, where the restart
 //! itself runs with a stricter one.
 
+mod landlock;
+mod login;
 mod question;
 mod step;
 
@@ -23,6 +25,7 @@ use crate::collect::Collection;
 use crate::freeze::{Frozen, FrozenProcess};
 use crate::host::Host;
 use crate::plan::{Plan, Stage};
+use crate::resource::credentials::CredentialsRecord;
 use crate::resource::process::ProcessRecord;
 use crate::resource::{Level, Resource, Support};
 use crate::target::Target;
@@ -175,6 +178,7 @@ impl Resource for Attributes {
                 RestoreProcess { record, leads },
             );
         }
+        login::plan(&records.all::<CredentialsRecord>()?, plan)?;
         let mut groups: BTreeMap<u32, (i32, i32)> = BTreeMap::new();
         for record in records.all::<TaskAttributesRecord>()? {
             check(&record, plan)?;
@@ -405,6 +409,27 @@ const SUPPORT: &[Support] = &[
         what: "membarrier registrations, permission for AMX (ARCH_REQ_XCOMP_PERM), linear address masking, nice value of an autogroup",
         level: Level::Restored,
         how: "before Linux 6.3, where the kernel does not tell registrations, all of them are made",
+    },
+    Support {
+        what: "Landlock domains",
+        level: Level::Refused,
+        how: "the kernel has no way to hand them over; not seen where the job runs in other pid or user namespaces, or as another \
+              user, than the cryo that saves it: there the restarted job is without",
+    },
+    Support {
+        what: "Login user (audit)",
+        level: Level::Restored,
+        how: "by root; otherwise that of the restart, and a remark says so",
+    },
+    Support {
+        what: "Keyrings of threads and processes",
+        level: Level::Refused,
+        how: "have the program keep its keys in its session or user keyring",
+    },
+    Support {
+        what: "Session keyrings; the cgroup",
+        level: Level::Partly,
+        how: "those of the restart",
     },
     Support {
         what: "Tracers that Yama lets in (PR_SET_PTRACER), the timer slack that children begin with",

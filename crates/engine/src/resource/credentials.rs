@@ -5,7 +5,7 @@
 //! Ids are recorded as `cryo` sees them. The kernel keeps most of them for each thread; where a thread's are not those of its
 //! process, as the C library keeps them, it has a record of its own. In a fresh user namespace only the restarting user's own ids exist and
 //! setgroups(2) is denied, so that ids must be what they were; capabilities there end as they were, which is mostly none. Not
-//! preserved: the login uid (only root may set it; it is recorded), a dumpable flag of 2, which only the kernel sets and which
+//! preserved: a dumpable flag of 2, which only the kernel sets and which
 //! comes back as 0, and an out-of-memory score below that of the restart, where the user may not lower it.
 
 mod capability;
@@ -484,11 +484,6 @@ const SUPPORT: &[Support] = &[
         what: "oom_score_adj",
         level: Level::Partly,
         how: "restored, but only root may lower it below that of the restart",
-    },
-    Support {
-        what: "Login uid (audit)",
-        level: Level::Partly,
-        how: "recorded; the job has that of the restart",
     },
 ];
 

@@ -2,7 +2,7 @@
 //! freedom, or another view of the processor, than before.
 //!
 //! Shown by /proc/PID/status (ptrace(2), shadow stacks), by /proc/sysvipc/sem, the cgroup's freezer, and by ptrace(2). Threads are
-//! compared with their leader in [`super::credentials`]. Not seen, since the kernel does not tell: Landlock domains.
+//! compared with their leader in [`super::credentials`].
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -259,11 +259,6 @@ const SUPPORT: &[Support] = &[
         what: "Processes in a frozen cgroup",
         level: Level::Refused,
         how: "thaw the cgroup first",
-    },
-    Support {
-        what: "Landlock domains, session keyrings",
-        level: Level::Partly,
-        how: "the kernel does not show them: the restarted job is under those of the restart",
     },
 ];
 

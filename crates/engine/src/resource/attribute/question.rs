@@ -3,7 +3,7 @@
 use cryonaut_sys::ptrace::segment;
 use cryonaut_tracee::{BufferId, CallId, CallList, Outcomes};
 
-use super::{CONTROLS, DISABLED, ENABLED, SELECTABLE, TaskAttributesRecord, refused};
+use super::{CONTROLS, DISABLED, ENABLED, SELECTABLE, TaskAttributesRecord, landlock, refused};
 use crate::Result;
 use crate::error::Attempt;
 use crate::freeze::FrozenProcess;
@@ -19,6 +19,7 @@ pub(crate) struct Questions {
     counter: BufferId,
     identification: CallId,
     keyrings: [CallId; KEYRINGS.len()],
+    landlock: landlock::Question,
 }
 
 impl Questions {
@@ -43,6 +44,7 @@ impl Questions {
             counter,
             identification: list.call(libc::SYS_arch_prctl, &[ARCH_GET_CPUID.into()]),
             keyrings: KEYRINGS.map(|(which, _)| keyring(list, which)),
+            landlock: landlock::Question::ask(list),
         }
     }
 
@@ -61,6 +63,15 @@ impl Questions {
         let task = &process.tasks[index];
         let tid = task.stopped.tid();
         self.refuse_keys(outcomes, process, tid)?;
+        if self.landlock.finds_domain(outcomes, process, tid) {
+            return Err(refused(
+                process,
+                tid,
+                "the Landlock domain",
+                "it is confined by Landlock, and the kernel has no way to hand that over to another life",
+                "start the program without its sandbox",
+            ));
+        }
         if segment::uses_ports(tid) {
             return Err(refused(
                 process,
