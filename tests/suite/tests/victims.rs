@@ -170,6 +170,8 @@ victims! {
     hostile_names => Victim::new("hostile_names");
     file_reference => Victim::new("file_reference").options(&["-ldl"]);
     file_owner_signal => Victim::new("file_owner_signal");
+    file_namespace => Victim::new("file_namespace");
+    file_directory_position => Victim::new("file_directory_position");
     file_proc => Victim::new("file_proc");
     file_proc_dead => Victim::new("file_proc_dead");
     pipe_data => Victim::new("pipe_data");
