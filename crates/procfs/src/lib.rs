@@ -14,6 +14,7 @@ pub mod auxv;
 pub mod cgroup;
 pub mod cpuinfo;
 mod error;
+pub mod fanotify;
 pub mod fdinfo;
 pub mod locks;
 pub mod maps;

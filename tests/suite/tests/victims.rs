@@ -199,6 +199,7 @@ victims! {
     unix_urgent => Victim::new("unix_urgent");
     unix_rights => Victim::new("unix_rights");
     unix_credentials => Victim::new("unix_credentials");
+    fanotify_marks => Victim::new("fanotify_marks").only(User::Root);
     fs_context => Victim::new("fs_context");
     fs_root => Victim::new("fs_root").only(User::Root);
 

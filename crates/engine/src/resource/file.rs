@@ -15,6 +15,7 @@ mod epoll;
 mod eventfd;
 pub(crate) mod external;
 mod facts;
+mod fanotify;
 mod fifo;
 mod flight;
 mod hardware;
@@ -143,6 +144,7 @@ static KINDS: &[&dyn DescriptorKind] = &[
     &epoll::Epolls,
     &pidfd::ProcessDescriptors,
     &inotify::Instances,
+    &fanotify::Groups,
     &terminal::Terminals,
     &standard::StandardStreams,
     &external::ExternalPipes,

@@ -180,7 +180,7 @@ impl DescriptorKind for Instances {
 }
 
 /// Bytes of events that wait to be read. A running program is given some time to read them.
-fn waiting(description: &Description, job: &Job<'_>) -> usize {
+pub(super) fn waiting(description: &Description, job: &Job<'_>) -> usize {
     // What has been closed meanwhile has no events any more.
     let Ok(copy) = job.copy(description) else {
         return 0;

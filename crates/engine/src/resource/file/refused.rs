@@ -14,12 +14,6 @@ const BY_LINK: &[(&str, &str, &str, &str)] = &[
         "switch io_uring off in the program (many have a setting, such as UV_USE_IO_URING=0)",
     ),
     (
-        "anon_inode:[fanotify]",
-        "a fanotify group",
-        "its marks are not saved",
-        "close it before the checkpoint",
-    ),
-    (
         "anon_inode:[perf_event]",
         "a perf event",
         "the kernel has no way to hand one over",
@@ -137,7 +131,7 @@ pub(super) fn refuse(description: &Description, job: &Job<'_>, refusals: &mut Re
 /// What is refused.
 pub(super) const SUPPORT: &[Support] = &[
     Support {
-        what: "Sockets other than unix sockets, fanotify, namespaces of others as descriptors",
+        what: "Sockets other than unix sockets, namespaces of others as descriptors",
         level: Level::Refused,
         how: "not saved yet; close them before the checkpoint",
     },

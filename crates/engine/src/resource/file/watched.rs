@@ -377,7 +377,7 @@ enum Depth {
 }
 
 /// The device number that stat(2) tells for the kernel's internal one.
-fn device(internal: u64) -> u64 {
+pub(super) fn device(internal: u64) -> u64 {
     libc::makedev((internal >> 20) as u32, (internal & 0xf_ffff) as u32)
 }
 
