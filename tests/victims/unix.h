@@ -21,7 +21,9 @@ struct name {
 VICTIM_UNUSED static struct name path_name(const char *path)
 {
 	struct name name = {.address.sun_family = AF_UNIX};
-	snprintf(name.address.sun_path, sizeof name.address.sun_path, "%s", path);
+	if (strlen(path) >= sizeof name.address.sun_path)
+		skip("%s is too long for the name of a socket", path);
+	memcpy(name.address.sun_path, path, strlen(path));
 	name.length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path) + 1);
 	return name;
 }
@@ -34,8 +36,6 @@ VICTIM_UNUSED static struct name absolute_name(const char *file)
 		broken("getcwd: %s", strerror(errno));
 	size_t length = strlen(path);
 	snprintf(path + length, sizeof path - length, "/%s", file);
-	if (strlen(path) >= sizeof((struct sockaddr_un *)0)->sun_path)
-		skip("the working directory's path is too long for the name of a socket");
 	return path_name(path);
 }
 

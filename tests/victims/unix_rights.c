@@ -1,6 +1,7 @@
 /* Descriptors under way (SCM_RIGHTS): of files, pipes, sockets with queues of their own, the last copy of each; on streams at
    their very place; sockets in flight in each other and in themselves. */
 #include "unix.h"
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 
@@ -46,6 +47,14 @@ int main(void)
 	put_descriptors(loop[0], "me", 1, (int[]){loop[1]});
 	put_descriptors(cross[0], "you", 1, (int[]){loop[1]});
 	put_descriptors(loop[0], "and you", 1, (int[]){cross[1]});
+	/* An epoll that nobody has any more, and what it watches. */
+	int watchers[2], epoll = must(epoll_create1(0)), watched = must(eventfd(1, EFD_NONBLOCK));
+	struct epoll_event event = {.events = EPOLLIN, .data.u64 = 0x1234};
+	must(socketpair(AF_UNIX, SOCK_STREAM, 0, watchers));
+	must(epoll_ctl(epoll, EPOLL_CTL_ADD, watched, &event));
+	put_descriptors(watchers[0], "epoll", 2, (int[]){epoll, watched});
+	close(epoll);
+	close(watched);
 	int all[60];
 	for (int index = 0; index < 60; index++)
 		all[index] = index % 2 ? many[0] : STDOUT_FILENO;
@@ -87,6 +96,10 @@ int main(void)
 	expect_descriptors("and back", other, 64, "you", 1, &twin, NULL);
 	expect_put("through the circle", loop[0], "round");
 	expect_get("through the circle", twin, "round");
+	expect_descriptors("an epoll", watchers[1], 64, "epoll", 2, found, NULL);
+	event.data.u64 = 0;
+	expect_equal("what it watches", 1, epoll_wait(found[0], &event, 1, 0));
+	expect_equal("its data", 0x1234, event.data.u64);
 	expect_descriptors("many", many[1], 64, "many", 60, found, NULL);
 	expect_put("through one of many", found[59], "and on");
 	expect_get("through one of many", many[1], "and on");

@@ -24,7 +24,7 @@ struct Subject {
     results: &'static [&'static str],
 }
 
-static SUBJECTS: [(&str, Subject); 6] = [
+static SUBJECTS: [(&str, Subject); 7] = [
     (
         "numpy",
         Subject {
@@ -51,6 +51,13 @@ static SUBJECTS: [(&str, Subject); 6] = [
         Subject {
             program: r,
             results: &["state.bin"],
+        },
+    ),
+    (
+        "exchange",
+        Subject {
+            program: exchange,
+            results: &[],
         },
     ),
     (
@@ -120,6 +127,13 @@ fn r() -> Outcome<Program> {
     Ok(Program::installed("Rscript")?
         .argument(readable("bootstrap.R")?)
         .argument("5000"))
+}
+
+fn exchange() -> Outcome<Program> {
+    Ok(Program::installed("python3")?
+        .argument(readable("exchange.py")?)
+        .argument("1200")
+        .variable("PYTHONDONTWRITEBYTECODE", "1"))
 }
 
 fn static_c() -> Outcome<Program> {
@@ -314,4 +328,4 @@ macro_rules! programs {
     };
 }
 
-programs!(numpy, pipeline, lammps, r, static_c, rust_threads);
+programs!(numpy, pipeline, lammps, r, exchange, static_c, rust_threads);

@@ -255,6 +255,8 @@ const ELSEWHERE: &[&str] = &[
     "heartbeat",
     "refused_state",
     "pipe_external",
+    "unix_external",
+    "unix_unaccepted",
 ];
 
 #[test]

@@ -39,6 +39,9 @@ const BLOCK_SUSPEND: u32 = 36;
 /// All that a file may be ready for.
 const ANYTHING: i16 = libc::POLLIN | libc::POLLOUT | libc::POLLPRI | libc::POLLRDHUP;
 
+/// From the spare number on, where an epoll is put that a process has only meanwhile.
+const LENT: i32 = 64;
+
 /// An epoll instance.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Epoll {
@@ -48,7 +51,7 @@ pub struct Epoll {
     /// `O_*` flags.
     #[prost(uint32, tag = "2")]
     pub flags: u32,
-    /// A process that has it: where registrations are made again.
+    /// A process that has it: where registrations are made again. 0 for one that is only in flight: any process will do.
     #[prost(int32, tag = "3")]
     pub process: i32,
     /// The registrations.
@@ -147,7 +150,10 @@ impl DescriptorKind for Epolls {
             collection.put(&Epoll {
                 object: description.object,
                 flags: description.facts.flags(),
-                process: job.owner(description.first()).inner,
+                process: match job.owner(description.first()) {
+                    flight if flight.is_flight() => 0,
+                    owner => owner.inner,
+                },
                 entries,
             })?;
         }
@@ -183,7 +189,13 @@ impl DescriptorKind for Epolls {
         let objects = epolls.iter().map(|epoll| epoll.object).collect();
         plan.step(Stage::Objects, 0, Make { objects });
         for epoll in epolls.into_iter().filter(|epoll| !epoll.entries.is_empty()) {
-            let table = tables.get(&epoll.process);
+            // One that is only in flight is lent to a process meanwhile.
+            let lent = epoll.process == 0;
+            let table = match lent {
+                true => tables.values().next(),
+                false => tables.get(&epoll.process),
+            };
+            let process = table.map_or(0, |table| table.process);
             let slot = |wanted: &dyn Fn(i32, u64) -> bool| {
                 table?
                     .slots
@@ -191,7 +203,8 @@ impl DescriptorKind for Epolls {
                     .find(|slot| wanted(slot.number, slot.object))
                     .copied()
             };
-            let own = slot(&|_, object| object == epoll.object).ok_or_else(|| {
+            let own = slot(&|_, object| object == epoll.object).map(|slot| slot.number);
+            let number = own.or(lent.then_some(spare + LENT)).ok_or_else(|| {
                 Error::Failed("the image is damaged: an epoll that nobody has".into())
             })?;
             let registrations = epoll
@@ -211,10 +224,11 @@ impl DescriptorKind for Epolls {
                 .collect();
             plan.step(
                 Stage::Attach,
-                epoll.process,
+                process,
                 Register {
-                    process: epoll.process,
-                    number: own.number,
+                    process,
+                    number,
+                    lent: lent.then_some(epoll.object),
                     registrations,
                     spare,
                 },
@@ -315,6 +329,8 @@ struct Registration {
 struct Register {
     process: i32,
     number: i32,
+    /// The epoll, where the process has it only for this.
+    lent: Option<u64>,
     registrations: Vec<Registration>,
     spare: i32,
 }
@@ -328,6 +344,26 @@ impl fmt::Display for Register {
 
 impl Action for Register {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        let Some(lent) = self.lent else {
+            return self.register(rebuild);
+        };
+        let slot = (object(rebuild, lent)?, self.number, CloseOnExec::Yes);
+        rebuild.give(self.process, &[slot])?;
+        self.register(rebuild)?;
+        let arguments = [self.number.into()];
+        rebuild
+            .call(
+                self.process,
+                "letting go of an epoll instance",
+                libc::SYS_close,
+                &arguments,
+            )
+            .map(drop)
+    }
+}
+
+impl Register {
+    fn register(&self, rebuild: &Rebuild<'_>) -> Result<()> {
         const AT_ONCE: usize = 500;
         let (direct, others): (Vec<Registration>, Vec<Registration>) = self
             .registrations

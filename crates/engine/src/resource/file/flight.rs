@@ -171,10 +171,6 @@ pub(super) fn inspect(description: &Description, job: &Job<'_>, refusals: &mut R
     let facts = &description.facts;
     let tied = [
         (
-            !facts.info.epoll_targets.is_empty(),
-            "an epoll instance that watches something",
-        ),
-        (
             !description.locks.is_empty(),
             "a file with a lock that belongs to its description",
         ),
