@@ -4,6 +4,7 @@
 enum { OWN = 6, SHARED = 20 };
 
 static atomic_int there;
+static atomic_bool more;
 
 static void *own_filter(void *argument)
 {
@@ -23,6 +24,9 @@ static void *shared_filter(void *argument)
 	victim_wait();
 	expect_judgement(JUDGED, EXFULL);
 	expect_judgement(ALSO_JUDGED, EDOM);
+	while (!atomic_load(&more))
+		victim_nap(1000);
+	expect_judgement(PUNISHED, ENOTUNIQ);
 	return argument;
 }
 
@@ -38,6 +42,9 @@ static void synchronized(struct arrivals *arrivals)
 	arrive(arrivals);
 	victim_wait();
 	expect_judgement(JUDGED, EXFULL);
+	/* Only threads that share their filters can be synchronized. */
+	expect_equal("synchronizing again", 0, judge(PUNISHED, SECCOMP_RET_ERRNO | ENOTUNIQ, SECCOMP_FILTER_FLAG_TSYNC));
+	atomic_store(&more, true);
 	for (int thread = 0; thread < SHARED; thread++)
 		expect_equal("error of pthread_join", 0, pthread_join(threads[thread], NULL));
 	_exit(0);

@@ -3,7 +3,8 @@
 //! The mode is in /proc/PID/task/TID/status; programs of filters and whether they log are read by ptrace(2), which the kernel
 //! permits with CAP_SYS_ADMIN in the initial user namespace alone. Each thread has a chain of filters of its own, oldest first,
 //! which it shares with those that inherited it or were synchronized with it (SECCOMP_FILTER_FLAG_TSYNC). A program is stored
-//! once; in the new life each thread has its own copy of its chain, which judges alike.
+//! once. Only threads that share a filter can be synchronized later on: so the filters that all threads of a process have from
+//! the beginning are shared again. Of others each thread has a copy, which judges alike.
 //!
 //! *Calls of ours.* While a task under seccomp makes calls for `cryo`, seccomp is suspended (PTRACE_O_SUSPEND_SECCOMP), never while it
 //! runs code of its own. In a restart filters are installed before credentials go, since installing them may take those; seccomp
@@ -31,6 +32,7 @@ use crate::host::Host;
 use crate::plan::{Action, Plan, Stage};
 use crate::rebuild::Rebuild;
 use crate::resource::credentials::{CredentialsRecord, ThreadCredentials};
+use crate::resource::process::ProcessRecord;
 use crate::resource::{Level, Resource, Support};
 use crate::target::{Target, TargetProcess};
 use crate::{Error, Refusals, Result};
@@ -39,6 +41,8 @@ const STRICT: u32 = 1;
 const FILTERS: u32 = 2;
 /// SECCOMP_SET_MODE_FILTER.
 const SET_FILTER: u64 = 1;
+/// SECCOMP_FILTER_FLAG_TSYNC: all threads of the process get the filter.
+const SYNCHRONIZED: u64 = 1;
 /// SECCOMP_FILTER_FLAG_LOG.
 const LOG: u64 = 1 << 1;
 /// SECCOMP_FILTER_FLAG_SPEC_ALLOW: installing a filter changes no speculation control.
@@ -179,7 +183,12 @@ impl Resource for Seccomp {
             .into_iter()
             .map(|record| (record.task, record.own.no_new_privileges))
             .collect();
-        let suspend = may_suspend();
+        let means = Means {
+            suspend: may_suspend(),
+            unprivileged,
+            apart,
+        };
+        let mut confined: BTreeMap<i32, Vec<Confine>> = BTreeMap::new();
         for task in tasks {
             let chain: Option<Vec<FilterRecord>> = task
                 .filters
@@ -192,30 +201,83 @@ impl Resource for Seccomp {
                     task.task
                 )));
             };
-            let confine = Confine {
+            confined.entry(task.process).or_default().push(Confine {
                 process: task.process,
                 task: task.task,
                 chain,
-            };
-            if suspend {
-                plan.step(Stage::Restrict, task.process, ConfineSuspended { confine });
-                continue;
+                others: Vec::new(),
+            });
+        }
+        for process in records.all::<ProcessRecord>()? {
+            let tasks = confined.remove(&process.pid).unwrap_or_default();
+            for confine in shared_first(tasks, process.tasks.len()) {
+                means.plan(confine, plan);
             }
-            let unprivileged = apart
-                .get(&task.task)
-                .or_else(|| unprivileged.get(&task.process));
-            if task.mode == FILTERS && unprivileged != Some(&true) {
-                plan.refusals.add(
-                    (task.process, ""),
-                    "seccomp",
-                    "its filters were installed by a privileged process (without no_new_privs), and you may not do that here",
-                    "restart it as root, outside of any sandbox",
-                );
-            }
-            plan.step(Stage::Confine, task.process, ConfineLast { confine });
         }
         Ok(())
     }
+}
+
+/// How filters can be installed here.
+struct Means {
+    /// Whether seccomp can be suspended meanwhile.
+    suspend: bool,
+    /// Of each process, whether it has no_new_privs.
+    unprivileged: BTreeMap<i32, bool>,
+    /// The same of tasks that are not like their process.
+    apart: BTreeMap<i32, bool>,
+}
+
+impl Means {
+    fn plan(&self, confine: Confine, plan: &mut Plan) {
+        let process = confine.process;
+        if self.suspend {
+            plan.step(Stage::Restrict, process, ConfineSuspended { confine });
+            return;
+        }
+        let unprivileged = |task: &i32| {
+            let own = self.apart.get(task);
+            own.or_else(|| self.unprivileged.get(&process)) == Some(&true)
+        };
+        let unprivileged = unprivileged(&confine.task) && confine.others.iter().all(unprivileged);
+        if !confine.chain.is_empty() && !unprivileged {
+            plan.refusals.add(
+                (process, ""),
+                "seccomp",
+                "its filters were installed by a privileged process (without no_new_privs), and you may not do that here",
+                "restart it as root, outside of any sandbox",
+            );
+        }
+        plan.step(Stage::Confine, process, ConfineLast { confine });
+    }
+}
+
+/// Splits what all `count` tasks of a process have from the beginning off the rest: it is installed once, for all of them.
+fn shared_first(mut tasks: Vec<Confine>, count: usize) -> Vec<Confine> {
+    if count < 2 || tasks.len() != count || tasks.iter().any(|task| task.chain.is_empty()) {
+        return tasks;
+    }
+    let first = tasks[0].chain.clone();
+    let same = |task: &Confine| {
+        let pairs = task.chain.iter().zip(&first);
+        pairs.take_while(|(one, other)| one == other).count()
+    };
+    let shared = tasks.iter().map(same).min().unwrap_or(0);
+    if shared == 0 {
+        return tasks;
+    }
+    let together = Confine {
+        process: tasks[0].process,
+        task: tasks[0].task,
+        chain: first[..shared].to_vec(),
+        others: tasks[1..].iter().map(|task| task.task).collect(),
+    };
+    for task in &mut tasks {
+        task.chain.drain(..shared);
+    }
+    tasks.retain(|task| !task.chain.is_empty());
+    tasks.insert(0, together);
+    tasks
 }
 
 /// A task's seccomp mode: 0 none, 1 strict, 2 filters. `text` is a buffer.
@@ -367,18 +429,46 @@ struct Confine {
     task: i32,
     /// Its filters; none for strict mode.
     chain: Vec<FilterRecord>,
+    /// The other tasks of its process, if all of them share these filters.
+    others: Vec<i32>,
 }
 
 impl fmt::Display for Confine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.chain.len() {
-            0 => write!(f, "put task {} in strict mode", self.task),
-            1 => write!(f, "put task {} under its seccomp filter", self.task),
+            0 => write!(f, "put task {} in strict mode", self.task)?,
+            1 => write!(f, "put task {} under its seccomp filter", self.task)?,
             count => write!(
                 f,
                 "put task {} under its {count} seccomp filters",
                 self.task
-            ),
+            )?,
+        }
+        match self.others.len() {
+            0 => Ok(()),
+            others => write!(f, ", with {others} others"),
+        }
+    }
+}
+
+impl Confine {
+    fn flags(&self, filter: &FilterRecord) -> u64 {
+        let synchronized = if self.others.is_empty() {
+            0
+        } else {
+            SYNCHRONIZED
+        };
+        filter.flags() | synchronized
+    }
+
+    /// Whether the call did what it was for: where threads cannot be synchronized it returns the id of one.
+    fn check(&self, returned: u64) -> Result<()> {
+        match returned {
+            0 => Ok(()),
+            thread => Err(Error::Failed(format!(
+                "task {}: its seccomp filters cannot be shared with thread {thread}",
+                self.task
+            ))),
         }
     }
 }
@@ -414,9 +504,12 @@ impl Action for ConfineSuspended {
             process,
             task,
             ref chain,
+            ref others,
         } = self.confine;
         let what = || format!("task {task}: putting it under seccomp");
-        rebuild.suspend_seccomp(process, task)?;
+        for &task in others.iter().chain([&task]) {
+            rebuild.suspend_seccomp(process, task)?;
+        }
         if chain.is_empty() {
             let mut list = CallList::new();
             let arguments = [libc::PR_SET_SECCOMP.into(), u64::from(STRICT).into()];
@@ -429,10 +522,11 @@ impl Action for ConfineSuspended {
             let program = list.bytes(&filter.program);
             let header = list.bytes(&filter.header());
             list.point(header, 8, program);
-            let arguments = [SET_FILTER.into(), filter.flags().into(), header.into()];
+            let flags = self.confine.flags(filter);
+            let arguments = [SET_FILTER.into(), flags.into(), header.into()];
             let call = list.call(libc::SYS_seccomp, &arguments);
             let outcomes = rebuild.run_in_task(process, task, &list)?;
-            outcomes.result(call).attempt(what)?;
+            self.confine.check(outcomes.result(call).attempt(what)?)?;
         }
         Ok(())
     }
@@ -455,6 +549,7 @@ impl Action for ConfineLast {
             process,
             task,
             ref chain,
+            ..
         } = self.confine;
         let at = (process, task);
         let what = "putting it under seccomp";
@@ -463,6 +558,7 @@ impl Action for ConfineLast {
             rebuild.last_call(at, what, libc::SYS_prctl, &[], |_| arguments)?;
         }
         for filter in chain {
+            let flags = self.confine.flags(filter);
             // The header points right behind itself.
             let mut data = filter.header().to_vec();
             data.extend_from_slice(&filter.program);
@@ -474,12 +570,9 @@ impl Action for ConfineLast {
             // A filter installed before judges this call: as it let the program install this one, by one call or the other.
             let by_call =
                 rebuild.last_call_at(at, what, libc::SYS_seccomp, data.len(), |address| {
-                    (
-                        pointed(address),
-                        [SET_FILTER, filter.flags(), address, 0, 0, 0],
-                    )
+                    (pointed(address), [SET_FILTER, flags, address, 0, 0, 0])
                 });
-            if by_call.is_err() && !filter.logs {
+            if by_call.is_err() && flags == SPECULATION_ALLOWED {
                 let arguments = |address| {
                     [
                         libc::PR_SET_SECCOMP as u64,
@@ -494,7 +587,7 @@ impl Action for ConfineLast {
                     (pointed(address), arguments(address))
                 })?;
             } else {
-                by_call?;
+                self.confine.check(by_call?)?;
             }
         }
         Ok(())
@@ -505,7 +598,7 @@ const SUPPORT: &[Support] = &[
     Support {
         what: "seccomp: strict mode and filters, of each thread",
         level: Level::Restored,
-        how: "checkpointed by root only; each task has its own copy of its filters, in order. An ordinary user may restart it if it had no_new_privs",
+        how: "checkpointed by root only; what all threads of a process have in common is shared again (so that more can be synchronized), of the rest each has a copy. An ordinary user may restart it if it had no_new_privs",
     },
     Support {
         what: "seccomp filters that ask another process (SECCOMP_RET_USER_NOTIF)",
@@ -575,6 +668,41 @@ mod tests {
         assert_eq!(programs.number(program.clone(), true), 1);
         assert_eq!(programs.number(program, false), 0);
         assert_eq!(programs.records.len(), 2);
+    }
+
+    #[test]
+    fn what_all_threads_have_is_shared() {
+        let filter = |number| FilterRecord {
+            number,
+            program: instruction(6, number),
+            logs: false,
+        };
+        let confine = |task, chain: &[u32]| Confine {
+            process: 1,
+            task,
+            chain: chain.iter().copied().map(filter).collect(),
+            others: Vec::new(),
+        };
+        let told = |tasks: Vec<Confine>, count| -> Vec<(i32, usize, usize)> {
+            let shared = shared_first(tasks, count);
+            let tell = |one: &Confine| (one.task, one.chain.len(), one.others.len());
+            shared.iter().map(tell).collect()
+        };
+        let threads = || {
+            vec![
+                confine(1, &[0, 1]),
+                confine(2, &[0, 1, 2]),
+                confine(3, &[0]),
+            ]
+        };
+        assert_eq!(told(threads(), 3), [(1, 1, 2), (1, 1, 0), (2, 2, 0)]);
+        // A fourth thread is under nothing.
+        assert_eq!(told(threads(), 4), [(1, 2, 0), (2, 3, 0), (3, 1, 0)]);
+        assert_eq!(told(vec![confine(1, &[0])], 1), [(1, 1, 0)]);
+        assert_eq!(
+            told(vec![confine(1, &[]), confine(2, &[0])], 2),
+            [(1, 0, 0), (2, 1, 0)]
+        );
     }
 
     #[test]
