@@ -123,6 +123,10 @@ impl Action for BuildMemory {
         let inherited = rebuild.areas_of(process);
         move_kernel_areas(rebuild, &inherited, &self.space)?;
         let mut queue = Queue::new(process);
+        let (late, early) = surplus(&inherited, &self.space);
+        for area in &early {
+            unmap(rebuild, &mut queue, area)?;
+        }
         let mut kept = Vec::new();
         let wanted = &self.space.areas;
         let changes = match self.descent {
@@ -167,9 +171,36 @@ impl Action for BuildMemory {
         }
         queue.flush(rebuild)?;
         rebuild.fill(process, &kept)?;
-        rebuild.set_areas(process, self.space.areas.clone());
+        let mut areas = self.space.areas.clone();
+        areas.extend(late);
+        rebuild.set_areas(process, areas);
         Ok(())
     }
+}
+
+/// What the kernel provides and a process has unmapped. Its children, born before it did that, may have it: so it goes late, or
+/// early where it is in the way.
+fn surplus(found: &[AreaRecord], space: &AddressSpace) -> (Vec<AreaRecord>, Vec<AreaRecord>) {
+    let wanted = |area: &&AreaRecord| space.areas.iter().any(|own| own.backing == area.backing);
+    let provided = found.iter().filter(|area| area.is_kernel_provided());
+    let free = |area: &AreaRecord| {
+        let mut areas = space.areas.iter();
+        areas.all(|own| own.end <= area.start || area.end <= own.start)
+    };
+    provided
+        .filter(|area| !wanted(area))
+        .cloned()
+        .partition(free)
+}
+
+fn unmap(rebuild: &mut Rebuild<'_>, queue: &mut Queue, area: &AreaRecord) -> Result<()> {
+    queue.expect(
+        rebuild,
+        "unmapping what the kernel provides",
+        libc::SYS_munmap,
+        &[area.start.into(), area.length().into()],
+        0,
+    )
 }
 
 /// Moves the vDSO and its data to where the process had them.
@@ -419,6 +450,9 @@ impl Action for FinishMemory {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let process = self.space.process;
         let mut queue = Queue::new(process);
+        for area in surplus(&rebuild.areas_of(process), &self.space).0 {
+            unmap(rebuild, &mut queue, &area)?;
+        }
         for area in self.space.areas.iter().filter(|area| area.is_built()) {
             let range = [area.start.into(), area.length().into()];
             if filling_protection(area) != area.protection {
