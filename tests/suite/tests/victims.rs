@@ -173,6 +173,7 @@ victims! {
     file_owner_signal => Victim::new("file_owner_signal");
     file_namespace => Victim::new("file_namespace");
     file_directory_position => Victim::new("file_directory_position");
+    file_no_follow => Victim::new("file_no_follow");
     file_proc => Victim::new("file_proc");
     file_proc_dead => Victim::new("file_proc_dead");
     pipe_data => Victim::new("pipe_data");

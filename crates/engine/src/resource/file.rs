@@ -475,11 +475,32 @@ pub(crate) fn options(flags: u32) -> OpenOptions {
     options
 }
 
-/// Another description of the file behind a descriptor of ours.
+/// Another description of the file behind a descriptor of ours. One that was opened with O_NOFOLLOW is opened by its name, for the
+/// link in /proc would be refused; a file that has none is opened without.
 pub(crate) fn reopen(fd: BorrowedFd<'_>, flags: u32) -> std::io::Result<OwnedFd> {
-    options(flags)
-        .open(format!("/proc/self/fd/{}", fd.as_raw_fd()))
-        .map(OwnedFd::from)
+    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let no_follow = libc::O_NOFOLLOW as u32;
+    if flags & no_follow != 0
+        && let Some(file) = reopen_by_name(&link, flags)?
+    {
+        return Ok(file);
+    }
+    options(flags & !no_follow).open(link).map(OwnedFd::from)
+}
+
+/// Opens by its name what a link in /proc leads to; nothing when that name is another file's, or nobody's.
+fn reopen_by_name(link: &str, flags: u32) -> std::io::Result<Option<OwnedFd>> {
+    use std::os::unix::fs::MetadataExt;
+    let wanted = std::fs::metadata(link)?;
+    let is_it =
+        |found: &std::fs::Metadata| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino());
+    let name = std::fs::read_link(link)?;
+    if !std::fs::symlink_metadata(&name).is_ok_and(|found| is_it(&found)) {
+        return Ok(None);
+    }
+    let file = options(flags).open(&name)?;
+    // Somebody may have put another file there just now.
+    Ok(is_it(&file.metadata()?).then(|| file.into()))
 }
 
 /// Sets the flags of a description that can be changed after it was made.
