@@ -200,7 +200,7 @@ impl Frozen {
     ///
     /// # Errors
     /// [`Error::NotPermitted`]; [`Error::Refused`] when a process stays in vfork; [`Error::Failed`] when a task does not stop in
-    /// time or the job keeps growing. The job runs on.
+    /// time, the job keeps growing, or it has ended. The job runs on.
     pub fn freeze(target: &Target) -> Result<Self> {
         let start = Instant::now();
         loop {
@@ -490,6 +490,12 @@ impl Hold {
                 },
                 tasks,
             )?);
+        }
+        if processes.iter().all(FrozenProcess::is_zombie) {
+            return Err(Error::Failed(format!(
+                "process {} and all that belonged to it ended while they were being stopped: nothing to checkpoint",
+                target.named
+            )));
         }
         let sharing = sharing::of_frozen(&processes);
         for index in 0..processes.len() {
