@@ -24,7 +24,7 @@ struct Subject {
     results: &'static [&'static str],
 }
 
-static SUBJECTS: [(&str, Subject); 7] = [
+static SUBJECTS: [(&str, Subject); 15] = [
     (
         "numpy",
         Subject {
@@ -71,6 +71,62 @@ static SUBJECTS: [(&str, Subject); 7] = [
         "rust_threads",
         Subject {
             program: rust_threads,
+            results: &[],
+        },
+    ),
+    (
+        "java",
+        Subject {
+            program: java,
+            results: &[],
+        },
+    ),
+    (
+        "node",
+        Subject {
+            program: node,
+            results: &[],
+        },
+    ),
+    (
+        "perl",
+        Subject {
+            program: perl,
+            results: &[],
+        },
+    ),
+    (
+        "sqlite",
+        Subject {
+            program: sqlite,
+            results: &[],
+        },
+    ),
+    (
+        "make",
+        Subject {
+            program: make,
+            results: &["program"],
+        },
+    ),
+    (
+        "archive",
+        Subject {
+            program: archive,
+            results: &["result.tar.xz"],
+        },
+    ),
+    (
+        "valgrind",
+        Subject {
+            program: valgrind,
+            results: &[],
+        },
+    ),
+    (
+        "many_processes",
+        Subject {
+            program: many_processes,
             results: &[],
         },
     ),
@@ -145,6 +201,66 @@ fn rust_threads() -> Outcome<Program> {
     let compiler = ["rustc", "--edition", "2024", "-O"];
     let path = place::compile("many_threads", &compiler, &sources)?;
     Ok(Program::at(path).arguments(["300", "400"]))
+}
+
+fn java() -> Outcome<Program> {
+    // The compiler is a package of its own.
+    Program::installed("javac")?;
+    Ok(Program::installed("java")?
+        .arguments(["-Xmx128m", "-XX:ActiveProcessorCount=2"])
+        .argument(readable("Threads.java")?)
+        .arguments(["60", "4000"]))
+}
+
+fn node() -> Outcome<Program> {
+    Ok(Program::installed("node")?
+        .argument(readable("workers.js")?)
+        .arguments(["60", "60000"]))
+}
+
+fn perl() -> Outcome<Program> {
+    Ok(Program::installed("perl")?
+        .argument(readable("children.pl")?)
+        .argument("600"))
+}
+
+fn sqlite() -> Outcome<Program> {
+    Program::installed("sqlite3")?;
+    Ok(Program::installed("bash")?
+        .argument(readable("transactions.sh")?)
+        .argument("120"))
+}
+
+fn make() -> Outcome<Program> {
+    Program::installed("make")?;
+    Ok(Program::installed("bash")?
+        .argument(readable("build.sh")?)
+        .argument("12"))
+}
+
+fn archive() -> Outcome<Program> {
+    Program::installed("xz")?;
+    Ok(Program::installed("bash")?
+        .argument(readable("archive.sh")?)
+        .argument("60"))
+}
+
+fn valgrind() -> Outcome<Program> {
+    let sources = [place::programs().join("lists.c")];
+    let watched = place::compile("lists", &["gcc", "-O1", "-pthread"], &sources)?;
+    Program::installed("valgrind")?;
+    Ok(Program::installed("bash")?
+        // It moves its own descriptors to the top of what is allowed; a restart needs some room above.
+        .arguments(["-c", "ulimit -Sn 1024; exec valgrind \"$@\"", "valgrind"])
+        .arguments(["--quiet", "--error-exitcode=9", "--leak-check=full"])
+        .argument(watched)
+        .argument("3000"))
+}
+
+fn many_processes() -> Outcome<Program> {
+    let sources = [place::programs().join("fork_tree.c")];
+    let path = place::compile("fork_tree", &["gcc", "-O1"], &sources)?;
+    Ok(Program::at(path).arguments(["500", "400"]))
 }
 
 /// A copy of one of the suite's programs that every user can read.
@@ -310,15 +426,9 @@ fn subject(name: &str) -> &'static Subject {
         .1
 }
 
-/// For each program the tests of both users.
+/// For each program the tests of both users: every scenario, as few as show everything (`brief`), or only those in which
+/// what the program would do next to its files is not done (`kept`).
 macro_rules! programs {
-    ($($name:ident),*) => {
-        $(mod $name {
-            use super::*;
-            programs!(@tests $name root_generations Root generations, root_older Root older,
-                user_generations Ordinary generations, user_named Ordinary named, user_older Ordinary older);
-        })*
-    };
     (@tests $name:ident $($test:ident $user:ident $scenario:ident),*) => {
         $(#[test]
         fn $test() {
@@ -326,6 +436,27 @@ macro_rules! programs {
             test(name, User::$user, |scene| $scenario(scene, subject(stringify!($name))));
         })*
     };
+    (@all $name:ident) => {
+        programs!(@tests $name root_generations Root generations, root_older Root older,
+            user_generations Ordinary generations, user_named Ordinary named, user_older Ordinary older);
+    };
+    (@brief $name:ident) => {
+        programs!(@tests $name root_generations Root generations,
+            user_named Ordinary named, user_older Ordinary older);
+    };
+    (@kept $name:ident) => {
+        programs!(@tests $name root_generations Root generations, user_named Ordinary named);
+    };
+    ($($kind:ident: $($name:ident),*;)*) => {
+        $($(mod $name {
+            use super::*;
+            programs!(@$kind $name);
+        })*)*
+    };
 }
 
-programs!(numpy, pipeline, lammps, r, exchange, static_c, rust_threads);
+programs! {
+    all: numpy, pipeline, lammps, r, exchange, static_c, rust_threads;
+    brief: java, node, perl, archive;
+    kept: sqlite, make, valgrind, many_processes;
+}
