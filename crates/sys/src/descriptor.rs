@@ -224,7 +224,7 @@ pub fn count_timerfd(fd: BorrowedFd<'_>) -> Result<()> {
 /// # Errors
 /// ENOTTY without CONFIG_CHECKPOINT_RESTORE.
 pub fn set_timerfd_ticks(fd: BorrowedFd<'_>, ticks: u64) -> Result<()> {
-    const TFD_IOC_SET_TICKS: libc::c_ulong = 0x4008_5400;
+    const TFD_IOC_SET_TICKS: libc::Ioctl = 0x4008_5400;
     // SAFETY: `ticks` outlives the call, which reads 8 bytes.
     check(i64::from(unsafe {
         libc::ioctl(fd.as_raw_fd(), TFD_IOC_SET_TICKS, &raw const ticks)
@@ -262,7 +262,7 @@ pub fn duplicate_to(fd: BorrowedFd<'_>, target: i32) -> Result<()> {
 /// all. Done while there is one thread it costs nothing; with several the kernel waits for a grace period of several
 /// milliseconds at every doubling (`expand_fdtable` in fs/file.c).
 pub fn make_room(count: i32) {
-    let limit = crate::task::limit(0, libc::RLIMIT_NOFILE).map_or(1024, |limit| limit.soft);
+    let limit = crate::task::limit(0, crate::uapi::RLIMIT_NOFILE).map_or(1024, |limit| limit.soft);
     let highest = i64::from(count).min(i64::try_from(limit).unwrap_or(i64::MAX)) - 1;
     // SAFETY: integers only; the descriptor that this makes is closed again and was nobody's before.
     unsafe {

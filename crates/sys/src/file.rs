@@ -72,7 +72,7 @@ pub fn file_system(path: &Path) -> Result<FileSystem> {
     }))?;
     let block = u64::try_from(found.f_bsize).unwrap_or(0);
     Ok(FileSystem {
-        kind: found.f_type,
+        kind: found.f_type as _,
         block,
         free: found.f_bavail.saturating_mul(block),
         no_execution: more.f_flag & libc::ST_NOEXEC != 0,

@@ -15,6 +15,7 @@ pub mod socket;
 pub mod spawn;
 pub mod task;
 pub mod terminal;
+pub mod uapi;
 pub mod wait;
 pub mod watch;
 

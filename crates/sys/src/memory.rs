@@ -137,7 +137,7 @@ struct ScanArguments {
 
 const _: () = assert!(size_of::<ScanArguments>() == 96);
 const _: () = assert!(size_of::<PageRegion>() == 24);
-const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
+const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610_u32 as libc::Ioctl;
 
 /// Finds pages of a process between `start` and `end` that have any of the categories `any`; calls `found` for each run.
 /// `pagemap` is its open /proc/PID/pagemap.

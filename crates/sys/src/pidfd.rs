@@ -44,7 +44,7 @@ const _: () = assert!(size_of::<Report>() == 64);
 /// PIDFD_INFO_EXIT, Linux 6.15).
 pub fn exit_status(process: BorrowedFd<'_>) -> Option<i32> {
     /// `_IOWR(0xff, 11, struct pidfd_info)`.
-    const GET_INFO: libc::c_ulong = 0xc040_ff0b;
+    const GET_INFO: libc::Ioctl = 0xc040_ff0b_u32 as libc::Ioctl;
     const EXIT: u64 = 1 << 3;
     let mut report = Report {
         mask: EXIT,

@@ -29,15 +29,25 @@ pub const EVENT_STOP: i32 = 128;
 pub const EVENT_EXEC: i32 = libc::PTRACE_EVENT_EXEC;
 
 const PEEKSIGINFO_SHARED: u32 = 1;
-const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
-const PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG: u32 = 0x4210;
-const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: u32 = 0x4211;
+// Named here too: their type in `libc` is not that of the other requests everywhere.
+const PTRACE_GETSIGMASK: Request = 0x420a;
+const PTRACE_SETSIGMASK: Request = 0x420b;
+const PTRACE_GET_RSEQ_CONFIGURATION: Request = 0x420f;
+const PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG: Request = 0x4210;
+const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: Request = 0x4211;
 const NT_X86_XSTATE: usize = 0x202;
 
 /// One `siginfo_t` as the kernel lays it out: 128 bytes, opaque here.
 pub type RawSiginfo = [u8; 128];
 
-fn request(number: u32, tid: i32, address: usize, data: usize) -> Result<u64> {
+/// What ptrace(2) calls a request: the C libraries disagree about its sign.
+#[cfg(target_env = "musl")]
+type Request = libc::c_int;
+/// What ptrace(2) calls a request: the C libraries disagree about its sign.
+#[cfg(not(target_env = "musl"))]
+type Request = libc::c_uint;
+
+fn request(number: Request, tid: i32, address: usize, data: usize) -> Result<u64> {
     // SAFETY: callers in this module pass in `data` either a plain number or the address of a buffer of the size that the request
     // documents, and that buffer outlives the call.
     check(unsafe { libc::ptrace(number, tid, address, data) })
@@ -165,7 +175,7 @@ pub fn set_extended_state(tid: i32, state: &[u8]) -> Result<()> {
 /// As [`resume`].
 pub fn signal_mask(tid: i32) -> Result<u64> {
     let mut mask = 0_u64;
-    request(libc::PTRACE_GETSIGMASK, tid, 8, (&raw mut mask) as usize)?;
+    request(PTRACE_GETSIGMASK, tid, 8, (&raw mut mask) as usize)?;
     Ok(mask)
 }
 
@@ -174,7 +184,7 @@ pub fn signal_mask(tid: i32) -> Result<u64> {
 /// # Errors
 /// As [`resume`].
 pub fn set_signal_mask(tid: i32, mask: u64) -> Result<()> {
-    request(libc::PTRACE_SETSIGMASK, tid, 8, (&raw const mask) as usize).map(drop)
+    request(PTRACE_SETSIGMASK, tid, 8, (&raw const mask) as usize).map(drop)
 }
 
 /// Which queue of pending signals to read.

@@ -295,7 +295,7 @@ pub fn set_filter(socket: BorrowedFd<'_>, program: &[u8]) -> Result<()> {
     .map(drop)
 }
 
-fn ask_number(socket: BorrowedFd<'_>, request: libc::c_ulong) -> Result<i32> {
+fn ask_number(socket: BorrowedFd<'_>, request: libc::Ioctl) -> Result<i32> {
     let mut value = 0_i32;
     // SAFETY: used with requests that write one int, which outlives the call.
     check(i64::from(unsafe {
@@ -317,7 +317,7 @@ pub fn unreceived(socket: BorrowedFd<'_>) -> Result<usize> {
 /// # Errors
 /// ENOTTY where the kernel does not tell.
 pub fn at_mark(socket: BorrowedFd<'_>) -> Result<bool> {
-    const SIOCATMARK: libc::c_ulong = 0x8905;
+    const SIOCATMARK: libc::Ioctl = 0x8905;
     ask_number(socket, SIOCATMARK).map(|value| value != 0)
 }
 
@@ -326,7 +326,7 @@ pub fn at_mark(socket: BorrowedFd<'_>) -> Result<bool> {
 /// # Errors
 /// ENOENT for a socket without one; EPERM without CAP_NET_ADMIN over its network namespace.
 pub fn bound_file(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
-    const SIOCUNIXFILE: libc::c_ulong = 0x89e0;
+    const SIOCUNIXFILE: libc::Ioctl = 0x89e0;
     // SAFETY: the request takes no argument.
     new_descriptor(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCUNIXFILE) })
 }

@@ -345,8 +345,15 @@ pub fn last_semaphore_user(set: i32, number: i32) -> Result<i32> {
 /// ENODEV for a control that this processor or kernel does not know.
 pub fn speculation_control(control: u64) -> Result<u32> {
     // SAFETY: no pointers are passed.
-    let answer =
-        unsafe { libc::prctl(libc::PR_GET_SPECULATION_CTRL, control, 0_u64, 0_u64, 0_u64) };
+    let answer = unsafe {
+        libc::prctl(
+            crate::uapi::PR_GET_SPECULATION_CTRL,
+            control,
+            0_u64,
+            0_u64,
+            0_u64,
+        )
+    };
     check(i64::from(answer)).map(|bits| bits as u32)
 }
 

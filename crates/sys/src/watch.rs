@@ -55,7 +55,7 @@ pub fn remove_watch(inotify: BorrowedFd<'_>, number: i32) -> Result<()> {
 /// ENOTTY without CONFIG_CHECKPOINT_RESTORE; EINVAL.
 pub fn set_next_watch(inotify: BorrowedFd<'_>, number: i32) -> Result<()> {
     /// `_IOW('I', 0, __s32)`.
-    const SET_NEXT: libc::c_ulong = 0x4004_4900;
+    const SET_NEXT: libc::Ioctl = 0x4004_4900;
     // SAFETY: the argument is a number, not a pointer (include/uapi/linux/inotify.h, fs/notify/inotify/inotify_user.c).
     check(i64::from(unsafe {
         libc::ioctl(inotify.as_raw_fd(), SET_NEXT, libc::c_long::from(number))

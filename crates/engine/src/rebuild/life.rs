@@ -335,13 +335,13 @@ impl Rebuild<'_> {
             Some(signal) => {
                 // Its memory was dumped, if at all, at its first end. A limit of 1 keeps dumps from files and from programs
                 // alike (core(5)).
-                let limit = task::limit(pid, libc::RLIMIT_CORE)
+                let limit = task::limit(pid, cryonaut_sys::uapi::RLIMIT_CORE)
                     .attempt(|| format!("ending process {process}"))?;
                 let none = task::Limit {
                     soft: 1.min(limit.hard),
                     ..limit
                 };
-                task::set_limit(pid, libc::RLIMIT_CORE, none)
+                task::set_limit(pid, cryonaut_sys::uapi::RLIMIT_CORE, none)
                     .attempt(|| format!("ending process {process}"))?;
                 let mut list = CallList::new();
                 // The default action of every signal is in force in a stub; only its mask keeps it from acting.

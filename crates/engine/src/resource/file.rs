@@ -67,7 +67,7 @@ pub(crate) use {
 };
 
 /// Setting the soft and hard limit on descriptor numbers (RLIMIT_NOFILE).
-const LIMIT: u32 = libc::RLIMIT_NOFILE;
+const LIMIT: u32 = cryonaut_sys::uapi::RLIMIT_NOFILE;
 /// Numbers above the job's own that are used while descriptors are put in their places.
 const ROOM: i32 = 512;
 /// From its channel's number on, where a descriptor that only rebuilding needs is put.
@@ -460,12 +460,12 @@ pub(crate) fn options(flags: u32) -> OpenOptions {
     if flags & libc::O_TMPFILE == libc::O_TMPFILE {
         flags &= !libc::O_TMPFILE;
     }
-    let access = flags & libc::O_ACCMODE;
+    let access = flags & cryonaut_sys::uapi::O_ACCMODE;
     let made = libc::O_CREAT
         | libc::O_EXCL
         | libc::O_TRUNC
         | libc::O_CLOEXEC
-        | libc::O_ACCMODE
+        | cryonaut_sys::uapi::O_ACCMODE
         | libc::O_ASYNC;
     let mut options = File::options();
     options

@@ -309,7 +309,7 @@ fn needs(records: &RecordSet) -> Result<BTreeMap<u64, Needs>> {
 fn check_numbers(records: &RecordSet, needs: &BTreeMap<u64, Needs>, plan: &mut Plan) -> Result<()> {
     let lent: usize = needs.values().map(|needs| needs.lent.len()).sum();
     let highest = file::free_number(records)? as u64 + crate::rebuild::LENT_FROM as u64;
-    let hard = task::limit(0, libc::RLIMIT_NOFILE)
+    let hard = task::limit(0, cryonaut_sys::uapi::RLIMIT_NOFILE)
         .attempt(|| "reading the limit on descriptors".into())?
         .hard;
     // Two more for directories that are entered.
@@ -359,7 +359,7 @@ impl First {
 
     /// How this description of a kept file comes to be: the first for reading and writing is the one it was made with.
     pub(crate) fn opening(&mut self, file: &RegularFile) -> Opening {
-        let both = file.flags as i32 & libc::O_ACCMODE == libc::O_RDWR;
+        let both = file.flags as i32 & cryonaut_sys::uapi::O_ACCMODE == libc::O_RDWR;
         if both && self.memory.remove(&file.kept) {
             Opening::First
         } else {

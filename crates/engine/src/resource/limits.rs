@@ -24,7 +24,7 @@ use crate::target::Target;
 use crate::{Error, Refusals, Result};
 
 /// The number of the limit of pending signals.
-pub(super) const PENDING_SIGNALS: u32 = libc::RLIMIT_SIGPENDING;
+pub(super) const PENDING_SIGNALS: u32 = cryonaut_sys::uapi::RLIMIT_SIGPENDING;
 
 /// Names of the limits, by their numbers (include/uapi/asm-generic/resource.h), and what they limit.
 const NAMES: [(&str, &str); LIMIT_COUNT as usize] = [
@@ -240,7 +240,7 @@ impl Ceilings {
             {
                 ceiling = wanted;
             }
-            if resource == libc::RLIMIT_NOFILE {
+            if resource == cryonaut_sys::uapi::RLIMIT_NOFILE {
                 ceiling = ceiling.min(largest_descriptor_limit());
             }
             ceilings.push(ceiling);
@@ -362,7 +362,7 @@ mod tests {
     use super::*;
 
     fn record(hard: u64) -> LimitsRecord {
-        let resource = libc::RLIMIT_NOFILE;
+        let resource = cryonaut_sys::uapi::RLIMIT_NOFILE;
         LimitsRecord {
             process: 7,
             limits: vec![LimitRecord {
@@ -400,16 +400,22 @@ mod tests {
 
     #[test]
     fn ceilings_are_at_least_our_own_limits() {
-        let before = task::limit(0, libc::RLIMIT_NOFILE).unwrap();
+        let before = task::limit(0, cryonaut_sys::uapi::RLIMIT_NOFILE).unwrap();
         let ceilings = Ceilings::find(&[record(u64::MAX)]).unwrap();
-        assert!(ceilings.of(libc::RLIMIT_NOFILE) >= before.hard.min(largest_descriptor_limit()));
-        assert_eq!(task::limit(0, libc::RLIMIT_NOFILE).unwrap(), before);
+        assert!(
+            ceilings.of(cryonaut_sys::uapi::RLIMIT_NOFILE)
+                >= before.hard.min(largest_descriptor_limit())
+        );
+        assert_eq!(
+            task::limit(0, cryonaut_sys::uapi::RLIMIT_NOFILE).unwrap(),
+            before
+        );
         assert_eq!(ceilings.of(99), 0);
     }
 
     #[test]
     fn limits_have_names() {
-        assert_eq!(name_of(libc::RLIMIT_RTTIME), "RLIMIT_RTTIME");
+        assert_eq!(name_of(cryonaut_sys::uapi::RLIMIT_RTTIME), "RLIMIT_RTTIME");
         assert_eq!(name_of(PENDING_SIGNALS), "RLIMIT_SIGPENDING");
         assert_eq!(printable(u64::MAX), "unlimited");
     }

@@ -542,7 +542,8 @@ fn check_locked(space: &AddressSpace, locked: u64, plan: &mut Plan) {
     {
         return;
     }
-    let limit = cryonaut_sys::task::limit(0, libc::RLIMIT_MEMLOCK).map_or(0, |limit| limit.soft);
+    let limit = cryonaut_sys::task::limit(0, cryonaut_sys::uapi::RLIMIT_MEMLOCK)
+        .map_or(0, |limit| limit.soft);
     if locked > limit || limit == 0 {
         plan.refusals.add(
             (space.process, ""),

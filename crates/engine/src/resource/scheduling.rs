@@ -129,15 +129,16 @@ pub(crate) fn check(task: &TaskRecord, host: &Host, plan: &mut Plan) {
     }
     let limit = |resource| task::limit(0, resource).map_or(0, |limit| limit.soft);
     let real_time = [libc::SCHED_FIFO, libc::SCHED_RR].contains(&(wanted.policy as i32));
-    let (what, value) = if real_time && limit(libc::RLIMIT_RTPRIO) < u64::from(wanted.priority) {
-        ("real-time priority", i64::from(wanted.priority))
-    } else if wanted.nice < here.nice
-        && limit(libc::RLIMIT_NICE) < (20 - wanted.nice.clamp(-20, 19)) as u64
-    {
-        ("nice value", i64::from(wanted.nice))
-    } else {
-        return;
-    };
+    let (what, value) =
+        if real_time && limit(cryonaut_sys::uapi::RLIMIT_RTPRIO) < u64::from(wanted.priority) {
+            ("real-time priority", i64::from(wanted.priority))
+        } else if wanted.nice < here.nice
+            && limit(cryonaut_sys::uapi::RLIMIT_NICE) < (20 - wanted.nice.clamp(-20, 19)) as u64
+        {
+            ("nice value", i64::from(wanted.nice))
+        } else {
+            return;
+        };
     plan.refusals.add(
         (task.process, ""),
         format!("the {what} {value} of task {}", task.task),

@@ -342,7 +342,7 @@ impl Found {
     }
 
     fn ends(&self, end: &part::Any) -> Vec<ChannelEnd> {
-        let access = end.flags as i32 & libc::O_ACCMODE;
+        let access = end.flags as i32 & cryonaut_sys::uapi::O_ACCMODE;
         self.holders
             .get(&end.object)
             .into_iter()
@@ -374,7 +374,7 @@ pub(super) fn flags_in_words(flags: u32) -> String {
         (libc::O_PATH, "place only"),
     ];
     let flags = flags as i32;
-    let access = match flags & libc::O_ACCMODE {
+    let access = match flags & cryonaut_sys::uapi::O_ACCMODE {
         libc::O_WRONLY => "write",
         libc::O_RDWR => "read and write",
         _ => "read",

@@ -3,11 +3,11 @@
 //! Both requests need CAP_SYS_ADMIN in the initial user namespace, and a caller that is under no seccomp itself
 //! (`get_nth_filter` in kernel/seccomp.c).
 
-use super::request;
+use super::{Request, request};
 use crate::Result;
 
-const PTRACE_SECCOMP_GET_FILTER: u32 = 0x420c;
-const PTRACE_SECCOMP_GET_METADATA: u32 = 0x420d;
+const PTRACE_SECCOMP_GET_FILTER: Request = 0x420c;
+const PTRACE_SECCOMP_GET_METADATA: Request = 0x420d;
 
 /// Bytes of one instruction, `struct sock_filter`.
 pub const INSTRUCTION: usize = 8;

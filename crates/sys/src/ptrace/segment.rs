@@ -1,12 +1,12 @@
 //! Descriptors of segments, debug registers and I/O permissions of a stopped tracee, on x86.
 
-use super::request;
+use super::{Request, request};
 use crate::{Result, check};
 
 const PTRACE_PEEKUSER: libc::c_long = 3;
-const PTRACE_POKEUSER: u32 = 6;
-const PTRACE_GET_THREAD_AREA: u32 = 25;
-const PTRACE_SET_THREAD_AREA: u32 = 26;
+const PTRACE_POKEUSER: Request = 6;
+const PTRACE_GET_THREAD_AREA: Request = 25;
+const PTRACE_SET_THREAD_AREA: Request = 26;
 const NT_386_IOPERM: usize = 0x201;
 /// `offsetof(struct user, u_debugreg)`.
 const DEBUG_REGISTERS: usize = 848;

@@ -63,7 +63,7 @@ pub fn peek(socket: BorrowedFd<'_>, room: usize, flags: i32) -> Result<Peeked> {
     message.msg_iov = &raw mut vector;
     message.msg_iovlen = 1;
     message.msg_control = control.0.as_mut_ptr().cast();
-    message.msg_controllen = CONTROL_ROOM;
+    message.msg_controllen = CONTROL_ROOM as _;
     let flags = flags | libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
     // SAFETY: everything message points to lives across the call, with the lengths told.
     let length =
@@ -78,7 +78,7 @@ pub fn peek(socket: BorrowedFd<'_>, room: usize, flags: i32) -> Result<Peeked> {
         let mut header = libc::CMSG_FIRSTHDR(&raw const message);
         while !header.is_null() {
             let data = libc::CMSG_DATA(header);
-            let held = (*header).cmsg_len - libc::CMSG_LEN(0) as usize;
+            let held = (*header).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
             match ((*header).cmsg_level, (*header).cmsg_type) {
                 (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
                     for index in 0..held / size_of::<RawFd>() {
@@ -133,7 +133,7 @@ pub fn peek_whole_buffers(socket: BorrowedFd<'_>, room: usize) -> Result<usize> 
     // SAFETY: msghdr is plain data.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = vectors.as_mut_ptr();
-    message.msg_iovlen = vectors.len();
+    message.msg_iovlen = vectors.len() as _;
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
     // SAFETY: the first vector outlives the call; the kernel refuses to write to the second.
     match check(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) } as i64) {
@@ -188,11 +188,11 @@ pub fn send(
         message.msg_control = control.0.as_mut_ptr().cast();
         // SAFETY: the area is aligned and has room for MOST_DESCRIPTORS descriptors and the header.
         unsafe {
-            message.msg_controllen = libc::CMSG_SPACE(length) as usize;
+            message.msg_controllen = libc::CMSG_SPACE(length) as _;
             let header = libc::CMSG_FIRSTHDR(&raw const message);
             (*header).cmsg_level = libc::SOL_SOCKET;
             (*header).cmsg_type = libc::SCM_RIGHTS;
-            (*header).cmsg_len = libc::CMSG_LEN(length) as usize;
+            (*header).cmsg_len = libc::CMSG_LEN(length) as _;
             std::ptr::copy_nonoverlapping(
                 descriptors.as_ptr().cast::<u8>(),
                 libc::CMSG_DATA(header),

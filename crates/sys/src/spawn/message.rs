@@ -66,11 +66,11 @@ pub fn send_message(
         message.msg_control = control.0.as_mut_ptr().cast();
         // SAFETY: the area is aligned and has room for MOST_DESCRIPTORS descriptors and the header.
         unsafe {
-            message.msg_controllen = libc::CMSG_SPACE(length) as usize;
+            message.msg_controllen = libc::CMSG_SPACE(length) as _;
             let header = libc::CMSG_FIRSTHDR(&raw const message);
             (*header).cmsg_level = libc::SOL_SOCKET;
             (*header).cmsg_type = libc::SCM_RIGHTS;
-            (*header).cmsg_len = libc::CMSG_LEN(length) as usize;
+            (*header).cmsg_len = libc::CMSG_LEN(length) as _;
             std::ptr::copy_nonoverlapping(
                 descriptors.as_ptr().cast::<u8>(),
                 libc::CMSG_DATA(header),
@@ -109,7 +109,7 @@ pub fn receive_message(
     message.msg_iov = &raw mut vector;
     message.msg_iovlen = 1;
     message.msg_control = control.0.as_mut_ptr().cast();
-    message.msg_controllen = CONTROL_ROOM;
+    message.msg_controllen = CONTROL_ROOM as _;
     let flags = libc::MSG_CMSG_CLOEXEC | waiting.flag();
     let length = loop {
         // SAFETY: everything message points to lives across the call.
@@ -128,7 +128,8 @@ pub fn receive_message(
         while !header.is_null() {
             if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
                 let data = libc::CMSG_DATA(header);
-                let count = ((*header).cmsg_len - libc::CMSG_LEN(0) as usize) / size_of::<RawFd>();
+                let count =
+                    ((*header).cmsg_len as usize - libc::CMSG_LEN(0) as usize) / size_of::<RawFd>();
                 for index in 0..count {
                     let number = data.cast::<RawFd>().add(index).read_unaligned();
                     descriptors.push(OwnedFd::from_raw_fd(number));

@@ -29,7 +29,7 @@ impl Questions {
         list.call(libc::SYS_prctl, &[libc::PR_GET_TSC.into(), counter.into()]);
         let control = |list: &mut CallList, control: usize| {
             let arguments = [
-                libc::PR_GET_SPECULATION_CTRL.into(),
+                cryonaut_sys::uapi::PR_GET_SPECULATION_CTRL.into(),
                 (control as u64).into(),
             ];
             list.call(libc::SYS_prctl, &arguments)

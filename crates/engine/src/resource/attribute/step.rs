@@ -37,7 +37,7 @@ impl RestoreTask {
                 continue;
             }
             let arguments = [
-                libc::PR_SET_SPECULATION_CTRL.into(),
+                cryonaut_sys::uapi::PR_SET_SPECULATION_CTRL.into(),
                 u64::from(control[0]).into(),
                 u64::from(control[1] & !SELECTABLE).into(),
             ];

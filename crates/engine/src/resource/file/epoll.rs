@@ -414,8 +414,8 @@ impl Ready {
         let metadata = File::from(target.try_clone_to_owned().attempt(what)?).metadata();
         let is_pipe = metadata.is_ok_and(|metadata| metadata.file_type().is_fifo());
         let silent = descriptor::poll_now(target, ANYTHING).attempt(what)? == 0;
-        let access =
-            descriptor::control(target, libc::F_GETFL, 0).attempt(what)? as i32 & libc::O_ACCMODE;
+        let access = descriptor::control(target, libc::F_GETFL, 0).attempt(what)? as i32
+            & cryonaut_sys::uapi::O_ACCMODE;
         if !is_pipe || !silent || access != libc::O_RDONLY {
             return Ok(Self { pipe: None });
         }

@@ -261,7 +261,7 @@ impl Inherited {
                 } else {
                     libc::O_RDONLY
                 };
-                if flags as i32 & libc::O_ACCMODE == unfit {
+                if flags as i32 & cryonaut_sys::uapi::O_ACCMODE == unfit {
                     let wanted = if reads { "read from" } else { "written to" };
                     return Err(format!("what is given for it cannot be {wanted}"));
                 }

@@ -101,7 +101,7 @@ impl FdFacts {
 
     /// `O_RDONLY`, `O_WRONLY` or `O_RDWR`.
     pub fn access(&self) -> i32 {
-        self.info.flags as i32 & libc::O_ACCMODE
+        self.info.flags as i32 & cryonaut_sys::uapi::O_ACCMODE
     }
 
     /// Whether it can be read from.

@@ -76,12 +76,12 @@ impl Record for Pipe {
 impl End {
     /// Whether it can be read from.
     pub fn reads(self) -> bool {
-        self.flags as i32 & libc::O_ACCMODE != libc::O_WRONLY
+        self.flags as i32 & cryonaut_sys::uapi::O_ACCMODE != libc::O_WRONLY
     }
 
     /// Whether it can be written to.
     pub fn writes(self) -> bool {
-        self.flags as i32 & libc::O_ACCMODE != libc::O_RDONLY
+        self.flags as i32 & cryonaut_sys::uapi::O_ACCMODE != libc::O_RDONLY
     }
 }
 

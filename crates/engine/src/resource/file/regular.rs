@@ -65,7 +65,7 @@ impl Record for RegularFile {
 impl RegularFile {
     /// Whether it may be written to.
     pub(crate) fn writes(&self) -> bool {
-        self.flags as i32 & libc::O_ACCMODE != libc::O_RDONLY
+        self.flags as i32 & cryonaut_sys::uapi::O_ACCMODE != libc::O_RDONLY
     }
 }
 
@@ -381,7 +381,7 @@ struct OpenFile {
 impl fmt::Display for OpenFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = path_text(&self.file.identity);
-        let access = match self.file.flags as i32 & libc::O_ACCMODE {
+        let access = match self.file.flags as i32 & cryonaut_sys::uapi::O_ACCMODE {
             libc::O_RDONLY => "reading",
             libc::O_WRONLY if self.file.flags as i32 & libc::O_APPEND != 0 => "appending",
             libc::O_WRONLY => "writing",

@@ -249,7 +249,7 @@ fn with_terminal(
     rebuild: &Rebuild<'_>,
     session: i32,
     spare: i32,
-    request: u64,
+    request: libc::Ioctl,
     group: Option<i32>,
 ) -> Result<()> {
     let terminal = object(rebuild, OWN_OBJECT)?;
