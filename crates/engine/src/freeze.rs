@@ -49,6 +49,8 @@ pub struct FrozenTask {
     pub inner: i32,
     /// Its seccomp mode: 0 none, 1 strict, 2 filters.
     pub seccomp: u32,
+    /// Its status file; empty for the task that the process is looked at through.
+    pub status: Vec<u8>,
 }
 
 /// One process of the frozen job.
@@ -631,9 +633,9 @@ fn frozen_process(look: Look, tasks: BTreeMap<i32, Stopped>) -> Result<FrozenPro
     let nested = status.namespace_pid.len() > 1;
     let through = directory.pid();
     let mut frozen = Vec::with_capacity(tasks.len());
-    let mut text = Vec::new();
     for (tid, mut stopped) in tasks {
         // Known before anything is called in the task; while it stands still nobody can change it.
+        let mut text = Vec::new();
         let seccomp = match status.seccomp {
             Some(mode) if tid == through => mode,
             _ => crate::resource::seccomp::mode(&directory, tid, &mut text)?,
@@ -643,21 +645,23 @@ fn frozen_process(look: Look, tasks: BTreeMap<i32, Stopped>) -> Result<FrozenPro
         }
         // Kernels before 6.4 do not tell.
         stopped.set_dispatch(ptrace::user_dispatch(tid).unwrap_or_default());
-        let inner = if nested {
-            directory
-                .task(tid)?
-                .status()?
-                .namespace_pid
-                .last()
-                .copied()
-                .unwrap_or(tid)
-        } else {
+        let inner = if !nested {
             tid
+        } else {
+            // What is known of the process may speak of a first thread that has ended.
+            let own = if text.is_empty() {
+                directory.task(tid)?.status()?
+            } else {
+                cryonaut_procfs::status::parse(&text)
+                    .map_err(|error| Error::Failed(format!("thread {tid}: {error}")))?
+            };
+            own.namespace_pid.last().copied().unwrap_or(tid)
         };
         frozen.push(FrozenTask {
             stopped,
             inner,
             seccomp,
+            status: text,
         });
     }
     frozen.sort_by_key(|task| (task.stopped.tid() != through, task.inner));

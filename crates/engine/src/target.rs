@@ -280,6 +280,12 @@ impl Target {
         })
     }
 
+    /// Whether every thread of a process is to be looked at while it runs.
+    pub fn looks_at_threads(&self, process: &TargetProcess) -> bool {
+        const FEW: i64 = 64;
+        self.inspection == Inspection::Complete || i64::from(process.stat.num_threads) <= FEW
+    }
+
     /// The pids of the job.
     pub fn pids(&self) -> BTreeSet<i32> {
         self.processes.iter().map(|process| process.pid).collect()
@@ -382,25 +388,35 @@ fn descend(process: TargetProcess, found: &mut BTreeMap<i32, TargetProcess>) -> 
     Ok(())
 }
 
-/// The pids of all descendants of a process. Not every kernel has /proc/PID/task/TID/children; without it one look at all
-/// processes is cheaper than one for each.
+/// The pids of all descendants of a process. Not every kernel has /proc/PID/task/TID/children; without it, and for a process with
+/// many threads, one look at all processes is cheaper than one at each thread.
 fn descendants(ancestor: i32) -> Result<Vec<i32>> {
-    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    const MANY: usize = 32;
     let listed = std::path::Path::new("/proc/thread-self/children").exists();
-    if !listed {
-        for stat in cryonaut_procfs::system::all_stats()? {
-            children.entry(stat.ppid).or_default().push(stat.pid);
-        }
-    }
+    let mut by_parent: Option<BTreeMap<i32, Vec<i32>>> = None;
     let mut found = vec![ancestor];
     let mut next = 0;
     while let Some(&pid) = found.get(next) {
         next += 1;
-        if listed && let Ok(directory) = ProcessDirectory::open(pid) {
+        let directory = ProcessDirectory::open(pid).ok().filter(|directory| {
+            listed
+                && directory
+                    .threads()
+                    .is_ok_and(|threads| threads.len() < MANY)
+        });
+        if let Some(directory) = directory {
             found.extend(directory.all_children().unwrap_or_default());
-        } else {
-            found.extend(children.remove(&pid).unwrap_or_default());
+            continue;
         }
+        if by_parent.is_none() {
+            let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+            for stat in cryonaut_procfs::system::all_stats()? {
+                children.entry(stat.ppid).or_default().push(stat.pid);
+            }
+            by_parent = Some(children);
+        }
+        let children = by_parent.as_mut().and_then(|all| all.remove(&pid));
+        found.extend(children.unwrap_or_default());
     }
     found.remove(0);
     Ok(found)

@@ -33,7 +33,7 @@ use crate::{Error, Refusals, Result};
 pub use capability::{CapabilitySets, names, split};
 use step::{AdjustScore, SetCredentials, SetFlags};
 pub use thread::ThreadCredentials;
-use thread::{refuse_thread, unlike_leader};
+use thread::{refuse_thread, unlike_first, unlike_leader};
 
 /// Who a process is, and what flags it carries.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -116,6 +116,7 @@ impl Resource for Credentials {
             .processes
             .iter()
             .filter(|process| !process.is_zombie() && process.stat.num_threads > 1)
+            .filter(|process| target.looks_at_threads(process))
         {
             let (pid, name) = process.label();
             let Ok(threads) = process.directory.threads() else {
@@ -133,8 +134,7 @@ impl Resource for Credentials {
         let mut refusals = Refusals::default();
         let mut apart = BTreeMap::new();
         for process in frozen.alive() {
-            let threads = process.tasks.iter().skip(1).map(|task| task.stopped.tid());
-            let unlike = unlike_leader(&process.directory, threads)?;
+            let unlike = unlike_first(process)?;
             for unlike in &unlike {
                 refuse_thread((process.pid, &process.name()), unlike, &mut refusals);
             }

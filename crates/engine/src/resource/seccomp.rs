@@ -110,15 +110,14 @@ impl Resource for Seccomp {
     }
 
     fn inspect(&self, target: &Target, refusals: &mut Refusals) {
+        if may_suspend() {
+            return;
+        }
         let alive = target
             .processes
             .iter()
             .filter(|process| !process.is_zombie());
-        let confined: Vec<&TargetProcess> = alive.filter(|process| is_confined(process)).collect();
-        if confined.is_empty() || may_suspend() {
-            return;
-        }
-        for process in confined {
+        for process in alive.filter(|process| is_confined(process)) {
             let (pid, name) = process.label();
             refusals.add(
                 (pid, &name),

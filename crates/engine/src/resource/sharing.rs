@@ -453,7 +453,7 @@ impl Unreachable {
     }
 }
 
-/// The live processes of a target, with their threads.
+/// The live processes of a target, with those of their threads that are to be looked at.
 pub fn members_of(target: &Target) -> Vec<Member> {
     target
         .processes
@@ -464,6 +464,9 @@ pub fn members_of(target: &Target) -> Vec<Member> {
             // The first thread, or another one where that has ended.
             let first = process.reached_by();
             tasks.retain(|task| *task != process.pid && *task != first);
+            if !target.looks_at_threads(process) {
+                tasks.clear();
+            }
             tasks.insert(0, first);
             Some(Member {
                 process: process.pid,

@@ -6,7 +6,7 @@ use cryonaut_tracee::CallList;
 
 use super::{CapabilitySets, CredentialsRecord};
 use crate::error::Attempt;
-use crate::freeze::FrozenProcess;
+use crate::freeze::{FrozenProcess, FrozenTask};
 use crate::{Error, Refusals, Result};
 
 /// Who a thread is, where that is not who its process is.
@@ -110,6 +110,23 @@ pub(super) fn unlike_leader(
         found.extend(difference(tid, &leader, &status));
     }
     Ok(found)
+}
+
+/// The threads of a frozen process that are not like its leader.
+///
+/// # Errors
+/// When the leader's file cannot be read.
+pub(super) fn unlike_first(process: &FrozenProcess) -> Result<Vec<Unlike>> {
+    let Some((_, others)) = process
+        .tasks
+        .split_first()
+        .filter(|(_, others)| !others.is_empty())
+    else {
+        return Ok(Vec::new());
+    };
+    let leader = process.directory.read("status")?;
+    let unlike = |task: &FrozenTask| difference(task.stopped.tid(), &leader, &task.status);
+    Ok(others.iter().filter_map(unlike).collect())
 }
 
 /// Refuses a thread with restrictions of its own.
