@@ -54,6 +54,18 @@ int main(void)
 	put(stream[0], "parent");
 	put(datagrams[0], "parent");
 	put(late[0], "nobody noted");
+	/* One that is gone: it sent messages, and made a pair. */
+	int ended[2], passed[2];
+	must(socketpair(AF_UNIX, SOCK_DGRAM, 0, passed));
+	pid_t gone = must(fork());
+	if (gone == 0) {
+		put(datagrams[0], "last words");
+		must(socketpair(AF_UNIX, SOCK_STREAM, 0, ended));
+		put_descriptors(passed[0], "ends", 2, ended);
+		_exit(0);
+	}
+	must(waitpid(gone, NULL, 0));
+	expect_descriptors("the pair of one that is gone", passed[1], 64, "ends", 2, ended, NULL);
 	pid_t child = must(fork());
 	if (child == 0) {
 		int client = connected_socket(SOCK_STREAM, server), other[2];
@@ -94,6 +106,14 @@ int main(void)
 	expect_sender("child's bytes", stream[1], "child", child, user);
 	expect_sender("parent's bytes again", stream[1], "parent again", own, user);
 	expect_sender("parent's datagram", datagrams[1], "parent", own, user);
+	struct ucred last = {-1, 12345, 12345};
+	expect_descriptors("last datagram of one that is gone", datagrams[1], 64, "last words", 0, NULL, &last);
+	expect_equal("its sender's user", user, last.uid);
+	/* The number of one that is gone is not to be had from outside its pid namespace, which ordinary users are given. */
+	if (user == 0) {
+		expect_equal("its sender", gone, last.pid);
+		expect_peer("the pair of one that is gone", ended[0], gone, user, group);
+	}
 	expect_sender("child's datagram", datagrams[1], "child", child, user);
 	if (user == 0)
 		expect_sender("somebody's datagram", datagrams[1], "as somebody", own, 77);

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::{Result, check};
 
-pub use message::{Credentials, Peeked, peek, peek_whole_buffers, receive_urgent, send};
+pub use message::{Credentials, Peeked, peek, peek_whole_buffers, receive_urgent, send, send_as};
 
 /// Room for any socket address (struct sockaddr_storage).
 pub(crate) const ADDRESS_ROOM: usize = 128;

@@ -296,6 +296,15 @@ impl Rebuild<'_> {
         Ok(pid)
     }
 
+    /// Has a process bear one that only holds a pid, until [`Rebuild::end_placeholder`].
+    ///
+    /// # Errors
+    /// When the pid is taken, or fork fails.
+    pub fn birth_of_placeholder(&mut self, parent: i32, pid: i32) -> Result<()> {
+        self.fork(parent, 0, libc::SIGCHLD as u64, Some(pid))
+            .map(drop)
+    }
+
     /// Ends a placeholder; its parent reaps it.
     ///
     /// # Errors

@@ -167,6 +167,21 @@ pub fn send(
     descriptors: &[RawFd],
     flags: i32,
 ) -> Result<usize> {
+    send_as(socket, bytes, to, descriptors, flags, None)
+}
+
+/// As [`send`], telling who sends it (SCM_CREDENTIALS).
+///
+/// # Errors
+/// EPERM for credentials that this process may not claim; ESRCH for a pid that nobody has; as [`send`].
+pub fn send_as(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    to: Option<&Address>,
+    descriptors: &[RawFd],
+    flags: i32,
+    credentials: Option<Credentials>,
+) -> Result<usize> {
     if descriptors.len() > MOST_DESCRIPTORS {
         return Err(std::io::Error::from_raw_os_error(libc::EINVAL));
     }
@@ -183,22 +198,41 @@ pub fn send(
         message.msg_name = to.bytes().as_ptr().cast_mut().cast();
         message.msg_namelen = to.bytes().len() as u32;
     }
-    if !descriptors.is_empty() {
-        let length = size_of_val(descriptors) as u32;
-        message.msg_control = control.0.as_mut_ptr().cast();
-        // SAFETY: the area is aligned and has room for MOST_DESCRIPTORS descriptors and the header.
+    let numbers: Vec<u8> = descriptors
+        .iter()
+        .flat_map(|number| number.to_ne_bytes())
+        .collect();
+    let who = credentials.map(|who| {
+        let words = [who.pid as u32, who.user, who.group];
+        words.map(u32::to_ne_bytes).concat()
+    });
+    let mut parts = Vec::new();
+    if !numbers.is_empty() {
+        parts.push((libc::SCM_RIGHTS, &numbers));
+    }
+    if let Some(who) = &who {
+        parts.push((libc::SCM_CREDENTIALS, who));
+    }
+    let mut used = 0;
+    for (kind, data) in parts {
+        let length = size_of::<libc::cmsghdr>() + data.len();
+        let end = used + length;
+        // SAFETY: cmsghdr is plain data, which some C libraries give padding.
+        let mut header: libc::cmsghdr = unsafe { std::mem::zeroed() };
+        header.cmsg_len = length as _;
+        header.cmsg_level = libc::SOL_SOCKET;
+        header.cmsg_type = kind;
+        // SAFETY: the area is aligned, and has room for MOST_DESCRIPTORS descriptors, credentials, and the header of each.
         unsafe {
-            message.msg_controllen = libc::CMSG_SPACE(length) as _;
-            let header = libc::CMSG_FIRSTHDR(&raw const message);
-            (*header).cmsg_level = libc::SOL_SOCKET;
-            (*header).cmsg_type = libc::SCM_RIGHTS;
-            (*header).cmsg_len = libc::CMSG_LEN(length) as _;
-            std::ptr::copy_nonoverlapping(
-                descriptors.as_ptr().cast::<u8>(),
-                libc::CMSG_DATA(header),
-                length as usize,
-            );
+            let at = control.0.as_mut_ptr().add(used);
+            at.cast::<libc::cmsghdr>().write(header);
         }
+        control.0[end - data.len()..end].copy_from_slice(data);
+        used = end.next_multiple_of(align_of::<libc::cmsghdr>());
+    }
+    if used > 0 {
+        message.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_controllen = used as _;
     }
     let flags = flags | libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
     // SAFETY: everything message points to lives across the call, with the lengths told.

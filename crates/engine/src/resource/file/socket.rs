@@ -4,6 +4,7 @@
 //! An option is stored where it differs from that of a fresh socket; the sizes of buffers are stored always, since the usual
 //! ones are the machine's. Not preserved: whether a buffer's size was set or grown, before Linux 5.14.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use cryonaut_sys::socket;
@@ -214,12 +215,36 @@ const BUFFERS: [(i32, i32, &str, i32); 2] = [
     ),
 ];
 
+/// The options that a fresh socket has, for each family, type and protocol: those of [`ROWS`], in their order.
+#[derive(Debug, Default)]
+pub struct Usual(BTreeMap<(i32, i32, i32), Values>);
+
+/// The value of each row; none for options that a family lacks.
+type Values = Vec<Option<Vec<u8>>>;
+
+impl Usual {
+    fn of(&mut self, facts: &SocketFacts) -> &[Option<Vec<u8>>] {
+        let (family, kind, protocol) = (facts.family, facts.kind, facts.protocol);
+        self.0.entry((family, kind, protocol)).or_insert_with(|| {
+            let fresh = socket::socket(family, kind, protocol).ok();
+            let ask = |row: &Row| {
+                let fresh = fresh.as_ref()?.as_fd();
+                socket::option(fresh, libc::SOL_SOCKET, row.name, row.room).ok()
+            };
+            ROWS.iter().map(ask).collect()
+        })
+    }
+}
+
 /// All options of a socket that differ from those of a fresh one of its family and type, and its filter.
 ///
 /// # Errors
 /// When its filter cannot be read: it is no classic program.
-pub fn options(socket: BorrowedFd<'_>, facts: &SocketFacts) -> Result<Vec<SocketOption>> {
-    let fresh = socket::socket(facts.family, facts.kind, facts.protocol).ok();
+pub fn options(
+    socket: BorrowedFd<'_>,
+    facts: &SocketFacts,
+    usual: &mut Usual,
+) -> Result<Vec<SocketOption>> {
     let mut found = Vec::new();
     let mut put = |name: i32, value: Vec<u8>| {
         found.push(SocketOption {
@@ -236,13 +261,9 @@ pub fn options(socket: BorrowedFd<'_>, facts: &SocketFacts) -> Result<Vec<Socket
     if let Ok(value) = socket::option(socket, libc::SOL_SOCKET, SO_BUF_LOCK, 4) {
         put(SO_BUF_LOCK, value);
     }
-    for row in ROWS {
-        let ask = |socket: BorrowedFd<'_>| {
-            socket::option(socket, libc::SOL_SOCKET, row.name, row.room).ok()
-        };
-        let usual = fresh.as_ref().and_then(|fresh| ask(fresh.as_fd()));
-        match ask(socket) {
-            Some(value) if usual.as_ref() != Some(&value) => put(row.name, value),
+    for (row, usual) in ROWS.iter().zip(usual.of(facts)) {
+        match socket::option(socket, libc::SOL_SOCKET, row.name, row.room) {
+            Ok(value) if usual.as_ref() != Some(&value) => put(row.name, value),
             _ => {}
         }
     }
@@ -419,7 +440,7 @@ mod tests {
         set(libc::SO_PEEK_OFF, &3_i32.to_ne_bytes());
         let time = [5_i64.to_ne_bytes(), 20_000_i64.to_ne_bytes()].concat();
         set(libc::SO_RCVTIMEO, &time);
-        let stored = options(one.as_fd(), &facts(&one)).unwrap();
+        let stored = options(one.as_fd(), &facts(&one), &mut Usual::default()).unwrap();
         let names: Vec<i32> = stored.iter().map(|option| option.name).collect();
         for name in [
             libc::SO_PASSCRED,
@@ -432,6 +453,9 @@ mod tests {
         let (two, _other) = socket::pair(libc::SOCK_STREAM).unwrap();
         prepare(two.as_fd(), &stored).unwrap();
         restore(two.as_fd(), &stored).unwrap();
-        assert_eq!(options(two.as_fd(), &facts(&two)).unwrap(), stored);
+        assert_eq!(
+            options(two.as_fd(), &facts(&two), &mut Usual::default()).unwrap(),
+            stored
+        );
     }
 }

@@ -7,8 +7,9 @@
 //!
 //! Refused: data on a connection that has not been accepted, which nobody can read; messages behind an error that was not told
 //! yet; sockets of other network namespaces. Not preserved: inode numbers, security labels, timestamps of messages that wait,
-//! supplementary groups of peers (SO_PEERGROUPS), the credentials of peers that were no processes of the job any more, and of
-//! empty messages in the middle of a queue those that an earlier checkpoint has seen: the kernel shows them once.
+//! supplementary groups of peers (SO_PEERGROUPS); the numbers of peers and senders that have ended in a pid namespace of the
+//! job's own, which nothing translates for us; empty messages in the middle of a queue that an earlier checkpoint has seen: the
+//! kernel shows them once. A restart that is killed may leave a directory `.cryo-sockets-…` beside a socket file.
 
 mod fill;
 mod make;
@@ -27,7 +28,7 @@ use cryonaut_sys::socket::{self, End};
 
 use super::DescriptorKind;
 use super::facts::{Description, FdFacts, Job, Peer};
-use super::socket::{SocketFacts, options};
+use super::socket::{SocketFacts, Usual, options};
 use crate::collect::Collection;
 use crate::error::Attempt;
 use crate::host::Host;
@@ -110,9 +111,10 @@ impl DescriptorKind for UnixSockets {
         job: &Job<'_>,
         collection: &mut Collection,
     ) -> Result<()> {
+        let mut usual = Usual::default();
         for description in descriptions {
             if let Some(facts) = description.facts.socket {
-                collection.put(&record_of(description, &facts, job)?)?;
+                collection.put(&record_of(description, &facts, job, &mut usual)?)?;
             }
         }
         Ok(())
@@ -184,7 +186,12 @@ fn inspect_waiting(
 }
 
 /// The record of one socket.
-fn record_of(description: &Description, facts: &SocketFacts, job: &Job<'_>) -> Result<UnixSocket> {
+fn record_of(
+    description: &Description,
+    facts: &SocketFacts,
+    job: &Job<'_>,
+    usual: &mut Usual,
+) -> Result<UnixSocket> {
     let copy = job.copy(description)?;
     let socket = copy.as_fd();
     let listing = job.listing();
@@ -206,7 +213,7 @@ fn record_of(description: &Description, facts: &SocketFacts, job: &Job<'_>) -> R
         inode: facts.inode,
         kind: facts.kind,
         process: if owner.is_flight() { 0 } else { owner.inner },
-        options: options(socket, facts)?,
+        options: options(socket, facts, usual)?,
         accepted: is_accepted(facts, &standing, name.as_deref(), peer_name.as_deref(), job),
         name,
         peer_name,
@@ -286,12 +293,7 @@ fn is_accepted(
     let Some(name) = name.filter(|_| facts.kind != libc::SOCK_DGRAM) else {
         return false;
     };
-    let listens = |name: &[u8]| {
-        let mut all = job.listing().all();
-        all.any(|other| {
-            other.state == LISTENING && i32::from(other.kind) == facts.kind && other.name == name
-        })
-    };
+    let listens = |name: &[u8]| job.listing().listens_at(facts.kind, name);
     match standing {
         Standing::Connected(peer) => {
             let other = job.listing().of(*peer).map(|peer| peer.name.as_slice());
@@ -304,9 +306,6 @@ fn is_accepted(
         _ => false,
     }
 }
-
-/// TCP_LISTEN (include/net/tcp_states.h), which unix sockets use as well.
-const LISTENING: u8 = 10;
 
 fn has_error(socket: BorrowedFd<'_>) -> Result<bool> {
     let events = descriptor::poll_now(socket, 0).attempt(|| "looking at a socket".into())?;
@@ -375,7 +374,7 @@ const SUPPORT: &[Support] = &[
     Support {
         what: "Unix sockets: credentials of peers and senders (SO_PEERCRED, SCM_CREDENTIALS)",
         level: Level::Partly,
-        how: "those of processes of the job; of a process that has ended the peer's credentials are those of a process that has the socket",
+        how: "those of processes of the job, and of processes that have ended: but for these in a pid namespace of the job's own the kernel does not tell us the number, and where it is taken when the job is restarted, the peer is a process that has the socket",
     },
     Support {
         what: "Unix sockets whose peer is outside the job",

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 
-use cryonaut_sys::socket::{self, Address};
+use cryonaut_sys::socket::{self, Address, Credentials};
 use cryonaut_tracee::CallList;
 
 use super::make::{Bound, Reach, Workshop, own_address};
@@ -229,7 +229,8 @@ impl Workshop<'_, '_> {
                 None => object(self.rebuild, number)?,
             });
         }
-        if let Some(sender) = &message.sender {
+        // One that the job does not see is as invisible as this process.
+        if let Some(sender) = message.sender.as_ref().filter(|sender| sender.process != 0) {
             return self.send_as(sender, from, (to, message, flags), &descriptors, receiver);
         }
         let numbers: Vec<i32> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
@@ -239,12 +240,17 @@ impl Workshop<'_, '_> {
                 message.bytes.len()
             )
         };
+        let own = message.sender.map(|sender| Credentials {
+            pid: std::process::id() as i32,
+            user: sender.user,
+            group: sender.group,
+        });
         let mut sent = 0;
         let mut enlarged = false;
         loop {
             let rest = &message.bytes[sent..];
             let with: &[i32] = if sent == 0 { &numbers } else { &[] };
-            match socket::send(from, rest, to, with, flags) {
+            match socket::send_as(from, rest, to, with, flags, own) {
                 Ok(count) => sent += count,
                 Err(error) if !enlarged && is_full(&error) => {
                     enlarge(from);
@@ -312,13 +318,8 @@ impl Workshop<'_, '_> {
         let mut list = CallList::new();
         let data = list.bytes(parcel.bytes);
         let mut control = control_message(libc::SCM_CREDENTIALS, &{
-            let pid = if self.processes.contains(&sender.process) || sender.process != 0 {
-                sender.process
-            } else {
-                process
-            };
             [
-                pid.to_ne_bytes(),
+                sender.process.to_ne_bytes(),
                 sender.user.to_ne_bytes(),
                 sender.group.to_ne_bytes(),
             ]
@@ -426,6 +427,7 @@ impl Workshop<'_, '_> {
                 place.finish(socket)?;
             }
         }
+        self.end_placeholders()?;
         for socket in sockets {
             if let Some(made) = self.made.remove(&socket.inode) {
                 self.rebuild.objects.insert(socket.object, made);

@@ -71,7 +71,9 @@ type Pair = (u64, Option<u64>);
 pub(super) struct Workshop<'r, 'a> {
     pub(super) rebuild: &'r mut Rebuild<'a>,
     pub(super) sockets: &'r [UnixSocket],
-    pub(super) processes: &'r BTreeSet<i32>,
+    pub(super) processes: BTreeSet<i32>,
+    /// Processes that have ended and are there again for the time of this: (parent, pid).
+    placeholders: Vec<(i32, i32)>,
     pub(super) by_inode: BTreeMap<u64, &'r UnixSocket>,
     /// What is made, by inode number.
     pub(super) made: BTreeMap<u64, OwnedFd>,
@@ -91,10 +93,22 @@ impl<'r, 'a> Workshop<'r, 'a> {
         for &process in processes {
             raise_limit(rebuild.built(process)?.pid)?;
         }
+        let mut processes = processes.clone();
+        let mut placeholders = Vec::new();
+        if let Some(&parent) = processes.first() {
+            for pid in named(sockets) {
+                // One whose number is taken, by a zombie of the job or outside, is nobody's to be born again.
+                if !processes.contains(&pid) && rebuild.birth_of_placeholder(parent, pid).is_ok() {
+                    placeholders.push((parent, pid));
+                }
+            }
+        }
+        processes.extend(placeholders.iter().map(|(_, pid)| *pid));
         Ok(Self {
             rebuild,
             sockets,
             processes,
+            placeholders,
             by_inode: sockets
                 .iter()
                 .map(|socket| (socket.inode, socket))
@@ -146,6 +160,14 @@ impl<'r, 'a> Workshop<'r, 'a> {
         }
         held.into_iter()
             .try_for_each(|(process, numbers)| self.close(process, &numbers))
+    }
+
+    /// Ends the processes that were there only for this.
+    pub(super) fn end_placeholders(&mut self) -> Result<()> {
+        for (parent, pid) in std::mem::take(&mut self.placeholders) {
+            self.rebuild.end_placeholder(parent, pid)?;
+        }
+        Ok(())
     }
 
     /// The process that a socket is made in when nothing else decides.
@@ -620,6 +642,19 @@ impl<'r, 'a> Workshop<'r, 'a> {
         }
         self.close(process, &[accepted])
     }
+}
+
+/// The processes whose credentials anybody is to be told.
+fn named(sockets: &[UnixSocket]) -> BTreeSet<i32> {
+    let senders = sockets.iter().flat_map(|socket| {
+        let messages = socket.queue.iter();
+        let senders = messages.filter_map(|message| message.sender);
+        senders.chain(socket.peer_credentials)
+    });
+    senders
+        .map(|sender| sender.process)
+        .filter(|process| *process > 0)
+        .collect()
 }
 
 /// The backlog of a socket that listens while connections are made.

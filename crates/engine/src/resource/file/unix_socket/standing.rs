@@ -1,11 +1,14 @@
 //! How each unix socket stands to others: found in what the kernel lists of the whole network namespace (sock_diag(7)).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cryonaut_sys::socket::diagnosis::{self, UnixSocket as Listed};
 
 use crate::resource::file::facts::{Description, Job};
 use crate::resource::file::socket::SocketFacts;
+
+/// TCP_LISTEN (include/net/tcp_states.h), which unix sockets use as well.
+const LISTENING: u8 = 10;
 
 /// How a socket stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub struct Listing {
     sockets: BTreeMap<u64, Listed>,
     /// For each client that waits, the socket that is to accept it.
     waiting: BTreeMap<u64, u64>,
+    /// Kind and name of those that listen.
+    listening: BTreeSet<(i32, Vec<u8>)>,
     trouble: Option<String>,
 }
 
@@ -51,6 +56,10 @@ impl Listing {
                     listing
                         .waiting
                         .extend(clients.map(|client| (*client, socket.inode)));
+                    if socket.state == LISTENING {
+                        let name = socket.name.clone();
+                        listing.listening.insert((socket.kind.into(), name));
+                    }
                     if socket.inode != 0 {
                         listing.sockets.insert(socket.inode, socket);
                     }
@@ -69,6 +78,11 @@ impl Listing {
     /// What is listed of a socket.
     pub fn of(&self, inode: u64) -> Option<&Listed> {
         self.sockets.get(&inode)
+    }
+
+    /// Whether a socket of this kind listens at a name.
+    pub fn listens_at(&self, kind: i32, name: &[u8]) -> bool {
+        self.listening.contains(&(kind, name.to_vec()))
     }
 
     /// Forgets some sockets.
