@@ -43,6 +43,11 @@ pub fn succeeds(command: &mut Command) -> bool {
         .is_ok_and(|status| status.success())
 }
 
+/// Runs a command that has nothing to say unless it fails.
+pub fn quietly(command: &mut Command) -> Result {
+    output(command).map(drop)
+}
+
 /// What a command prints; an error unless it succeeds.
 pub fn output(command: &mut Command) -> Result<String> {
     let what = describe(command);

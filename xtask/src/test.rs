@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use crate::dist;
+use crate::packages;
 use crate::steps::{self, Result, cargo, output, program, repository, succeeds};
 
 /// How long each fuzz target runs, in seconds.
@@ -81,6 +83,7 @@ pub fn run(extent: Extent) -> Result {
     run_tests(&mut tally, extent);
     tally.step("SUPPORT.md", check_support);
     if extent == Extent::Full {
+        check_packages(&mut tally);
         fuzz(&mut tally);
     }
     for name in &tally.failures {
@@ -225,6 +228,14 @@ fn check_support() -> Result {
 pub fn write_support() -> Result {
     fs::write(repository().join("SUPPORT.md"), support()?)
         .map_err(|error| format!("SUPPORT.md: {error}"))
+}
+
+/// What `cargo xtask dist` makes; the standard library for it may be missing.
+fn check_packages(tally: &mut Tally) {
+    match dist::require_target() {
+        Ok(()) => tally.step("packages", packages::check),
+        Err(reason) => tally.skip("packages", &reason),
+    }
 }
 
 /// Every fuzz target for a short time.

@@ -1,5 +1,6 @@
 //! `cryo doctor`: what this machine and this user can do, tried out rather than guessed.
 
+mod file_capabilities;
 mod probe;
 
 use clap::Args;
@@ -104,6 +105,7 @@ impl Arguments {
                 tracing,
                 namespaces,
                 vec![pids],
+                file_capabilities::finding().into_iter().collect(),
                 probe::surroundings(),
             ]
             .concat(),
