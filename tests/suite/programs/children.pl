@@ -27,6 +27,7 @@ sub answer {
         print {$to} join(' ', $number, $line, scalar(keys %seen), $digest), "\n";
     }
     print {$to} join(',', map { "$_=$seen{$_}" } sort keys %seen), "\n";
+    setitimer(ITIMER_REAL, 0);
     die "no alarm came\n" unless $ticks;
     exit 0;
 }
@@ -58,6 +59,8 @@ for my $round (1 .. $rounds) {
         print "$round $short";
     }
 }
+# From here on an alarm could come where it is fatal: in waitpid, and when the handlers are gone.
+setitimer(ITIMER_REAL, 0);
 for my $child (@children) {
     close $child->{to};
     print readline($child->{from});
