@@ -154,10 +154,8 @@ fn a_job_on_a_terminal_gets_a_new_one() {
 
 #[test]
 fn what_cannot_come_back_is_refused_by_name() {
-    let code = "import os,socket,fcntl,time; s=socket.socket(); f=os.memfd_create('m'); \
-                g=open(os.path.join(os.sys.argv[1],'gone'),'w'); os.unlink(g.name); \
-                l=open(os.path.join(os.sys.argv[1],'locked'),'w'); fcntl.flock(l,fcntl.LOCK_EX); \
-                open(os.path.join(os.sys.argv[1],'ready'),'w'); time.sleep(60)";
+    let code = "import os,socket,time; s=socket.socket(); n=socket.socket(socket.AF_NETLINK,socket.SOCK_RAW); \
+                p=os.openpty(); open(os.path.join(os.sys.argv[1],'ready'),'w'); time.sleep(60)";
     let place = Place::new("refused");
     let mut child = Command::new("python3")
         .args(["-c", code])
@@ -175,7 +173,11 @@ fn what_cannot_come_back_is_refused_by_name() {
         .collect();
     child.kill().unwrap();
     child.wait().unwrap();
-    for what in ["a TCP socket", "a memory file", "a deleted file", "FLOCK"] {
+    for what in [
+        "a TCP socket",
+        "a netlink raw socket",
+        "the master of a pseudo-terminal",
+    ] {
         assert!(
             refusals.iter().any(|refusal| refusal.contains(what)),
             "{what} in {refusals:#?}"
