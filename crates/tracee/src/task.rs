@@ -47,7 +47,7 @@ impl Running {
         self.tid
     }
 
-    /// Asks it to stop; [`Running::stopped`] waits for that.
+    /// Asks it to stop; [`Stopping`] waits for that.
     ///
     /// # Errors
     /// [`Error::Gone`].
@@ -202,7 +202,7 @@ impl Stopped {
         &self.dispatch
     }
 
-    /// Whether the death of its tracer in the middle of a list would hurt it (see [`crate::guest`]).
+    /// Whether the death of its tracer in the middle of a list would hurt it (see the guest).
     pub fn is_delicate(&self) -> bool {
         self.filtered == Filtered::Yes || self.dispatch.mode != 0
     }

@@ -4,7 +4,7 @@
 //! The kernel shows them in /proc/PID/fd and /proc/PID/fdinfo; kcmp(2) tells which slots share a description. What is behind
 //! them is one file each under `file/`, of the shape of [`DescriptorKind`]: exactly one kind claims a descriptor, and what none
 //! claims is refused with a reason. At a restart every object is made in this process, passed into the job, and let go here.
-//! What a description of any kind may have besides, such as locks, is an [`Aspect`], one file each as well.
+//! What a description of any kind may have besides, such as locks, is an `Aspect`, one file each as well.
 //! Not preserved: access times.
 
 mod addressee;

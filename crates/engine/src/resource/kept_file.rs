@@ -175,7 +175,7 @@ impl Resource for KeptFiles {
         SUPPORT
     }
 
-    /// What is in the way of a descriptor's file its own kind says ([`inspect`]); mappings can always be read.
+    /// What is in the way of a descriptor's file its own kind says (`inspect`); mappings can always be read.
     fn inspect(&self, _target: &Target, _refusals: &mut Refusals) {}
 
     fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
