@@ -355,7 +355,11 @@ fn go_through_generations(
         if !run_on(&mut random, holder, took, 5, 22) {
             break;
         }
-        let life = generation(scene, holder, &target, number)?;
+        let life = match generation(scene, holder, &target, number) {
+            // It came to its end while it was being stopped.
+            Err(_) if number > 1 && holder.ended().is_some_and(|status| status.success()) => break,
+            life => life?,
+        };
         target = life.pid.to_string();
         lives.push(life.running);
     }

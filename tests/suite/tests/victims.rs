@@ -252,6 +252,7 @@ victims! {
 
 /// Sources that other tests use.
 const ELSEWHERE: &[&str] = &[
+    "file_forbidden",
     "torture",
     "landlock",
     "heartbeat",
