@@ -253,6 +253,7 @@ victims! {
 /// Sources that other tests use.
 const ELSEWHERE: &[&str] = &[
     "file_forbidden",
+    "keyring",
     "torture",
     "landlock",
     "heartbeat",
