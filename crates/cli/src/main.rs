@@ -21,5 +21,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // Now, while there is one thread: a job's descriptors pass through here.
     cryonaut_sys::descriptor::make_room(4096);
+    // With capabilities of its file it may not be inspected, and what it bears not be traced. What it may do stays its own: who
+    // may not do as much cannot trace it either (`cap_ptrace_access_check` in security/commoncap.c). Where this fails, tracing says so.
+    if !cryonaut_sys::task::is_dumpable() {
+        let _ = cryonaut_sys::spawn::allow_inspection();
+    }
     command::main()
 }

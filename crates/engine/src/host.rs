@@ -1,10 +1,10 @@
 //! What this machine and this user offer a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cryonaut_image::Need;
-use cryonaut_procfs::system;
+use cryonaut_procfs::{Stat, system};
 
 use crate::Result;
 use crate::plan::Plan;
@@ -77,6 +77,8 @@ pub struct Host {
     pub inherited: Option<Arc<BTreeMap<String, Inherited>>>,
     /// The session that a process started here is in.
     pub session: i32,
+    /// The processes of this machine, as they were when they were first asked for ([`Host::processes`]).
+    pub seen: OnceLock<Vec<Stat>>,
 }
 
 /// Processor features that change what instructions a program may use: the beginnings of their names in /proc/cpuinfo.
@@ -160,7 +162,14 @@ impl Host {
             leaving: BTreeSet::new(),
             inherited: Some(Arc::default()),
             session: own.stat()?.session,
+            seen: OnceLock::new(),
         })
+    }
+
+    /// The processes of this machine; those that cannot be read are left out.
+    pub fn processes(&self) -> &[Stat] {
+        self.seen
+            .get_or_init(|| system::all_stats().unwrap_or_default())
     }
 
     /// Refuses what the image says it needs and this machine lacks, or this `cryo` does not know.

@@ -194,7 +194,7 @@ impl<'a> Family<'a> {
             }
         }
         if host.shares_pids {
-            let used = used_ids(&host.leaving);
+            let used = used_ids(host);
             for id in self.all_ids() {
                 let owned = self
                     .processes
@@ -378,10 +378,10 @@ fn is_task(id: i32, leaving: &BTreeSet<i32>) -> bool {
 
 /// The ids of all processes, groups and sessions of this machine, but for those that are leaving: a number stays in use as long
 /// as any of them has it.
-fn used_ids(leaving: &BTreeSet<i32>) -> BTreeSet<i32> {
-    let all = cryonaut_procfs::system::all_stats().unwrap_or_default();
-    all.iter()
-        .filter(|stat| !leaving.contains(&stat.pid))
+fn used_ids(host: &Host) -> BTreeSet<i32> {
+    let others = host.processes().iter();
+    others
+        .filter(|stat| !host.leaving.contains(&stat.pid))
         .flat_map(|stat| [stat.pid, stat.pgrp, stat.session])
         .collect()
 }
