@@ -177,6 +177,17 @@ pub struct SlotRecord {
     pub close_on_exec: bool,
 }
 
+impl SlotRecord {
+    /// Whether it closes at exec, as a slot is given.
+    fn at_exec(&self) -> CloseOnExec {
+        if self.close_on_exec {
+            CloseOnExec::Yes
+        } else {
+            CloseOnExec::No
+        }
+    }
+}
+
 impl Record for DescriptorTable {
     const KIND: Kind = Kind {
         name: "file.table",
@@ -604,11 +615,7 @@ impl Action for GiveDescriptors {
                 Some(given) if self.replaceable.contains(&slot.object) => given.as_fd(),
                 _ => object(rebuild, slot.object)?,
             };
-            let close = if slot.close_on_exec {
-                CloseOnExec::Yes
-            } else {
-                CloseOnExec::No
-            };
+            let close = slot.at_exec();
             slots.push((from, slot.number, close));
         }
         rebuild.give(self.table.process, &slots)

@@ -27,7 +27,7 @@ use crate::collect::Collection;
 use crate::error::Attempt;
 use crate::host::Host;
 use crate::plan::{Action, Plan, Stage, Token};
-use crate::rebuild::{CloseOnExec, Rebuild};
+use crate::rebuild::Rebuild;
 use crate::resource::memory::printable;
 use crate::resource::{Level, Support};
 use crate::{Error, Refusals, Result};
@@ -376,11 +376,7 @@ impl Action for Open {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let opened = open_in(rebuild, self.slots[0].0, &self.file)?;
         for (process, slot) in &self.slots {
-            let close = if slot.close_on_exec {
-                CloseOnExec::Yes
-            } else {
-                CloseOnExec::No
-            };
+            let close = slot.at_exec();
             rebuild.give(*process, &[(opened.as_fd(), slot.number, close)])?;
         }
         rebuild.objects.insert(self.file.object, opened);

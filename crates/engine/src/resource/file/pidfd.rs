@@ -18,7 +18,7 @@ use crate::collect::Collection;
 use crate::error::Attempt;
 use crate::host::Host;
 use crate::plan::{Action, Plan, Stage, Token};
-use crate::rebuild::{CloseOnExec, Rebuild};
+use crate::rebuild::Rebuild;
 use crate::resource::{Level, Support};
 use crate::{Error, Refusals, Result};
 
@@ -278,11 +278,7 @@ impl Action for OpenThread {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let opened = open(rebuild, &self.descriptor)?;
         for (process, slot) in &self.slots {
-            let close = if slot.close_on_exec {
-                CloseOnExec::Yes
-            } else {
-                CloseOnExec::No
-            };
+            let close = slot.at_exec();
             rebuild.give(*process, &[(opened.as_fd(), slot.number, close)])?;
         }
         rebuild.objects.insert(self.descriptor.object, opened);
