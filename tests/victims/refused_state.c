@@ -32,6 +32,10 @@ int main(int count, char **arguments)
 		char path[64];
 		snprintf(path, sizeof path, "/proc/%d/status", getppid());
 		must(open(path, O_RDONLY));
+	} else if (strcmp(what, "directory-outside") == 0) {
+		char path[64];
+		snprintf(path, sizeof path, "/proc/%d", getppid());
+		must(chdir(path));
 	} else {
 		broken("unknown state \"%s\"", what);
 	}

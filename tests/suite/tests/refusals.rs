@@ -96,6 +96,7 @@ refusals! {
     owner_outside => |scene| refused(scene, "owner-outside", &["f_setown"]);
     directory_notify => |scene| refused(scene, "notify", &["f_notify"]);
     proc_outside => |scene| refused(scene, "proc-outside", &["is not in the job"]);
+    directory_outside => |scene| refused(scene, "directory-outside", &["is not in the job"]);
     landlock => |scene| refused_victim(scene, ("landlock", &[]), &["landlock"]);
     keyring => |scene| refused_victim(scene, ("keyring", &[]), &["keyring"]);
     lock_of_another => lock_taken;

@@ -143,6 +143,7 @@ victims! {
     file_deleted => Victim::new("file_deleted");
     file_deleted_links => Victim::new("file_deleted_links");
     directory_removed => Victim::new("directory_removed");
+    directory_ended => Victim::new("directory_ended");
     memfd_hugetlb => Victim::new("memfd_hugetlb");
     mem_sparse_file => Victim::new("mem_sparse_file");
     file_executable_deleted => Victim::new("file_executable_deleted");

@@ -240,11 +240,29 @@ impl Rebuild<'_> {
         seen
     }
 
+    /// Has a process bear a child, for as long as `meanwhile` takes (its pid as the job sees it), which nobody is told of: neither its
+    /// birth nor its end leaves a trace in the process.
+    ///
+    /// # Errors
+    /// That of `meanwhile`; when fork fails.
+    pub fn short_life_of_child<T>(
+        &mut self,
+        parent: i32,
+        meanwhile: impl FnOnce(&mut Self, i32) -> Result<T>,
+    ) -> Result<T> {
+        // Without an exit signal it is there to be waited for even where the signal of a child's end is ignored.
+        let child = self.fork(parent, 0, 0, None)?;
+        let outcome = meanwhile(self, child);
+        self.end_process(child, Some(libc::SIGKILL), 0)?;
+        self.wait_for_end(parent, child)?;
+        outcome
+    }
+
     /// Has `parent` fork, with flags and an exit signal, a process with this pid or any; gives its pid in its own namespace.
     fn fork(&mut self, parent: i32, flags: u64, signal: u64, pid: Option<i32>) -> Result<i32> {
         let mut list = CallList::new();
         let call = clone_call(&mut list, flags, signal, pid);
-        let by = self.built(parent)?.pid;
+        let by = self.built(parent)?.speaker;
         // What is not born with SIGCHLD is reported as a clone; only the progenitor always is to.
         let as_clone = parent != 0 && signal != libc::SIGCHLD as u64;
         if as_clone {
@@ -316,13 +334,15 @@ impl Rebuild<'_> {
 
     /// Has a parent wait for a child that has ended.
     fn reap(&self, parent: i32, pid: i32) -> Result<()> {
-        self.call(
-            parent,
-            "reaping a placeholder",
-            libc::SYS_wait4,
-            &[pid.into(), 0.into(), libc::__WALL.into(), 0.into()],
-        )?;
+        self.wait_for_end(parent, pid)?;
         self.drain_signal(parent, libc::SIGCHLD)
+    }
+
+    /// As [`Rebuild::reap`], where no signal tells of it.
+    fn wait_for_end(&self, parent: i32, pid: i32) -> Result<()> {
+        let arguments = [pid.into(), 0.into(), libc::__WALL.into(), 0.into()];
+        self.call(parent, "reaping a placeholder", libc::SYS_wait4, &arguments)
+            .map(drop)
     }
 
     /// Has a process end by `signal`, or with `status`; its parent does not reap it.

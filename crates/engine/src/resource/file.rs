@@ -20,7 +20,7 @@ mod fifo;
 mod flight;
 mod hardware;
 mod inotify;
-mod kernel_file;
+pub(crate) mod kernel_file;
 mod lock;
 mod owner;
 mod pidfd;

@@ -2,7 +2,9 @@
 //!
 //! Shown by the links /proc/PID/cwd and /proc/PID/root, and Umask in /proc/PID/status. Directories are kept by path, not by
 //! content: they must exist where the job is restarted. Threads share all three unless they have called unshare(CLONE_FS), and
-//! processes may share them too (CLONE_FS): see [`super::sharing`].
+//! processes may share them too (CLONE_FS): see [`super::sharing`]. A working directory in /proc is entered by its name where its
+//! process is in the job. That of a process that has ended is entered as that of a child, which then ends: what is not preserved is
+//! the pid in the name that getcwd no longer gives.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -14,6 +16,7 @@ use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_tracee::CallList;
 
+use super::file::kernel_file;
 use super::kept_file::Use;
 use super::kept_file::find::removed_directory;
 use super::memory::printable;
@@ -56,6 +59,9 @@ pub struct FsContextRecord {
     /// The kept file that the root directory is, by its number, where it was removed; otherwise 0.
     #[prost(uint64, tag = "11")]
     pub kept_root: u64,
+    /// The working directory is that of a process or thread that has ended, or lies below it: what follows `/proc/PID`.
+    #[prost(bytes = "vec", optional, tag = "12")]
+    pub ended: Option<Vec<u8>>,
 }
 
 impl Record for FsContextRecord {
@@ -82,6 +88,7 @@ impl Resource for FsContext {
     }
 
     fn inspect(&self, target: &Target, refusals: &mut Refusals) {
+        let members: Vec<_> = target.processes.iter().map(|one| one.inner_pid()).collect();
         let alive: Vec<_> = target
             .processes
             .iter()
@@ -90,16 +97,21 @@ impl Resource for FsContext {
         for process in alive {
             let label = process.label();
             // A process that has ended meanwhile is none of the job any more.
-            let _ = directories(&process.directory, &label, refusals);
+            let _ = directories(&process.directory, (&label, &members), refusals);
         }
     }
 
     fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
         let mut refusals = Refusals::default();
+        let members: Vec<_> = frozen.processes.iter().map(|one| one.inner).collect();
         for process in frozen.alive() {
             let label = (process.pid, process.name());
             let mut put = |task: i32, directory: &ProcessDirectory, umask: Option<u32>| {
-                let (working_directory, root) = directories(directory, &label, &mut refusals)?;
+                let Directories {
+                    working_directory,
+                    root,
+                    ended,
+                } = directories(directory, (&label, &members), &mut refusals)?;
                 let umask = umask.ok_or_else(|| {
                     Error::Failed(format!(
                         "process {}: this kernel does not show its umask (Linux 4.7 does)",
@@ -125,6 +137,7 @@ impl Resource for FsContext {
                     task,
                     kept_working_directory,
                     kept_root,
+                    ended,
                 })
             };
             if frozen.sharing.holds(Shared::FsContext, process.pid) {
@@ -159,40 +172,82 @@ impl Resource for FsContext {
     }
 }
 
-/// Reads working and root directory of a process, and refuses one that its path does not lead to.
+/// Where a process stands, as far as its links tell.
+struct Directories {
+    working_directory: Vec<u8>,
+    root: Vec<u8>,
+    /// As in the record.
+    ended: Option<Vec<u8>>,
+}
+
+/// Reads working and root directory of a process, and refuses one that its path does not lead to, or that is about a process outside
+/// the job, whose processes are `members`.
 fn directories(
     directory: &ProcessDirectory,
-    (pid, name): &(i32, String),
+    ((pid, name), members): (&(i32, String), &[i32]),
     refusals: &mut Refusals,
-) -> Result<(Vec<u8>, Vec<u8>)> {
+) -> Result<Directories> {
     let root = directory.link("root")?;
     let working_directory = directory.link("cwd")?;
     let base = base(directory, &root)?;
+    let mut ended = None;
     for (link, what, path) in [
         ("root", "root directory", &root),
         ("cwd", "working directory", &working_directory),
     ] {
-        let object = format!("its {what} {}", printable(path));
+        let mut refuse = |reason: &str, remedy: &str| {
+            let object = format!("its {what} {}", printable(path));
+            refusals.add((*pid, name), object, reason, remedy);
+        };
         let Some(base) = &base else {
-            refusals.add(
-                (*pid, name),
-                object,
+            refuse(
                 "it has changed its root inside a mount namespace of its own, so no path leads there",
                 "checkpoint it from inside its container",
             );
             continue;
         };
+        let is_root = link == "root";
         let link = directory.path().join(link);
-        if !leads_to(base, path, &link) && removed_directory(&link, path).is_none() {
-            refusals.add(
-                (*pid, name),
-                object,
+        if leads_to(base, path, &link) {
+            if let Some(other) = outsider(base, path, members) {
+                refuse(
+                    &format!("it is about process {other}, which is not in the job"),
+                    "take that process into the job as well, or have the program change to another directory",
+                );
+            }
+            continue;
+        }
+        let below = about_ended(path);
+        if !is_root && below.is_some() {
+            ended = below;
+        } else if removed_directory(&link, path).is_none() {
+            refuse(
                 "its path leads there no more: it was removed or renamed, or is hidden by a mount or by permissions",
                 "have the program change to a directory that exists",
             );
         }
     }
-    Ok((working_directory, root))
+    Ok(Directories {
+        working_directory,
+        root,
+        ended,
+    })
+}
+
+/// What follows the directory of its process, or of its thread, in a name below /proc that leads nowhere any more.
+fn about_ended(path: &[u8]) -> Option<Vec<u8>> {
+    let path = path.strip_suffix(b" (deleted)").unwrap_or(path);
+    let (_, rest) = kernel_file::id_in(path)?;
+    let below = kernel_file::id_before(rest, b"/task/").map_or(rest, |(_, below)| below);
+    Some(below.to_vec())
+}
+
+/// The process outside the job, if it is one, that a name below /proc is about. Init is whoever it is after a restart.
+fn outsider(base: &Path, path: &[u8], members: &[i32]) -> Option<i32> {
+    let (id, _) = kernel_file::id_in(path)?;
+    // Threads have directories that only those who know their ids find.
+    let has = |process: &i32| base.join(format!("proc/{process}/task/{id}")).exists();
+    (id != kernel_file::INIT && !members.iter().any(has)).then_some(id)
 }
 
 /// What the paths of a process' links are relative to: our root, or that of its own mount namespace; none when that cannot be
@@ -254,7 +309,12 @@ fn leads_to(base: &Path, path: &[u8], link: &Path) -> bool {
 /// Refuses records that no process can have had.
 fn check(record: &FsContextRecord) -> Result<()> {
     let is_path = |path: &[u8]| path.starts_with(b"/") && !path.contains(&0);
-    if is_path(&record.working_directory) && is_path(&record.root) && record.umask <= 0o777 {
+    let is_below = |path: &Vec<u8>| path.is_empty() || is_path(path);
+    if is_path(&record.working_directory)
+        && is_path(&record.root)
+        && record.ended.as_ref().is_none_or(is_below)
+        && record.umask <= 0o777
+    {
         Ok(())
     } else {
         Err(Error::Failed(format!(
@@ -305,7 +365,14 @@ struct EnterDirectories {
 
 impl fmt::Display for EnterDirectories {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "enter {}", printable(&self.record.working_directory))?;
+        match &self.record.ended {
+            Some(below) => write!(
+                f,
+                "enter /proc/PID{} of a child that ends",
+                printable(below)
+            )?,
+            None => write!(f, "enter {}", printable(&self.record.working_directory))?,
+        }
         if self.record.root != b"/" {
             write!(f, " with root {}", printable(&self.record.root))?;
         }
@@ -315,23 +382,43 @@ impl fmt::Display for EnterDirectories {
 
 impl Action for EnterDirectories {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        let process = self.record.process;
+        let kept = |rebuild: &mut Rebuild<'_>, file, index| match file {
+            0 => Ok(None),
+            kept => rebuild.give_kept(process, kept, index).map(Some),
+        };
+        let below = kept(rebuild, self.record.kept_working_directory, 0)?;
+        let above = kept(rebuild, self.record.kept_root, 1)?;
+        match &self.record.ended {
+            None => self.enter(rebuild, &self.record.working_directory, below, above),
+            Some(rest) => {
+                let process = self.record.process;
+                rebuild.short_life_of_child(process, |rebuild, child| {
+                    let mut path = format!("/proc/{child}").into_bytes();
+                    path.extend(rest);
+                    self.enter(rebuild, &path, below, above)
+                })
+            }
+        }
+    }
+}
+
+impl EnterDirectories {
+    /// Enters a working directory by its path, or by the descriptor `below`, and the root likewise, by the descriptor `above`.
+    fn enter(
+        &self,
+        rebuild: &Rebuild<'_>,
+        working_directory: &[u8],
+        below: Option<i32>,
+        above: Option<i32>,
+    ) -> Result<()> {
         let FsContextRecord {
             process,
-            working_directory,
             root,
             umask,
             task,
-            kept_working_directory,
-            kept_root,
+            ..
         } = &self.record;
-        let below = match kept_working_directory {
-            0 => None,
-            kept => Some(rebuild.give_kept(*process, *kept, 0)?),
-        };
-        let above = match kept_root {
-            0 => None,
-            kept => Some(rebuild.give_kept(*process, *kept, 1)?),
-        };
         let mut list = CallList::new();
         let entering = |list: &mut CallList| match below {
             Some(number) => list.call(libc::SYS_fchdir, &[number.into()]),
@@ -378,7 +465,7 @@ impl Action for EnterDirectories {
 const SUPPORT: &[Support] = &[Support {
     what: "Working directory, root directory (chroot), umask",
     level: Level::Restored,
-    how: "by path; a directory that does not exist where the job is restarted is a refusal there",
+    how: "by path; a directory that does not exist where the job is restarted is a refusal there; also a working directory in /proc, of a process of the job or of one that has ended",
 }];
 
 #[cfg(test)]
@@ -394,6 +481,7 @@ mod tests {
             task: 0,
             kept_working_directory: 0,
             kept_root: 0,
+            ended: None,
         }
     }
 
@@ -423,6 +511,13 @@ mod tests {
         );
         assert!(
             check(&FsContextRecord {
+                ended: Some(b"x".to_vec()),
+                ..record()
+            })
+            .is_err()
+        );
+        assert!(
+            check(&FsContextRecord {
                 umask: 0o1000,
                 ..record()
             })
@@ -441,6 +536,32 @@ mod tests {
             EnterDirectories { record: chrooted }.to_string(),
             "enter /srv/a with root /srv, umask 027"
         );
+        let ended = FsContextRecord {
+            working_directory: b"/proc/9/fd".to_vec(),
+            ended: Some(b"/fd".to_vec()),
+            ..record()
+        };
+        assert_eq!(
+            EnterDirectories { record: ended }.to_string(),
+            "enter /proc/PID/fd of a child that ends, umask 027"
+        );
+    }
+
+    #[test]
+    fn names_of_processes_that_have_ended() {
+        assert_eq!(about_ended(b"/proc/17 (deleted)"), Some(vec![]));
+        assert_eq!(about_ended(b"/proc/17/fd"), Some(b"/fd".to_vec()));
+        assert_eq!(
+            about_ended(b"/proc/17/task/18/net (deleted)"),
+            Some(b"/net".to_vec())
+        );
+        assert_eq!(about_ended(b"/srv/17 (deleted)"), None);
+        let own = std::process::id() as i32;
+        let directory = format!("/proc/{own}/fd").into_bytes();
+        assert_eq!(outsider(Path::new("/"), &directory, &[own]), None);
+        assert_eq!(outsider(Path::new("/"), &directory, &[1]), Some(own));
+        assert_eq!(outsider(Path::new("/"), b"/proc/1", &[own]), None);
+        assert_eq!(outsider(Path::new("/"), b"/proc/sys", &[own]), None);
     }
 
     #[test]
@@ -456,14 +577,13 @@ mod tests {
         let directory = ProcessDirectory::open(child.id() as i32).unwrap();
         let label = (child.id() as i32, "sleep".to_owned());
         let mut refusals = Refusals::default();
-        let (working_directory, root) = directories(&directory, &label, &mut refusals).unwrap();
-        assert_eq!(
-            (working_directory.as_slice(), root.as_slice()),
-            (place.as_os_str().as_bytes(), &b"/"[..])
-        );
+        let who = (&label, &[child.id() as i32][..]);
+        let found = directories(&directory, who, &mut refusals).unwrap();
+        assert_eq!(found.working_directory, place.as_os_str().as_bytes());
+        assert_eq!((found.root, found.ended), (b"/".to_vec(), None));
         assert_eq!(refusals.list(), []);
         std::fs::remove_dir(&place).unwrap();
-        directories(&directory, &label, &mut refusals).unwrap();
+        directories(&directory, who, &mut refusals).unwrap();
         assert_eq!(refusals.list(), []);
         child.kill().unwrap();
         child.wait().unwrap();

@@ -33,7 +33,7 @@ use crate::resource::{Level, Support};
 use crate::{Error, Refusals, Result};
 
 /// The process that every pid namespace has.
-const INIT: i32 = 1;
+pub(crate) const INIT: i32 = 1;
 /// What the kernel adds to the name of a file that is gone.
 const DELETED: &[u8] = b" (deleted)";
 
@@ -303,11 +303,12 @@ fn namespace(link: &[u8], kind: &str, job: &Job<'_>) -> About {
 }
 
 /// The process or thread that a name below /proc is about, and what follows.
-fn id_in(path: &[u8]) -> Option<(i32, &[u8])> {
+pub(crate) fn id_in(path: &[u8]) -> Option<(i32, &[u8])> {
     id_before(path, b"/proc/")
 }
 
-fn id_before<'a>(path: &'a [u8], beginning: &[u8]) -> Option<(i32, &'a [u8])> {
+/// The number that follows `beginning`, and what comes after.
+pub(crate) fn id_before<'a>(path: &'a [u8], beginning: &[u8]) -> Option<(i32, &'a [u8])> {
     let rest = path.strip_prefix(beginning)?;
     let end = rest
         .iter()
