@@ -54,6 +54,37 @@ pub fn test(name: &str, user: User, body: impl FnOnce(&Scene) -> Outcome) {
     }
 }
 
+/// For each `name => body` the tests `name::root` and `name::user`; a name alone is that of its body too.
+///
+/// ```ignore
+/// for_each_user! {
+///     taken => |scene| refused(scene, "taken");
+/// }
+/// for_each_user!(kept, lost);
+/// ```
+#[macro_export]
+macro_rules! for_each_user {
+    ($($name:ident => $body:expr;)*) => {
+        $(mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            #[test]
+            fn root() {
+                $crate::test(concat!(stringify!($name), "::root"), $crate::User::Root, $body);
+            }
+
+            #[test]
+            fn user() {
+                $crate::test(concat!(stringify!($name), "::user"), $crate::User::Ordinary, $body);
+            }
+        })*
+    };
+    ($($name:ident),* $(,)?) => {
+        $crate::for_each_user! { $($name => super::$name;)* }
+    };
+}
+
 fn report(name: &str, stop: Stop, account: Option<String>) {
     match stop {
         Stop::Skipped(reason) => note_skip(name, &reason),

@@ -8,7 +8,9 @@ use std::time::Duration;
 use cryonaut_suite::checksum::crc32c;
 use cryonaut_suite::scene::LIMIT;
 use cryonaut_suite::victim::checkpoint;
-use cryonaut_suite::{Outcome, Program, Running, Scene, User, failed, processes, skip, test};
+use cryonaut_suite::{
+    Outcome, Program, Running, Scene, User, failed, for_each_user, processes, skip,
+};
 use rustix::process::Signal;
 
 /// A waiting victim.
@@ -362,24 +364,7 @@ fn not_restorable(scene: &Scene) -> Outcome {
     finish(scene, &job)
 }
 
-/// Each kind for both users.
-macro_rules! kinds {
-    ($($name:ident),*) => {
-        $(mod $name {
-            use super::*;
-            #[test]
-            fn root() {
-                test(concat!(stringify!($name), "::root"), User::Root, super::$name);
-            }
-            #[test]
-            fn user() {
-                test(concat!(stringify!($name), "::user"), User::Ordinary, super::$name);
-            }
-        })*
-    };
-}
-
-kinds!(
+for_each_user!(
     wrong_pid,
     other_users_process,
     kernel_thread,

@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use cryonaut_suite::scene::LIMIT;
 use cryonaut_suite::victim::{checkpoint, restart};
-use cryonaut_suite::{Outcome, Program, Scene, User, failed, processes, test};
+use cryonaut_suite::{Outcome, Program, Scene, failed, for_each_user, processes};
 
 /// A rough look at JSON: one value, its brackets balanced outside of strings.
 fn expect_json(what: &str, text: &str) -> Outcome {
@@ -292,24 +292,7 @@ fn demo(scene: &Scene) -> Outcome {
     }
 }
 
-/// Each for both users.
-macro_rules! both {
-    ($($name:ident),*) => {
-        $(mod $name {
-            use super::*;
-            #[test]
-            fn root() {
-                test(concat!(stringify!($name), "::root"), User::Root, super::$name);
-            }
-            #[test]
-            fn user() {
-                test(concat!(stringify!($name), "::user"), User::Ordinary, super::$name);
-            }
-        })*
-    };
-}
-
-both!(
+for_each_user!(
     tell,
     look_around,
     named_jobs,

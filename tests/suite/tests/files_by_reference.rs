@@ -7,7 +7,7 @@ use std::process::Command;
 
 use cryonaut_suite::scene::{LIMIT, Running, describe_status};
 use cryonaut_suite::victim::checkpoint;
-use cryonaut_suite::{Outcome, Program, Scene, User, failed, processes, test};
+use cryonaut_suite::{Outcome, Program, Scene, failed, for_each_user, processes};
 
 /// The status of `cryo` for a refusal.
 const REFUSED: i32 = 3;
@@ -346,24 +346,7 @@ fn nonsense(scene: &Scene) -> Outcome {
     }
 }
 
-/// Each for both users.
-macro_rules! both {
-    ($($name:ident),* $(,)?) => {
-        $(mod $name {
-            use super::*;
-            #[test]
-            fn root() {
-                test(concat!(stringify!($name), "::root"), User::Root, super::$name);
-            }
-            #[test]
-            fn user() {
-                test(concat!(stringify!($name), "::user"), User::Ordinary, super::$name);
-            }
-        })*
-    };
-}
-
-both!(
+for_each_user!(
     a_log_that_grew,
     a_log_that_is_kept,
     an_input_that_grew,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cryonaut_suite::scene::{LIMIT, describe_status};
 use cryonaut_suite::victim::checkpoint;
-use cryonaut_suite::{Outcome, Program, Random, Running, Scene, User, failed, processes, test};
+use cryonaut_suite::{Outcome, Program, Random, Running, Scene, failed, for_each_user, processes};
 use rustix::process::Signal;
 
 /// Starts a victim that beats a thousand times a second and holds this much memory.
@@ -335,24 +335,7 @@ fn interrupted(scene: &Scene) -> Outcome {
     finish(scene, &job)
 }
 
-/// Each situation for both users.
-macro_rules! situations {
-    ($($name:ident),*) => {
-        $(mod $name {
-            use super::*;
-            #[test]
-            fn root() {
-                test(concat!(stringify!($name), "::root"), User::Root, super::$name);
-            }
-            #[test]
-            fn user() {
-                test(concat!(stringify!($name), "::user"), User::Ordinary, super::$name);
-            }
-        })*
-    };
-}
-
-situations!(
+for_each_user!(
     full_disk,
     file_too_large,
     failing_disk,

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use cryonaut_suite::scene::LIMIT;
 use cryonaut_suite::victim::{checkpoint, restart};
-use cryonaut_suite::{Outcome, Program, Running, Scene, User, failed, test};
+use cryonaut_suite::{Outcome, Program, Running, Scene, failed, for_each_user};
 use rustix::fs::{FlockOperation, flock};
 
 /// The status of `cryo` for a refusal.
@@ -73,26 +73,7 @@ fn lock_taken(scene: &Scene) -> Outcome {
     finish(scene, &job, &life.running)
 }
 
-/// For each state the tests `name::root` and `name::user`.
-macro_rules! refusals {
-    ($($name:ident => $body:expr;)*) => {
-        $(mod $name {
-            use super::*;
-
-            #[test]
-            fn root() {
-                test(concat!(stringify!($name), "::root"), User::Root, $body);
-            }
-
-            #[test]
-            fn user() {
-                test(concat!(stringify!($name), "::user"), User::Ordinary, $body);
-            }
-        })*
-    };
-}
-
-refusals! {
+for_each_user! {
     owner_outside => |scene| refused(scene, "owner-outside", &["f_setown"]);
     directory_notify => |scene| refused(scene, "notify", &["f_notify"]);
     proc_outside => |scene| refused(scene, "proc-outside", &["is not in the job"]);
