@@ -356,7 +356,7 @@ fn kind_of(area: &AreaRecord, layout: &Layout) -> &'static str {
         Backing::Anonymous if area.start < heap_end && heap < area.end => "heap",
         Backing::Anonymous if (area.start..area.end).contains(&layout.stack) => "stack",
         Backing::Anonymous if area.protection == 0 && area.pages == 0 => "reserved",
-        Backing::Anonymous => "anonymous",
+        Backing::Anonymous | Backing::AnonymousHuge => "anonymous",
         Backing::FilePrivate => "file",
         Backing::FileShared => "shared file",
         Backing::SharedObject => "shared",

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+pub mod huge_pages;
 pub mod outcome;
 pub mod place;
 pub mod processes;
@@ -23,6 +24,7 @@ pub mod random;
 pub mod scene;
 pub mod victim;
 
+pub use huge_pages::HugePages;
 pub use outcome::{Outcome, Stop, failed, skip, test};
 pub use program::Program;
 pub use random::Random;

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::huge_pages::HugePages;
 use crate::outcome::{Outcome, failed, skip};
 use crate::processes;
 use crate::program::Program;
@@ -41,6 +42,7 @@ pub struct Victim {
     options: &'static [&'static str],
     only: Option<User>,
     refusal: Option<&'static str>,
+    huge_pages: u64,
 }
 
 impl Victim {
@@ -53,6 +55,7 @@ impl Victim {
             options: &[],
             only: None,
             refusal: None,
+            huge_pages: 0,
         }
     }
 
@@ -85,6 +88,13 @@ impl Victim {
         self
     }
 
+    /// With so many huge pages of 2 MiB, where the tests may provide some.
+    #[must_use]
+    pub const fn huge_pages(mut self, pages: u64) -> Self {
+        self.huge_pages = pages;
+        self
+    }
+
     /// The name of its source.
     #[must_use]
     pub fn source(&self) -> &'static str {
@@ -97,6 +107,7 @@ impl Victim {
             return Ok(());
         }
         let program = Program::victim(self.source, self.options)?.arguments(self.arguments);
+        let _pages = (self.huge_pages > 0).then(|| HugePages::provide(self.huge_pages));
         let job = if mode == Mode::Named {
             start_named(scene, &program)?
         } else {

@@ -144,7 +144,8 @@ victims! {
     file_deleted_links => Victim::new("file_deleted_links");
     directory_removed => Victim::new("directory_removed");
     directory_ended => Victim::new("directory_ended");
-    memfd_hugetlb => Victim::new("memfd_hugetlb");
+    memfd_hugetlb => Victim::new("memfd_hugetlb").huge_pages(16);
+    mem_huge_private => Victim::new("mem_huge_private").huge_pages(16);
     mem_sparse_file => Victim::new("mem_sparse_file");
     file_executable_deleted => Victim::new("file_executable_deleted");
     file_executable_replaced => Victim::new("file_executable_deleted").arguments(&["replaced"]);

@@ -437,7 +437,7 @@ const SUPPORT: &[Support] = &[
     Support {
         what: "Huge pages (hugetlb): memory files, files on hugetlbfs, shared memory (MAP_HUGETLB)",
         level: Level::Restored,
-        how: "by content, with pages of the same size; where there are too few of them a restart is refused. Private mappings of huge pages are refused",
+        how: "by content, with pages of the same size; where there are too few of them a restart is refused.",
     },
     Support {
         what: "Removed directories that are open, or somebody's working or root directory; deleted named pipes that are open",

@@ -5,6 +5,7 @@
 //! pages of files (the file is mapped again), hugeness of pages (the advice is).
 
 mod area;
+mod huge;
 mod layout;
 mod pages;
 mod policy;
@@ -40,7 +41,7 @@ use crate::host::Host;
 use crate::plan::{Action, Plan, Stage, Token};
 use crate::rebuild::Rebuild;
 use crate::reference::{self, Hashing};
-use crate::resource::kept_file::{KeptIndex, Use};
+use crate::resource::kept_file::{KeptFile, KeptIndex, Use};
 use crate::resource::process::{self, ProcessRecord};
 use crate::resource::sharing::{Shared, Sharing};
 use crate::resource::{Level, Resource, Support};
@@ -133,6 +134,7 @@ impl Resource for Memory {
                     .iter()
                     .find(|space| space.id == parent.inner as u64);
                 space.same = resolve_same(&same, parent.inner as u64, known);
+                huge::note_inherited(&mut areas, &same);
             }
             space.ranges = ranges;
             collection.spaces.push(space);
@@ -183,6 +185,7 @@ impl Resource for Memory {
         }
         reference::check_mapped_files(&spaces, host, plan);
         let bearers = Bearers::of(records, host)?;
+        let mut huge = huge::Demand::default();
         for space in &spaces {
             let process = space.process;
             let parent = bearers.parent(process);
@@ -206,6 +209,8 @@ impl Resource for Memory {
                 }
                 None => layout::Descent::Alone,
             };
+            let bearer = parent.filter(|_| matches!(descent, layout::Descent::Inherits(_)));
+            huge.add(space, bearer)?;
             plan.linked_step(
                 Stage::Tree,
                 process,
@@ -223,6 +228,12 @@ impl Resource for Memory {
                     space: space.clone(),
                 },
             );
+        }
+        let kept = records.all::<KeptFile>()?;
+        kept.iter().for_each(|file| huge.add_file(file));
+        // A job that is about to be killed still has what it needs.
+        if host.leaving.is_empty() {
+            huge.check(huge::free_bytes, plan);
         }
         Ok(())
     }
@@ -600,6 +611,11 @@ const SUPPORT: &[Support] = &[
               memory the policy at the start of each mapping counts",
     },
     Support {
+        what: "Private mappings of huge pages (MAP_HUGETLB, files on hugetlbfs, huge memory files), also copy-on-write after fork",
+        level: Level::Restored,
+        how: "by content, with pages of the same size, and only those that were there; where there are too few of them a restart is refused",
+    },
+    Support {
         what: "Copy-on-write memory after fork",
         level: Level::Restored,
         how: "equal pages are stored once and shared again",
@@ -620,7 +636,7 @@ const SUPPORT: &[Support] = &[
         how: "moved to its old address; under another kernel build the restart is refused",
     },
     Support {
-        what: "Private huge pages (MAP_HUGETLB), memfd_secret, System V segments, mapped devices",
+        what: "memfd_secret, System V segments, mapped devices",
         level: Level::Refused,
         how: "their content is nowhere but in the kernel; unmap them before the checkpoint",
     },

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use cryonaut_image::{Contents, PageBuffer, SeekableImage, ZeroPages};
+use cryonaut_procfs::maps::Area;
 use cryonaut_procfs::smaps::VmFlag;
 use cryonaut_sys::PAGE_SIZE;
 use cryonaut_sys::descriptor;
@@ -202,7 +203,12 @@ fn store(
             0
         },
         linkable: found.linkable,
-        stored: ranges.iter().map(|range| range.end - range.start).sum(),
+        // Files of huge pages do not show their holes, but how many pages they have.
+        stored: if system.kind == HUGETLBFS {
+            metadata.blocks() * 512
+        } else {
+            ranges.iter().map(|range| range.end - range.start).sum()
+        },
         ..KeptFile::default()
     };
     collection.contents.insert(id, file);
@@ -225,16 +231,33 @@ fn mapped(
     let mut huge_page = 0;
     let (mut size, mut stored, mut mode) = (0, 0, libc::S_IFREG | 0o600);
     let mut known: Vec<(u64, u64)> = Vec::new();
-    for &(process, area) in &found.mapped {
+    // Shared mappings first: they show all.
+    let mut places = found.mapped.clone();
+    places.sort_by_key(|&(process, area)| {
+        !frozen.processes[process].areas[area]
+            .area
+            .permissions
+            .shared
+    });
+    for (process, area) in places {
         let process = &frozen.processes[process];
-        if process.areas[area].flags.contains(VmFlag::HugeTlb) {
+        let is_huge = process.areas[area].flags.contains(VmFlag::HugeTlb);
+        if is_huge {
             huge_page = process.areas[area].kernel_page_size * 1024;
         }
         let area = &process.areas[area].area;
-        let end = end_of_file(process, (area.start, area.end))?;
+        let private = !area.permissions.shared;
+        let end = if is_huge && private {
+            area.end
+        } else {
+            end_of_file(process, (area.start, area.end))?
+        };
         size = size.max(area.offset + (end - area.start));
         if area.permissions.execute {
             mode |= 0o111;
+        }
+        if is_huge && private {
+            refuse_unseen(found, frozen, process, area, &known)?;
         }
         let parts = unchanged(process, (area.start, end), area.permissions.shared)?;
         let mut ranges = Vec::new();
@@ -280,6 +303,31 @@ fn mapped(
         partial: true,
         ..KeptFile::default()
     })
+}
+
+/// Refuses a private mapping of huge pages with parts of the file that the process has not looked at yet: looking at them here
+/// would have the kernel give it pages.
+fn refuse_unseen(
+    found: &Found,
+    frozen: &Frozen,
+    process: &FrozenProcess,
+    area: &Area,
+    known: &[(u64, u64)],
+) -> Result<()> {
+    let entries = process.directory.pagemap(area.start, area.end)?;
+    let unseen = entries.iter().enumerate().any(|(index, entry)| {
+        let offset = area.offset + index as u64 * PAGE_SIZE;
+        let is_known = known.iter().any(|part| (part.0..part.1).contains(&offset));
+        !entry.present() && !is_known
+    });
+    if unseen {
+        return Err(refused(
+            found,
+            frozen,
+            "it is a deleted file of huge pages, and what of it the program has not used is shown to root only",
+        ));
+    }
+    Ok(())
 }
 
 /// Where in an area its file ends: what lies behind cannot be read.

@@ -63,21 +63,9 @@ pub(super) fn check(file: &KeptFile, needs: &Needs, host: &Host, plan: &mut Plan
             "restart as that user or root, or have the file be yours with --allow-changed",
         );
     }
-    if file.huge_page != 0 {
-        if !file.huge_page.is_power_of_two() || file.huge_page < cryonaut_sys::PAGE_SIZE {
-            return Err(damaged());
-        }
-        let free = free_huge_bytes(file.huge_page);
-        // Which parts of it are holes only its pages tell: with none at all it cannot be.
-        if free == 0 && file.stored > 0 {
-            refuse(
-                format!(
-                    "no huge pages of {} KiB are free here",
-                    file.huge_page / 1024
-                ),
-                "make some (vm.nr_hugepages, or /sys/kernel/mm/hugepages), then restart again",
-            );
-        }
+    let is_huge = file.huge_page != 0;
+    if is_huge && (!file.huge_page.is_power_of_two() || file.huge_page < cryonaut_sys::PAGE_SIZE) {
+        return Err(damaged());
     }
     match file.standing() {
         Standing::Unknown => return Err(damaged()),
@@ -122,17 +110,6 @@ pub(super) fn check(file: &KeptFile, needs: &Needs, host: &Host, plan: &mut Plan
         }
     }
     Ok(())
-}
-
-/// Bytes of free huge pages of this size, those that could be made on demand among them.
-fn free_huge_bytes(page: u64) -> u64 {
-    let place = format!("/sys/kernel/mm/hugepages/hugepages-{}kB", page / 1024);
-    let count = |name: &str| {
-        let text = std::fs::read_to_string(format!("{place}/{name}")).unwrap_or_default();
-        text.trim().parse::<u64>().unwrap_or(0)
-    };
-    let pages = count("free_hugepages") + count("nr_overcommit_hugepages");
-    pages.saturating_mul(page)
 }
 
 /// What a file's place must allow.

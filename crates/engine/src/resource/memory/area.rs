@@ -145,13 +145,7 @@ pub fn describe(area: &SmapsArea, files: &mut Files) -> Result<Option<AreaRecord
             });
             Backing::FileShared
         }
-        AreaName::AnonymousHugetlb => {
-            return unsupported(
-                "hugetlb memory".into(),
-                "memory from the hugetlb pool is not saved",
-                "start the program with transparent huge pages (MADV_HUGEPAGE) instead",
-            );
-        }
+        AreaName::AnonymousHugetlb => Backing::AnonymousHuge,
         AreaName::AioRing => Backing::AioRing,
         other => {
             return unsupported(
@@ -200,11 +194,17 @@ pub fn describe(area: &SmapsArea, files: &mut Files) -> Result<Option<AreaRecord
         name,
         policy: None,
         kept: 0,
+        huge_page: if area.flags.contains(VmFlag::HugeTlb) && !shared {
+            area.kernel_page_size * 1024
+        } else {
+            0
+        },
+        inherited: 0,
     }))
 }
 
 fn refuse_flags(area: &SmapsArea, range: &dyn Fn() -> String) -> Result<(), Unsupported> {
-    const REFUSED: [(VmFlag, &str, &str); 9] = [
+    const REFUSED: [(VmFlag, &str, &str); 8] = [
         (
             VmFlag::UserfaultMissing,
             "userfaultfd serves its page faults, which cannot be handed over",
@@ -224,11 +224,6 @@ fn refuse_flags(area: &SmapsArea, range: &dyn Fn() -> String) -> Result<(), Unsu
             VmFlag::DeviceMemory,
             "it is device memory",
             "have the program unmap it before the checkpoint",
-        ),
-        (
-            VmFlag::HugeTlb,
-            "hugetlb memory is not saved",
-            "start the program with transparent huge pages instead",
         ),
         (
             VmFlag::PageFrames,
@@ -252,9 +247,7 @@ fn refuse_flags(area: &SmapsArea, range: &dyn Fn() -> String) -> Result<(), Unsu
         ),
     ];
     for (flag, reason, remedy) in REFUSED {
-        // Huge pages of a file that is mapped shared come back with the file.
-        let with_file = flag == VmFlag::HugeTlb && area.area.permissions.shared;
-        if area.flags.contains(flag) && !with_file {
+        if area.flags.contains(flag) {
             return Err(Unsupported {
                 object: range(),
                 reason,

@@ -320,6 +320,21 @@ fn map(
                 )?;
             }
         }
+        Backing::AnonymousHuge => {
+            let size = u64::from(area.huge_page.checked_ilog2().unwrap_or(0));
+            let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB;
+            let flags = (flags | kind) as u64 | size << libc::MAP_HUGE_SHIFT;
+            let arguments = [
+                start.into(),
+                length.into(),
+                protection.into(),
+                flags.into(),
+                u64::MAX.into(),
+                0_u64.into(),
+            ];
+            let what = "mapping huge pages (see /proc/sys/vm/nr_hugepages)";
+            queue.expect(rebuild, what, libc::SYS_mmap, &arguments, start)?;
+        }
         Backing::FilePrivate | Backing::FileShared => {
             let file = area
                 .file

@@ -59,7 +59,11 @@ pub fn private_pages(process: &FrozenProcess, areas: &mut [AreaRecord]) -> Resul
                         end: to,
                         recorded: from,
                         zero: zero_pages(area),
-                        access: if area.protection & libc::PROT_READ as u32 == 0 || private_file {
+                        // Pinning huge pages that are shared would take others from the pool.
+                        access: if area.protection & libc::PROT_READ as u32 == 0
+                            || private_file
+                            || area.huge_page != 0
+                        {
                             Access::File
                         } else {
                             Access::Pinned
@@ -73,11 +77,12 @@ pub fn private_pages(process: &FrozenProcess, areas: &mut [AreaRecord]) -> Resul
     protect_sharing(process, ranges)
 }
 
-/// What becomes of an area's zero pages: untouched anonymous memory is zero anyway, but locked memory stays allocated.
+/// What becomes of an area's zero pages: untouched anonymous memory is zero anyway, but locked memory stays allocated, and of a
+/// huge page all is described, since it is dropped as a whole.
 fn zero_pages(area: &AreaRecord) -> ZeroPages {
     if area.has(attribute::LOCKED) {
         ZeroPages::Keep
-    } else if area.backing() == Backing::FilePrivate {
+    } else if area.backing() == Backing::FilePrivate || area.huge_page != 0 {
         ZeroPages::Record
     } else {
         ZeroPages::Omit

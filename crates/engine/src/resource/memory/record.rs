@@ -72,6 +72,12 @@ pub struct AreaRecord {
     /// The kept file behind it, by its number; 0 where the file is found by its path.
     #[prost(uint64, tag = "20")]
     pub kept: u64,
+    /// Bytes of one of its pages where they are of the kernel's pool of huge pages (hugetlb) and private; otherwise 0.
+    #[prost(uint64, tag = "21")]
+    pub huge_page: u64,
+    /// Of huge pages: how many of `pages` are those of the process' parent.
+    #[prost(uint64, tag = "22")]
+    pub inherited: u64,
 }
 
 /// What backs an area.
@@ -96,6 +102,8 @@ pub enum Backing {
     VvarVclock = 7,
     /// The ring of a context of io_setup(2), which is made with the context.
     AioRing = 16,
+    /// Private anonymous memory of huge pages (MAP_HUGETLB).
+    AnonymousHuge = 17,
 }
 
 /// Attributes of an area.
@@ -217,7 +225,10 @@ impl AreaRecord {
 
     /// Whether its pages belong to its process alone.
     pub fn is_private(&self) -> bool {
-        matches!(self.backing(), Backing::Anonymous | Backing::FilePrivate)
+        matches!(
+            self.backing(),
+            Backing::Anonymous | Backing::FilePrivate | Backing::AnonymousHuge
+        )
     }
 
     /// Whether the kernel made it at exec.
@@ -238,6 +249,7 @@ impl AreaRecord {
     pub fn continues(&self, parent: &AreaRecord) -> bool {
         if !parent.is_private()
             || self.backing != parent.backing
+            || self.huge_page != parent.huge_page
             || parent.has(attribute::DONT_FORK | attribute::WIPE_ON_FORK)
         {
             return false;
