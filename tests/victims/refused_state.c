@@ -36,6 +36,8 @@ int main(int count, char **arguments)
 		char path[64];
 		snprintf(path, sizeof path, "/proc/%d", getppid());
 		must(chdir(path));
+	} else if (strcmp(what, "not-dumpable") == 0) {
+		must(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0));
 	} else {
 		broken("unknown state \"%s\"", what);
 	}
@@ -49,6 +51,8 @@ int main(int count, char **arguments)
 		expect_equal("signals before the change", 0, told);
 		change();
 		expect_true(told > 0);
+	} else if (strcmp(what, "not-dumpable") == 0) {
+		expect_equal("dumpable", 0, prctl(PR_GET_DUMPABLE));
 	}
 	victim_ok();
 }

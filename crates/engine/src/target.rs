@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use cryonaut_procfs::ProcessDirectory;
 use cryonaut_procfs::stat::Stat;
 use cryonaut_procfs::status::Status;
+use cryonaut_procfs::{ProcError, ProcessDirectory};
 
 use crate::reference::Hashing;
 use crate::{Error, Refusals, Result};
@@ -107,6 +107,27 @@ impl TargetProcess {
     /// Whether all of its threads have ended.
     fn has_only_its_end(&self) -> bool {
         self.is_zombie() && self.stat.num_threads <= 1
+    }
+
+    /// Why this user may not look into it, and the way out; none for who may.
+    pub fn seclusion(&self) -> Option<(String, &'static str)> {
+        let denied = |error: ProcError| error.is_denied();
+        if !self.directory.descriptors().is_err_and(denied) {
+            return None;
+        }
+        let own = cryonaut_sys::spawn::effective_user();
+        let other = self.status.uid.iter().find(|&&user| user != own);
+        Some(match other {
+            Some(other) => (
+                format!("it runs as user {other}, and you are user {own}: the kernel lets nobody else look into it"),
+                "make the checkpoint as that user, or as root",
+            ),
+            // ptrace(2), "Ptrace access mode checking".
+            None => (
+                "it has made itself unreadable (PR_SET_DUMPABLE), has more capabilities than you, or is a program that you may not read: the kernel lets only root look into it".into(),
+                "make the checkpoint as root",
+            ),
+        })
     }
 
     /// Its pid in its own namespace.

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use cryonaut_suite::scene::LIMIT;
 use cryonaut_suite::victim::{checkpoint, restart};
-use cryonaut_suite::{Outcome, Program, Running, Scene, failed, for_each_user};
+use cryonaut_suite::{Outcome, Program, Running, Scene, User, failed, for_each_user};
 use rustix::fs::{FlockOperation, flock};
 
 /// The status of `cryo` for a refusal.
@@ -73,11 +73,25 @@ fn lock_taken(scene: &Scene) -> Outcome {
     finish(scene, &job, &life.running)
 }
 
+/// A process that has made itself unreadable is refused to its own user, and comes back by root.
+fn not_dumpable(scene: &Scene) -> Outcome {
+    if let User::Ordinary = scene.user() {
+        return refused(scene, "not-dumpable", &["pr_set_dumpable"]);
+    }
+    let job = start(scene, "refused_state", &["not-dumpable"])?;
+    let image = scene.file("image");
+    checkpoint(scene, &job.pid().to_string(), &image, "--kill")?;
+    scene.wait(&job)?;
+    let life = restart(scene, &image, "restart")?;
+    finish(scene, &job, &life.running)
+}
+
 for_each_user! {
     owner_outside => |scene| refused(scene, "owner-outside", &["f_setown"]);
     directory_notify => |scene| refused(scene, "notify", &["f_notify"]);
     proc_outside => |scene| refused(scene, "proc-outside", &["is not in the job"]);
     directory_outside => |scene| refused(scene, "directory-outside", &["is not in the job"]);
+    not_dumpable => not_dumpable;
     landlock => |scene| refused_victim(scene, ("landlock", &[]), &["landlock"]);
     keyring => |scene| refused_victim(scene, ("keyring", &[]), &["keyring"]);
     lock_of_another => lock_taken;

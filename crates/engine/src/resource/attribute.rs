@@ -178,7 +178,7 @@ impl Resource for Attributes {
                 RestoreProcess { record, leads },
             );
         }
-        login::plan(&records.all::<CredentialsRecord>()?, plan)?;
+        login::plan(&records.all::<CredentialsRecord>()?, host, plan)?;
         let mut groups: BTreeMap<u32, (i32, i32)> = BTreeMap::new();
         for record in records.all::<TaskAttributesRecord>()? {
             check(&record, plan)?;

@@ -481,6 +481,11 @@ const SUPPORT: &[Support] = &[
         how: "a dumpable flag of 2 comes back as 0",
     },
     Support {
+        what: "Processes that are not dumpable (PR_SET_DUMPABLE, file capabilities), as an ordinary user",
+        level: Level::Refused,
+        how: "the kernel lets only root look into them",
+    },
+    Support {
         what: "oom_score_adj",
         level: Level::Partly,
         how: "restored, but only root may lower it below that of the restart",

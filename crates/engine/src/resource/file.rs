@@ -374,11 +374,18 @@ fn inspect_running(target: &Target) -> Refusals {
             external::look_for_outsiders(&job);
             inspect_job(&job, &mut refusals);
         }
-        Err(error) => refusals.add_for_job(
-            "descriptors",
-            format!("they cannot be read: {error}"),
-            "only the owner of a process or root may checkpoint it",
-        ),
+        Err(error) => {
+            for process in &target.processes {
+                if let Some((reason, remedy)) = process.seclusion() {
+                    let label = (process.pid, &*process.name());
+                    refusals.add(label, "its descriptors and memory", reason, remedy);
+                }
+            }
+            if refusals.list().is_empty() {
+                let reason = format!("they cannot be read: {error}");
+                refusals.add_for_job("descriptors", reason, "try again, or as root");
+            }
+        }
     }
     refusals
 }

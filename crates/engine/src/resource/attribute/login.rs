@@ -8,12 +8,14 @@ use cryonaut_tracee::CallList;
 
 use crate::Result;
 use crate::error::Attempt;
+use crate::host::Host;
 use crate::plan::{Action, Plan, Stage};
 use crate::rebuild::Rebuild;
 use crate::resource::credentials::CredentialsRecord;
+use crate::resource::namespace::user_namespace_is_fresh;
 
 /// Plans it for all processes: where audit lets the restart set it, before threads are born, which inherit it.
-pub(super) fn plan(records: &[CredentialsRecord], plan: &mut Plan) -> Result<()> {
+pub(super) fn plan(records: &[CredentialsRecord], host: &Host, plan: &mut Plan) -> Result<()> {
     const CAP_AUDIT_CONTROL: u32 = 30;
     let directory = ProcessDirectory::open(spawn::own_pid())?;
     if directory.read("loginuid").is_err() {
@@ -24,11 +26,19 @@ pub(super) fn plan(records: &[CredentialsRecord], plan: &mut Plan) -> Result<()>
     let own = directory.loginuid()?;
     let capable = spawn::effective_capabilities()
         .is_ok_and(|capabilities| capabilities >> CAP_AUDIT_CONTROL & 1 == 1);
+    let users = directory.uid_map()?;
+    let may_name = |login: u32| {
+        if user_namespace_is_fresh(host) {
+            return login == host.user;
+        }
+        let mut ranges = users.iter();
+        ranges.any(|range| login >= range.inside && login - range.inside < range.count)
+    };
     let mut kept = None;
     for record in records {
         match record.login {
             Some(login) if own == Some(login) => {}
-            Some(login) if capable || own.is_none() => {
+            Some(login) if (capable || own.is_none()) && may_name(login) => {
                 let process = record.process;
                 plan.step(Stage::Process, process, SetLogin { process, login });
             }
@@ -37,9 +47,9 @@ pub(super) fn plan(records: &[CredentialsRecord], plan: &mut Plan) -> Result<()>
         }
     }
     if let Some(login) = kept {
+        let own = own.map_or("no login user".to_owned(), |own| format!("user {own}"));
         plan.remarks.push(format!(
-            "audit has user {} for the restarted job, not {login}: only root may say otherwise",
-            own.map_or(-1, i64::from)
+            "audit has {own} for the restarted job, not {login}: only root may say otherwise"
         ));
     }
     Ok(())
