@@ -1,5 +1,8 @@
 /* State that a checkpoint refuses, by the first argument; the refusal must not hurt it. */
 #include "victim.h"
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 static void change(void)
 {
@@ -15,10 +18,48 @@ static void note(int signal)
 	told++;
 }
 
+static int tracee_of(pid_t child)
+{
+	char path[64], text[4096];
+	snprintf(path, sizeof path, "/proc/%d/status", child);
+	read_text(path, text, sizeof text);
+	char *line = strstr(text, "TracerPid:");
+	return line == NULL ? -1 : atoi(line + 10);
+}
+
+static _Atomic pid_t *second;
+
+static void *wait_in_thread(void *unused)
+{
+	*second = thread_id();
+	victim_wait();
+	return unused;
+}
+
+/* A child with a second thread, of which this process traces one. */
+static pid_t traced_child(const char *what)
+{
+	second = map_anonymous(4096, PROT_READ | PROT_WRITE, MAP_SHARED);
+	pid_t child = must(fork());
+	if (child == 0) {
+		pthread_t thread;
+		must_zero(pthread_create(&thread, NULL, wait_in_thread, NULL));
+		victim_wait();
+		pthread_join(thread, NULL);
+		_exit(0);
+	}
+	while (*second == 0)
+		victim_nap(500);
+	pid_t tracee = strcmp(what, "tracer-inside") == 0 ? child : *second;
+	must(ptrace(PTRACE_SEIZE, tracee, NULL, NULL));
+	return child;
+}
+
 int main(int count, char **arguments)
 {
 	const char *what = count > 1 ? arguments[1] : "";
-	int ends[2];
+	int ends[2], named = -1, bound = -1;
+	pid_t child = 0;
 	must(pipe(ends));
 	if (strcmp(what, "owner-outside") == 0) {
 		must(fcntl(ends[0], F_SETOWN, getppid()));
@@ -38,6 +79,20 @@ int main(int count, char **arguments)
 		must(chdir(path));
 	} else if (strcmp(what, "not-dumpable") == 0) {
 		must(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0));
+	} else if (strcmp(what, "socket-named") == 0) {
+		bound = must(socket(AF_UNIX, SOCK_DGRAM, 0));
+		struct sockaddr_un name = {AF_UNIX, "socket"};
+		must(bind(bound, (struct sockaddr *)&name, sizeof name));
+		named = must(open("socket", O_PATH));
+		must(unlink("socket"));
+	} else if (strcmp(what, "tracer-inside") == 0 || strcmp(what, "tracer-of-thread") == 0) {
+		child = traced_child(what);
+	} else if (strcmp(what, "tracer") == 0) {
+		/* Of another process, which is the one that is checkpointed. */
+		if (ptrace(PTRACE_SEIZE, atoi(arguments[2]), NULL, NULL) != 0)
+			skip("ptrace: %s", strerror(errno));
+	} else if (strcmp(what, "nothing") == 0) {
+		/* Until somebody else does something to it. */
 	} else {
 		broken("unknown state \"%s\"", what);
 	}
@@ -53,6 +108,20 @@ int main(int count, char **arguments)
 		expect_true(told > 0);
 	} else if (strcmp(what, "not-dumpable") == 0) {
 		expect_equal("dumpable", 0, prctl(PR_GET_DUMPABLE));
+	} else if (strcmp(what, "socket-named") == 0) {
+		char path[64];
+		snprintf(path, sizeof path, "/proc/self/fd/%d", named);
+		struct sockaddr_un name = {AF_UNIX, ""};
+		strcpy(name.sun_path, path);
+		expect_equal("sent", 1, sendto(bound, "x", 1, 0, (struct sockaddr *)&name, sizeof name));
+	} else if (child != 0) {
+		if (strcmp(what, "tracer-inside") == 0)
+			expect_equal("the tracer", getpid(), tracee_of(child));
+		/* Reports of a tracee come before that of the child's end. */
+		int status;
+		while (waitpid(-1, &status, __WALL) != child || WIFSTOPPED(status))
+			continue;
+		expect_equal("status of the child", 0, status);
 	}
 	victim_ok();
 }

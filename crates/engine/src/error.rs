@@ -46,13 +46,17 @@ impl Refusals {
         reason: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        let refusal = Refusal {
+        self.push(Refusal {
             pid,
             process: process.into(),
             object: object.into(),
             reason: reason.into(),
             remedy: remedy.into(),
-        };
+        });
+    }
+
+    /// Adds one, unless it is there.
+    pub fn push(&mut self, refusal: Refusal) {
         if !self.0.contains(&refusal) {
             self.0.push(refusal);
         }

@@ -23,6 +23,7 @@ use cryonaut_tracee::{
 use crate::error::Attempt;
 use crate::guardian::{Guardian, present};
 use crate::reference::Hashing;
+use crate::resource::restriction;
 use crate::resource::sharing::{self, Shared, Sharing};
 use crate::target::{External, Scope, Target, TargetProcess, parents_first};
 use crate::{Error, Result};
@@ -530,6 +531,13 @@ fn seize_task(process: &ProcessDirectory, tid: i32) -> Result<Option<Running>> {
                 Ok(Some(Running::attached_by_kernel(tid)))
             }
             Ok(status) if matches!(status.state, 'Z' | 'X') => Ok(None),
+            // A thread alone may be traced, or somebody has begun to a moment ago.
+            Ok(status) if status.tracer_pid != 0 => {
+                let name = String::from_utf8_lossy(&status.name).into_owned();
+                let process = (status.tgid, name.as_str());
+                let found = restriction::traced(process, status.tracer_pid);
+                Err(Error::Refused(vec![found]))
+            }
             Err(error) if error.is_gone() => Ok(None),
             _ => Err(error.into()),
         },

@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use cryonaut_suite::scene::LIMIT;
-use cryonaut_suite::victim::{checkpoint, restart};
+use cryonaut_suite::victim::{await_ready, checkpoint, restart};
 use cryonaut_suite::{Outcome, Program, Running, Scene, User, failed, for_each_user};
 use rustix::fs::{FlockOperation, flock};
 
@@ -51,6 +51,32 @@ fn refused_victim(scene: &Scene, (source, arguments): (&str, &[&str]), words: &[
     finish(scene, &job, &job)
 }
 
+/// A tracer outside of the job is named.
+fn tracer_outside(scene: &Scene) -> Outcome {
+    let job = start(scene, "refused_state", &["nothing"])?;
+    let program = Program::victim("refused_state", &[])?;
+    let pid = job.pid().to_string();
+    let tracer = scene.start("tracer", &program.arguments(["tracer", &pid]))?;
+    await_ready(scene, &tracer)?;
+    let image = scene.work("image");
+    let named = format!("process {} (refused_state) traces it", tracer.pid());
+    for command in [&["checkpoint", "-o", "image", &pid][..], &["check", &pid]] {
+        scene
+            .cryo(command)
+            .run()?
+            .refusal_with(&[REFUSED], &[&named])?;
+    }
+    if image.exists() {
+        return failed("a refused checkpoint left an image");
+    }
+    scene.go()?;
+    let (ended, status) = (scene.wait(&tracer)?, scene.wait(&job)?);
+    if ended.success() && status.success() {
+        return Ok(());
+    }
+    failed(format!("{}{}", job.output(), tracer.output()))
+}
+
 /// A lock that somebody took after the checkpoint keeps the job from coming back, until it is let go.
 fn lock_taken(scene: &Scene) -> Outcome {
     let job = start(scene, "lock_flock", &[])?;
@@ -94,5 +120,9 @@ for_each_user! {
     not_dumpable => not_dumpable;
     landlock => |scene| refused_victim(scene, ("landlock", &[]), &["landlock"]);
     keyring => |scene| refused_victim(scene, ("keyring", &[]), &["keyring"]);
+    socket_named => |scene| refused(scene, "socket-named", &["a socket that is in use"]);
+    tracer_in_the_job => |scene| refused(scene, "tracer-inside", &["(refused_state) traces it"]);
+    tracer_of_a_thread => |scene| refused(scene, "tracer-of-thread", &["(refused_state) traces it"]);
+    tracer_elsewhere => tracer_outside;
     lock_of_another => lock_taken;
 }

@@ -142,6 +142,7 @@ victims! {
 
     file_deleted => Victim::new("file_deleted");
     file_deleted_links => Victim::new("file_deleted_links");
+    file_deleted_nodes => Victim::new("file_deleted_nodes");
     directory_removed => Victim::new("directory_removed");
     directory_ended => Victim::new("directory_ended");
     memfd_hugetlb => Victim::new("memfd_hugetlb").huge_pages(16);

@@ -59,6 +59,7 @@ use crate::resource::{Level, Resource, Support};
 use crate::target::{Inspection, Target, TargetProcess};
 use crate::{Error, Refusals, Result};
 
+pub(crate) use device::is_stateless;
 pub use facts::{Description, FdFacts, Job, Known, Peer, Place, Slot};
 pub use owner::{Ids, Owner};
 pub(crate) use refused::is_kernel_file;
@@ -720,6 +721,7 @@ mod tests {
             flags: 2,
             path: b"/dev/null".to_vec(),
             minor: 3,
+            kept: 0,
         };
         records.push(&null).unwrap();
         records

@@ -13,6 +13,7 @@
 mod content;
 pub(crate) mod find;
 mod make;
+mod node;
 mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,6 +80,12 @@ pub struct KeptFile {
     /// What it leads to where it is a symbolic link.
     #[prost(bytes = "vec", tag = "12")]
     pub target: Vec<u8>,
+    /// The number of a device node (major << 32 | minor).
+    #[prost(uint64, tag = "13")]
+    pub node: u64,
+    /// Whether a device node is open, and not only named.
+    #[prost(bool, tag = "14")]
+    pub opened: bool,
 }
 
 /// An extended attribute (xattr(7)).
@@ -376,10 +383,21 @@ pub(crate) fn is_kept(facts: &FdFacts) -> bool {
 /// Refuses a description whose file has to be kept where its content cannot be had.
 pub(crate) fn inspect(description: &Description, job: &Job<'_>, refusals: &mut Refusals) {
     let facts = &description.facts;
-    if !is_kept(facts) || facts.file_type() != libc::S_IFREG {
+    if !is_kept(facts) {
         return;
     }
     let owner = job.owner(description.first());
+    if facts.file_type() == libc::S_IFSOCK && job.listing().is_bound_to(facts.file.1) {
+        refusals.add(
+            owner.label(),
+            job.name(description),
+            "it names the deleted file of a socket that is in use, to which nobody could connect through it any more",
+            "close it, or give the file a name again, before the checkpoint",
+        );
+    }
+    if facts.file_type() != libc::S_IFREG {
+        return;
+    }
     let mut refuse = |reason: &str, remedy: &str| {
         refusals.add(owner.label(), job.name(description), reason, remedy)
     };
@@ -419,6 +437,11 @@ fn text(file: &KeptFile) -> String {
         (_, libc::S_IFDIR) => return format!("removed directory {path}"),
         (_, libc::S_IFIFO) => return format!("deleted named pipe {path}"),
         (_, libc::S_IFLNK) => return format!("deleted symbolic link {path}"),
+        (_, libc::S_IFCHR | libc::S_IFBLK) => {
+            let (major, minor) = node::number(file.node);
+            return format!("deleted node {path} of device {major}:{minor}");
+        }
+        (_, libc::S_IFSOCK) => return format!("deleted socket file {path}"),
         _ => {}
     }
     match file.standing() {
@@ -443,6 +466,11 @@ const SUPPORT: &[Support] = &[
         what: "Removed directories that are open, or somebody's working or root directory; deleted named pipes that are open",
         level: Level::Restored,
         how: "made again where they were, or else in TMPDIR, and removed again",
+    },
+    Support {
+        what: "Deleted device nodes that are open (of /dev/null and its like) or named by O_PATH, deleted socket files named by O_PATH",
+        level: Level::Restored,
+        how: "made again and removed again; device nodes by root, otherwise the device is opened by its node in /dev",
     },
     Support {
         what: "Files replaced since they were mapped, such as upgraded libraries, as an ordinary user",
@@ -479,6 +507,8 @@ mod tests {
             stored: 4096,
             partial: true,
             target: b"/".to_vec(),
+            node: 1 << 32 | 3,
+            opened: true,
         };
         records.push(&file).unwrap();
         assert_eq!(records.all::<KeptFile>().unwrap(), [file]);

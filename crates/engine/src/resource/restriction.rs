@@ -17,7 +17,7 @@ use crate::host::Host;
 use crate::plan::Plan;
 use crate::resource::{Level, Resource, Support};
 use crate::target::{Target, TargetProcess};
-use crate::{Refusals, Result};
+use crate::{Refusal, Refusals, Result};
 
 /// The resource.
 pub struct Restrictions;
@@ -82,12 +82,23 @@ impl Resource for Restrictions {
 fn traced_by_another(process: &TargetProcess, refusals: &mut Refusals) {
     let tracer = process.status.tracer_pid;
     if tracer != 0 && tracer != spawn::own_pid() {
-        refusals.add(
-            (process.pid, &process.name()),
-            "ptrace",
-            format!("process {tracer} traces it, and only one can"),
-            "end the debugger or strace first",
-        );
+        refusals.push(traced((process.pid, &process.name()), tracer));
+    }
+}
+
+/// Why a process that `tracer`, in the job or not, traces is refused.
+pub(crate) fn traced((pid, process): (i32, &str), tracer: i32) -> Refusal {
+    let name = ProcessDirectory::open(tracer).and_then(|directory| directory.stat());
+    let name = name.map(|stat| format!(" ({})", String::from_utf8_lossy(&stat.comm)));
+    Refusal {
+        pid,
+        process: process.to_owned(),
+        object: "ptrace".into(),
+        reason: format!(
+            "process {tracer}{} traces it, and only one can",
+            name.unwrap_or_default()
+        ),
+        remedy: "end the debugger or strace first, or have it detach".into(),
     }
 }
 
@@ -238,7 +249,7 @@ const SUPPORT: &[Support] = &[
     Support {
         what: "Processes under a debugger or strace",
         level: Level::Refused,
-        how: "end the tracer first",
+        how: "also where the debugger is in the job; end the tracer first, or have it detach",
     },
     Support {
         what: "Shadow stacks",

@@ -1,20 +1,21 @@
 //! Devices without a state of their own: /dev/null, zero, full, random, urandom, by reference.
 //!
-//! /proc/PID/fd shows the path, stat(2) the device number, which is what counts.
+//! /proc/PID/fd shows the path, stat(2) the device number, which is what counts; a deleted node is made again as a kept file.
 
 use std::fmt;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use cryonaut_image::{Kind, Record, RecordSet};
 
 use super::facts::{Description, FdFacts, Job, Place};
-use super::{DescriptorKind, holders, options, path_of, set_flags};
+use super::{DescriptorKind, holders, options, path_of, reopen, set_flags};
 use crate::collect::Collection;
 use crate::error::Attempt;
 use crate::host::Host;
-use crate::plan::{Action, Plan, Stage};
+use crate::plan::{Action, Plan, Stage, Token};
 use crate::rebuild::Rebuild;
+use crate::resource::kept_file;
 use crate::resource::memory::printable;
 use crate::resource::{Level, Support};
 use crate::{Refusals, Result};
@@ -38,6 +39,9 @@ pub struct OpenDevice {
     /// The device's minor number; its major number is 1.
     #[prost(uint32, tag = "4")]
     pub minor: u32,
+    /// The kept file that its node is, by its number; 0 where it is found by its path.
+    #[prost(uint64, tag = "5")]
+    pub kept: u64,
 }
 
 impl Record for OpenDevice {
@@ -45,6 +49,14 @@ impl Record for OpenDevice {
         name: "file.device",
         version: 1,
     };
+}
+
+/// Whether this is an open device that remembers nothing.
+pub(crate) fn is_stateless(facts: &FdFacts) -> bool {
+    facts.file_type() == libc::S_IFCHR
+        && facts.node.0 == MEMORY
+        && STATELESS.contains(&facts.node.1)
+        && !facts.is_place()
 }
 
 /// The kind.
@@ -60,11 +72,7 @@ impl DescriptorKind for Devices {
     }
 
     fn claims(&self, facts: &FdFacts) -> bool {
-        facts.file_type() == libc::S_IFCHR
-            && facts.node.0 == MEMORY
-            && STATELESS.contains(&facts.node.1)
-            && facts.place == Place::Leads
-            && !facts.is_place()
+        is_stateless(facts) && matches!(facts.place, Place::Leads | Place::Deleted)
     }
 
     fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
@@ -77,11 +85,18 @@ impl DescriptorKind for Devices {
     ) -> Result<()> {
         for description in descriptions {
             let facts = &description.facts;
+            let used = kept_file::Use::Description(description.object);
+            let kept = collection.kept.of(used).map_or(0, |(kept, _)| kept);
             collection.put(&OpenDevice {
                 object: description.object,
                 flags: facts.flags(),
-                path: facts.link.clone(),
+                path: facts
+                    .deleted_path()
+                    .filter(|_| kept != 0)
+                    .unwrap_or(&facts.link)
+                    .to_vec(),
                 minor: facts.node.1,
+                kept,
             })?;
         }
         Ok(())
@@ -90,6 +105,11 @@ impl DescriptorKind for Devices {
     fn plan(&self, records: &RecordSet, _host: &Host, plan: &mut Plan) -> Result<()> {
         let holders = holders(records)?;
         for device in records.all::<OpenDevice>()? {
+            if device.kept != 0 {
+                let needs = vec![Token::Object(device.kept)];
+                plan.linked_step(Stage::Objects, 0, needs, Vec::new(), Open { device });
+                continue;
+            }
             let is_it = std::fs::metadata(path_of(&device.path)).is_ok_and(|found| {
                 found.file_type().is_char_device()
                     && found.rdev() == libc::makedev(MEMORY, device.minor)
@@ -122,11 +142,16 @@ impl fmt::Display for Open {
 impl Action for Open {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let what = || format!("opening {}", printable(&self.device.path));
-        let file = options(self.device.flags)
-            .open(path_of(&self.device.path))
-            .attempt(what)?;
-        set_flags(file.as_fd(), self.device.flags).attempt(what)?;
-        rebuild.objects.insert(self.device.object, file.into());
+        let flags = self.device.flags;
+        let file = match rebuild.kept.get(&self.device.kept) {
+            Some(kept) => reopen(kept.as_fd(), flags & !(libc::O_NOFOLLOW as u32)),
+            None => options(flags)
+                .open(path_of(&self.device.path))
+                .map(OwnedFd::from),
+        };
+        let file = file.attempt(what)?;
+        set_flags(file.as_fd(), flags).attempt(what)?;
+        rebuild.objects.insert(self.device.object, file);
         Ok(())
     }
 }
@@ -156,6 +181,7 @@ mod tests {
             flags: 2,
             path: b"/dev/null".to_vec(),
             minor: 3,
+            kept: 0,
         };
         records.push(&device).unwrap();
         assert_eq!(records.all::<OpenDevice>().unwrap(), [device]);

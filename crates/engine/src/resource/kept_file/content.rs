@@ -19,7 +19,7 @@ use crate::copy_in::gaps;
 use crate::error::Attempt;
 use crate::freeze::{Frozen, FrozenProcess};
 use crate::resource::file::Job;
-use crate::resource::memory::{FileIdentity, printable};
+use crate::resource::memory::{FileIdentity, device_number, printable};
 use crate::{Error, Refusal, Result};
 
 /// F_GET_SEALS (fcntl(2)).
@@ -141,7 +141,7 @@ fn data(file: &File) -> Result<Vec<PageRange>> {
     Ok(ranges)
 }
 
-/// What has no content of its own: a directory, a FIFO, a symbolic link.
+/// What has no content of its own: a directory, a FIFO, a symbolic link, a device node.
 fn bare(id: u64, found: &Found, way: &Path, metadata: &std::fs::Metadata) -> KeptFile {
     let target = match metadata.mode() & libc::S_IFMT {
         libc::S_IFLNK => file::link_target(way).unwrap_or_default(),
@@ -156,6 +156,8 @@ fn bare(id: u64, found: &Found, way: &Path, metadata: &std::fs::Metadata) -> Kep
         group: metadata.gid(),
         attributes: attributes.into_iter().map(attribute).collect(),
         target,
+        node: device_number(metadata.rdev()),
+        opened: found.opened,
         ..KeptFile::default()
     }
 }

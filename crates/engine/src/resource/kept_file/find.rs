@@ -11,7 +11,7 @@ use cryonaut_sys::file::{self, HUGETLBFS, RAMFS, TMPFS};
 
 use super::{Standing, Use};
 use crate::freeze::{Frozen, FrozenProcess};
-use crate::resource::file::{FdFacts, Job, Place, is_kernel_file};
+use crate::resource::file::{FdFacts, Job, Place, is_kernel_file, is_stateless};
 use crate::resource::memory::{Files, device_number, device_of};
 use crate::resource::sharing::Shared;
 
@@ -27,6 +27,8 @@ pub(super) struct Found {
     pub(super) path: Vec<u8>,
     /// Whether a descriptor says that it was made without a name.
     pub(super) linkable: bool,
+    /// Whether a descriptor of it is more than a name (O_PATH).
+    pub(super) opened: bool,
     /// All that refers to it.
     pub(super) uses: Vec<Use>,
     /// Paths by which it might be opened, the best first.
@@ -49,6 +51,7 @@ impl Found {
             standing,
             path: path.to_vec(),
             linkable: false,
+            opened: false,
             uses: Vec::new(),
             ways: Vec::new(),
             readable: Vec::new(),
@@ -89,6 +92,10 @@ pub(super) fn standing(facts: &FdFacts) -> Option<Standing> {
     match facts.file_type() {
         libc::S_IFREG => Some(nameless(path)),
         libc::S_IFDIR | libc::S_IFIFO | libc::S_IFLNK => Some(Standing::Nameless),
+        libc::S_IFCHR if is_stateless(facts) => Some(Standing::Nameless),
+        libc::S_IFCHR | libc::S_IFBLK | libc::S_IFSOCK if facts.is_place() => {
+            Some(Standing::Nameless)
+        }
         _ => None,
     }
 }
@@ -265,6 +272,7 @@ impl Search {
             let called = format!("/#{}", facts.file.1);
             found.linkable |= flags & libc::O_TMPFILE == libc::O_TMPFILE
                 || found.path.ends_with(called.as_bytes());
+            found.opened |= !facts.is_place();
             let slot = description.first();
             let way = job.owner(slot).descriptor_path(slot.number);
             found.ways.push(way);

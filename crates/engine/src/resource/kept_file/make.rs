@@ -14,6 +14,7 @@ use cryonaut_sys::file::{self, memory_file, own_path};
 use cryonaut_sys::{descriptor, pidfd};
 use cryonaut_tracee::CallList;
 
+use super::node::{self, Node};
 use super::place::{self, Execution};
 use super::{KeptFile, Needs, Standing, content, damaged, text};
 use crate::error::Attempt;
@@ -31,7 +32,7 @@ const GET_SEALS: i32 = 1034;
 pub(super) struct Make {
     file: Arc<KeptFile>,
     needs: Needs,
-    /// Set where the file that was found in its place is what was saved, and stays.
+    /// Set where the file that was found in its place is what was saved, and stays; or is a device's other node.
     stays: Arc<AtomicBool>,
 }
 
@@ -97,6 +98,21 @@ impl Action for Make {
                 let make = |path: &Path| file::make_node(path, libc::S_IFIFO | 0o600, (0, 0));
                 place::make_bare(file, make, name_only).attempt(|| format!("making {text}"))?
             }
+            Standing::Nameless
+                if matches!(
+                    file.file_type(),
+                    libc::S_IFCHR | libc::S_IFBLK | libc::S_IFSOCK
+                ) =>
+            {
+                match node::make(file).attempt(|| format!("making {text}"))? {
+                    Node::Made(made) => made,
+                    Node::Found(found) => {
+                        // It is others' too: nothing of it may change.
+                        self.stays.store(true, Ordering::Relaxed);
+                        found
+                    }
+                }
+            }
             Standing::Nameless if file.file_type() == libc::S_IFLNK => {
                 let target = path_of(&file.target);
                 let make = |path: &Path| std::os::unix::fs::symlink(target, path);
@@ -152,7 +168,7 @@ fn make_unnamed(rebuild: &Rebuild<'_>, directory: &Path) -> std::io::Result<File
 }
 
 /// A descriptor that names what is at a path, itself.
-fn name_only(path: &Path) -> std::io::Result<File> {
+pub(super) fn name_only(path: &Path) -> std::io::Result<File> {
     OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use cryonaut_sys::file::{self, HUGETLBFS};
 
+use super::node;
 use super::{KeptFile, Needs, Standing, damaged, may_own, text};
 use crate::Result;
 use crate::host::Host;
@@ -50,9 +51,18 @@ pub(super) fn check(file: &KeptFile, needs: &Needs, host: &Host, plan: &mut Plan
             .add((needs.process, ""), what.clone(), reason, remedy);
     };
     let plain = file.file_type() == libc::S_IFREG;
+    let special = [libc::S_IFCHR, libc::S_IFBLK, libc::S_IFSOCK].contains(&file.file_type());
     let known = [libc::S_IFREG, libc::S_IFDIR, libc::S_IFIFO, libc::S_IFLNK];
-    if !known.contains(&file.file_type()) || (!plain && file.standing() != Standing::Nameless) {
+    if !(special || known.contains(&file.file_type()))
+        || (!plain && file.standing() != Standing::Nameless)
+    {
         return Err(damaged());
+    }
+    if special && !node::can_be(file) {
+        refuse(
+            "only root may make it again, and /dev has no node of this device".into(),
+            "restart as root, or where /dev has this device",
+        );
     }
     if needs.described && !file.partial && !may_own(host, file) {
         refuse(

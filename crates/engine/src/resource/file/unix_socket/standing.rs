@@ -75,6 +75,12 @@ impl Listing {
         }
     }
 
+    /// Whether a socket was bound to the file with this inode number, of which the kernel lists the lower half.
+    pub fn is_bound_to(&self, inode: u64) -> bool {
+        let mut files = self.sockets.values().filter_map(|socket| socket.file);
+        files.any(|file| file as u32 == inode as u32)
+    }
+
     /// What is listed of a socket.
     pub fn of(&self, inode: u64) -> Option<&Listed> {
         self.sockets.get(&inode)
