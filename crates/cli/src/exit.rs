@@ -47,7 +47,15 @@ Exit codes:
   The job's own status, 128 + N if signal N ended it; for failures of cryo itself:
   125  cryo failed: the reason was given
   126  the command was found but cannot be started
-  127  the command was not found";
+  127  the command was not found
+  0 when you detach from it, or start it with --detach (then failures of cryo itself are those of the other commands)";
+
+/// The exit codes of `cryo attach`.
+pub const DOCUMENTED_FOR_ATTACH: &str = "\
+Exit codes:
+  The job's own status, 128 + N if signal N ended it; otherwise:
+  0    detached: the job runs on
+  125  cryo failed: the reason was given";
 
 /// The exit codes of `cryo restart`.
 pub const DOCUMENTED_FOR_RESTART: &str = "\

@@ -1,48 +1,22 @@
 //! Standing in the foreground for a job: signals, terminal, exit status, and its place in the list of jobs.
 
-use std::fs::File;
 use std::io::{IsTerminal, stdin, stdout};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use cryonaut_launch::registry::{
     InitIdentity, Job, NewJob, ProcessIdentity, Registry, RegistryError,
 };
-use cryonaut_launch::terminal::Carrier;
-use cryonaut_launch::{Child, Event, LaunchError, Nursery, Supervisor, WatchedSignals};
+use cryonaut_launch::terminal::{DetachKey, Replay};
+use cryonaut_launch::{
+    Child, Event, LaunchError, Nursery, Outcome, Supervisor, WatchedSignals, held_status,
+};
 use cryonaut_sys::spawn::{self, Subreaper, WaitFor};
+use serde::Serialize;
 
 use crate::console::Console;
-use crate::exit::Failure;
-
-/// Carries a job's terminal between its master side and the user's: standard input and output, or /dev/tty where standard
-/// input is taken.
-pub fn carrier(master: OwnedFd, user: User) -> Result<Carrier, Failure> {
-    let (input, output) = match user {
-        User::Standard => {
-            let input = stdin().as_fd().try_clone_to_owned();
-            let output = stdout().as_fd().try_clone_to_owned();
-            (input, output)
-        }
-        User::Terminal(terminal) => {
-            let copy = terminal.try_clone().map(OwnedFd::from);
-            (copy, Ok(terminal.into()))
-        }
-    };
-    let failed = "carry the job's terminal";
-    let input = input.map_err(Failure::system(failed))?;
-    let output = output.map_err(Failure::system(failed))?;
-    Carrier::new(input, output, master).map_err(Failure::system(failed))
-}
-
-/// Where the user is.
-#[derive(Debug)]
-pub enum User {
-    /// At standard input and output.
-    Standard,
-    /// At this terminal.
-    Terminal(File),
-}
+use crate::exit::{Code, Failure};
+use crate::terminal::{self, User};
 
 /// Whether standard input and output both are terminals.
 pub fn on_terminal() -> bool {
@@ -72,6 +46,7 @@ pub fn describe(
         supervisor: None,
         init,
         root: identity(root.pid)?,
+        terminal_keeper: None,
         command,
         checkpoint_directory: None,
         generation: 0,
@@ -108,11 +83,66 @@ pub fn register(new: NewJob, console: Console) -> Option<Job> {
     }
 }
 
+/// A job that was left to itself.
+#[derive(Serialize, Debug)]
+pub struct Detached {
+    /// Its root's pid, as it is seen here.
+    pub pid: i32,
+    /// Its name in the list.
+    pub name: Option<String>,
+    /// Things the user should know.
+    pub remarks: Vec<String>,
+}
+
+impl Detached {
+    /// In words.
+    pub fn text(&self) -> String {
+        match &self.name {
+            Some(name) => format!("running: {name}, pid {}", self.pid),
+            None => format!("running: pid {}", self.pid),
+        }
+    }
+}
+
 /// A job in the foreground.
 #[derive(Debug)]
 pub struct Foreground<'a> {
     nursery: &'a Nursery,
+    root: &'a Child,
     supervisor: Supervisor<'a>,
+    sight: Option<Sight>,
+}
+
+/// Where a job's terminal is shown, and how that ends.
+#[derive(Debug)]
+pub struct Sight {
+    /// Where the user is.
+    pub user: User,
+    /// The keys that detach.
+    pub keys: DetachKey,
+}
+
+/// Starts the process that holds the job's terminal.
+pub fn start_holder(
+    nursery: &Nursery,
+    root: &Child,
+    master: OwnedFd,
+    job: Option<&Job>,
+) -> Result<std::os::unix::net::UnixStream, Failure> {
+    let failed = "look at the job's processes";
+    let status = match nursery.namespaces() {
+        Some(namespaces) => held_status(namespaces.init_pid()).map_err(Failure::system(failed))?,
+        None => None,
+    };
+    let root = match job {
+        Some(job) => job.root,
+        // One that has ended already is held for what it printed.
+        None => ProcessIdentity::of(root.pid).unwrap_or(ProcessIdentity {
+            pid: root.pid,
+            start_time: 0,
+        }),
+    };
+    terminal::start_holder(master, status, root, job.map(|job| job.name.as_str()))
 }
 
 impl<'a> Foreground<'a> {
@@ -120,33 +150,86 @@ impl<'a> Foreground<'a> {
     pub fn new(
         signals: WatchedSignals,
         nursery: &'a Nursery,
-        root: &Child,
+        root: &'a Child,
     ) -> Result<Foreground<'a>, Failure> {
         let supervisor = Supervisor::new(signals, nursery, root)?;
         Ok(Foreground {
             nursery,
+            root,
             supervisor,
+            sight: None,
         })
     }
 
-    /// Carries its terminal.
-    pub fn attach(&mut self, carrier: Carrier) {
-        self.supervisor.attach(carrier);
+    /// Has its terminal held, and shows it to the user.
+    pub fn attach(
+        &mut self,
+        master: OwnedFd,
+        job: Option<&Job>,
+        sight: Sight,
+    ) -> Result<(), Failure> {
+        let viewer = start_holder(self.nursery, self.root, master, job)
+            .and_then(|holder| sight.user.view(holder, Replay::Kept, &sight.keys))
+            .map_err(|failure| Failure {
+                message: format!(
+                    "the job runs, but its terminal is not shown (`cryo attach` may take it up): {}",
+                    failure.message
+                ),
+                ..failure
+            })?;
+        self.supervisor.attach(viewer);
+        self.sight = Some(sight);
+        Ok(())
     }
 
-    /// Stands in until the job's root has ended, calling `each_second` meanwhile; gives the exit status. The name leaves the
-    /// list of jobs unless other processes of the job live on.
+    /// Shows it again after its holder has gone.
+    fn attach_again(&mut self, name: Option<&str>) -> Result<(), Failure> {
+        let lost = || {
+            Failure::new(
+                Code::Failed,
+                "the process that held the job's terminal has gone; the job runs on",
+            )
+        };
+        let (name, sight) = name.zip(self.sight.as_ref()).ok_or_else(lost)?;
+        drop(self.supervisor.detach());
+        let registry = Registry::open()?;
+        let holder = terminal::take_up(&registry, &registry.find(name)?)?;
+        let viewer = sight.user.view(holder, Replay::Nothing, &sight.keys)?;
+        self.supervisor.attach(viewer);
+        Ok(())
+    }
+
+    /// Stands in until the job's root has ended or the user leaves, calling `each_second` meanwhile; gives the exit status. The
+    /// name leaves the list of jobs unless processes of the job live on.
     pub fn run(
         mut self,
         name: Option<&str>,
         each_second: Option<&mut dyn FnMut()>,
+        console: Console,
     ) -> Result<u8, Failure> {
-        let ended = match each_second {
+        let mut nothing = || {};
+        let look = match each_second {
             Some(look) => {
                 self.supervisor.tick_every(Duration::from_secs(1))?;
-                self.supervisor.run(look)?
+                look
             }
-            None => self.supervisor.run(&mut || {})?,
+            None => &mut nothing,
+        };
+        let ended = loop {
+            match self.supervisor.run(look)? {
+                Outcome::Ended(ended) => break ended,
+                Outcome::HolderLost => self.attach_again(name)?,
+                Outcome::Detached => {
+                    drop(self.supervisor.detach());
+                    match name {
+                        Some(name) => console.remark(&terminal::runs_on(name)),
+                        None => console.warning(
+                            "detached: the job runs on, but it is not on the list of jobs",
+                        ),
+                    }
+                    return Ok(0);
+                }
+            }
         };
         // Init tells at once when nobody is left; daemons make this wait in vain.
         let alone = match self.nursery {

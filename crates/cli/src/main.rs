@@ -13,6 +13,7 @@ mod job;
 mod logging;
 mod progress;
 mod subject;
+mod terminal;
 mod units;
 mod when;
 

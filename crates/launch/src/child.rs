@@ -187,6 +187,14 @@ impl Ended {
         }
     }
 
+    /// From a wait status as wait4(2) gives it of a process that has ended.
+    pub(crate) fn of_wait_status(status: i32) -> Ended {
+        match status & 0x7f {
+            0 => Ended::Exited(status >> 8 & 0xff),
+            signal => Ended::Killed(signal),
+        }
+    }
+
     pub(crate) fn of(status: WaitStatus) -> Option<Ended> {
         match status {
             WaitStatus::Exited(status) => Some(Ended::Exited(status)),

@@ -16,7 +16,7 @@ use cryonaut_sys::terminal::{self, Readiness};
 
 use crate::birth::{Birth, numbers_of};
 use crate::child::{Ended, Role};
-use crate::namespace::{Failure, Lifetime, Step, at, say, say_failure};
+use crate::namespace::{Failure, Lifetime, Step, TOLD_STATUS, at, say, say_failure};
 use crate::order::{self, Message, Request};
 
 /// Signals that init passes on to the root when they come from outside.
@@ -197,6 +197,8 @@ impl Init {
         if let Some(ended) = Ended::of(status) {
             self.status = ended.exit_code().into();
             self.root = None;
+            // Whoever views the job's terminal hears of it this way; a job without one has no such pipe.
+            let _ = spawn::write_number(TOLD_STATUS, &[ended.exit_code()]);
         } else if self.owed.len() >= MOST_OWED {
             return;
         }

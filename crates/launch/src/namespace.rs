@@ -263,9 +263,12 @@ impl Namespaces {
     }
 
     /// Lets init keep this pty master too, so that the terminal survives the caller's death and
-    /// [`held_terminal`] can take it up again.
+    /// [`held_terminal`] can take it up again. From then on init writes the root's exit code to the pipe of [`held_status`].
     pub fn hold_terminal(&self, master: BorrowedFd<'_>) -> Result<(), LaunchError> {
-        self.order(Request::Hold(HELD_TERMINAL), &[master.as_raw_fd()])
+        self.order(Request::Hold(HELD_TERMINAL), &[master.as_raw_fd()])?;
+        let (reader, writer) = io::pipe().map_err(LaunchError::system("open a pipe"))?;
+        self.order(Request::Hold(HELD_STATUS), &[reader.as_raw_fd()])?;
+        self.order(Request::Hold(TOLD_STATUS), &[writer.as_raw_fd()])
     }
 
     /// Ends init, and with it every process in the namespaces, and waits until they are gone.
@@ -365,14 +368,26 @@ impl Drop for Namespaces {
     }
 }
 
-/// The number at which init keeps a terminal.
-const HELD_TERMINAL: RawFd = 100;
+/// The number at which init, or a keeper outside of namespaces, keeps a terminal.
+pub const HELD_TERMINAL: RawFd = 100;
+/// The two ends of the pipe that init tells the root's exit code on.
+const HELD_STATUS: RawFd = 101;
+pub(crate) const TOLD_STATUS: RawFd = 102;
 
-/// Takes the pty master that the init with this pid keeps for its job; `None` if it keeps none.
-pub fn held_terminal(init_pid: i32) -> io::Result<Option<OwnedFd>> {
-    let init = cryonaut_sys::pidfd::open(init_pid)?;
-    match cryonaut_sys::pidfd::get_descriptor(init.as_fd(), HELD_TERMINAL) {
-        Ok(master) => Ok(Some(master)),
+/// Takes the pty master that the init, or the keeper, with this pid keeps for its job; `None` if it keeps none.
+pub fn held_terminal(keeper: i32) -> io::Result<Option<OwnedFd>> {
+    held(keeper, HELD_TERMINAL)
+}
+
+/// Takes the pipe on which the init with this pid tells the root's exit code, one byte; `None` if it has none.
+pub fn held_status(init_pid: i32) -> io::Result<Option<OwnedFd>> {
+    held(init_pid, HELD_STATUS)
+}
+
+fn held(keeper: i32, number: RawFd) -> io::Result<Option<OwnedFd>> {
+    let keeper = cryonaut_sys::pidfd::open(keeper)?;
+    match cryonaut_sys::pidfd::get_descriptor(keeper.as_fd(), number) {
+        Ok(descriptor) => Ok(Some(descriptor)),
         Err(error) if error.raw_os_error() == Some(libc::EBADF) => Ok(None),
         Err(error) => Err(error),
     }

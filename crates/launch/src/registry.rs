@@ -7,8 +7,9 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -129,6 +130,9 @@ pub struct NewJob {
     pub init: Option<InitIdentity>,
     /// Its root.
     pub root: ProcessIdentity,
+    /// The process that keeps its own terminal open whatever becomes of others, if it has one: its init, or outside of
+    /// namespaces a keeper.
+    pub terminal_keeper: Option<ProcessIdentity>,
     /// What it runs.
     pub command: Vec<String>,
     /// Where its periodic checkpoints go.
@@ -148,6 +152,9 @@ pub struct Job {
     pub init: Option<InitIdentity>,
     /// Its root.
     pub root: ProcessIdentity,
+    /// The process that keeps its own terminal open, if it has one.
+    #[serde(default)]
+    pub terminal_keeper: Option<ProcessIdentity>,
     /// What it runs.
     pub command: Vec<String>,
     /// When it was started, in seconds since 1970.
@@ -244,6 +251,7 @@ impl Registry {
             supervisor: new.supervisor,
             init: new.init,
             root: new.root,
+            terminal_keeper: new.terminal_keeper,
             command: new.command,
             started_at: now(),
             boot: current_boot(),
@@ -313,6 +321,43 @@ impl Registry {
         self.erase(name)
     }
 
+    /// Listens for viewers of this job's terminal: at a socket beside its file, for its owner only.
+    ///
+    /// # Errors
+    /// Of bind(2); a socket that nobody listens at any more is replaced.
+    pub fn listen(&self, name: &str) -> io::Result<UnixListener> {
+        let file = format!("{name}.terminal");
+        let path = self.directory.join(&file);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // The address of a socket has room for 107 bytes only.
+        let directory = File::open(&self.directory)?;
+        let address = format!("/proc/self/fd/{}/{file}", directory.as_raw_fd());
+        let listener = UnixListener::bind(address)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    }
+
+    /// Connects to whoever holds this job's terminal.
+    ///
+    /// # Errors
+    /// `NotFound` and `ConnectionRefused` when nobody does.
+    pub fn connect(&self, name: &str) -> io::Result<UnixStream> {
+        let directory = File::open(&self.directory)?;
+        UnixStream::connect(format!(
+            "/proc/self/fd/{}/{name}.terminal",
+            directory.as_raw_fd()
+        ))
+    }
+
+    /// Does something while nobody else changes the list.
+    pub fn locked<T>(&self, work: impl FnOnce() -> T) -> Result<T, RegistryError> {
+        let _lock = self.lock()?;
+        Ok(work())
+    }
+
     fn path_of(&self, name: &str) -> PathBuf {
         self.directory.join(format!("{name}.json"))
     }
@@ -332,6 +377,8 @@ impl Registry {
     }
 
     fn erase(&self, name: &str) -> Result<(), RegistryError> {
+        // Where its viewers came; most jobs have none.
+        let _ = fs::remove_file(self.directory.join(format!("{name}.terminal")));
         let path = self.path_of(name);
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(RegistryError::File {

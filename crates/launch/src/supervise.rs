@@ -15,7 +15,7 @@ use crate::LaunchError;
 use crate::child::{Child, Ended, SharesSession};
 use crate::nursery::Nursery;
 use crate::order::Message;
-use crate::terminal::Carrier;
+use crate::terminal::Viewer;
 
 const WATCHED: [i32; 10] = [
     libc::SIGINT,
@@ -86,8 +86,23 @@ pub enum Event {
     Signal(ArrivedSignal),
     /// The interval of [`Supervisor::tick_every`] has passed.
     Tick,
+    /// The user wants to leave the job to itself: the detach keys were typed, or the terminal has gone.
+    Detached,
+    /// The process that held the job's terminal has gone.
+    HolderLost,
     /// The time given to [`Supervisor::next_event`] is up.
     TimedOut,
+}
+
+/// How standing in for a job came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The job's root ended.
+    Ended(Ended),
+    /// The user has left; the job runs on.
+    Detached,
+    /// The process that held the job's terminal has gone; the job runs on.
+    HolderLost,
 }
 
 /// Stands in the foreground for a job: learns what becomes of it, passes signals on, carries its
@@ -98,12 +113,14 @@ pub struct Supervisor<'a> {
     root: Root,
     signals: WatchedSignals,
     ticks: Option<IntervalTimer>,
-    carrier: Option<Carrier>,
+    viewer: Option<Viewer>,
     pending: VecDeque<Event>,
     /// Whether somebody asked the caller to stop, and the job was told to stop too.
     stopping: bool,
     /// The root's end, held back until its last output is shown.
     ended: Option<Ended>,
+    /// Whether the holder of the terminal knows of it.
+    told_end: bool,
     gone: bool,
 }
 
@@ -138,7 +155,8 @@ impl<'a> Supervisor<'a> {
             },
             signals,
             ticks: None,
-            carrier: None,
+            viewer: None,
+            told_end: false,
             pending: VecDeque::new(),
             stopping: false,
             ended: None,
@@ -146,14 +164,15 @@ impl<'a> Supervisor<'a> {
         })
     }
 
-    /// Carries the job's terminal from now on.
-    pub fn attach(&mut self, carrier: Carrier) {
-        self.carrier = Some(carrier);
+    /// Views the job's terminal from now on.
+    pub fn attach(&mut self, viewer: Viewer) {
+        self.viewer = Some(viewer);
+        self.told_end = false;
     }
 
-    /// Stops carrying; dropping the carrier puts the user's terminal back.
-    pub fn detach(&mut self) -> Option<Carrier> {
-        self.carrier.take()
+    /// Stops viewing; dropping the viewer puts the user's terminal back.
+    pub fn detach(&mut self) -> Option<Viewer> {
+        self.viewer.take()
     }
 
     /// Yields [`Event::Tick`] each time this interval has passed. Ticks missed come as one.
@@ -167,17 +186,25 @@ impl<'a> Supervisor<'a> {
     pub fn next_event(&mut self, timeout: Option<Duration>) -> Result<Event, LaunchError> {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         loop {
-            if let Some(carrier) = &mut self.carrier {
-                carrier
+            if let Some(viewer) = &mut self.viewer {
+                viewer
                     .carry()
                     .map_err(LaunchError::system("carry the terminal"))?;
             }
-            self.release_end()?;
+            self.release_end();
+            match &self.viewer {
+                Some(viewer) if viewer.is_detached() => return Ok(Event::Detached),
+                Some(viewer) if viewer.is_lost() && self.pending.is_empty() => {
+                    return Ok(Event::HolderLost);
+                }
+                _ => {}
+            }
             if let Some(event) = self.pending.pop_front() {
                 return Ok(event);
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            self.wait(left)?;
+            let patience = self.viewer.as_ref().and_then(Viewer::patience);
+            self.wait(left.into_iter().chain(patience).min())?;
             self.look()?;
             let expired = left.is_some_and(|left| left.is_zero());
             if expired && self.pending.is_empty() && self.ended.is_none() {
@@ -202,7 +229,7 @@ impl<'a> Supervisor<'a> {
             }
             _ => {}
         }
-        wishes.extend(self.carrier.iter().flat_map(Carrier::wishes));
+        wishes.extend(self.viewer.iter().flat_map(Viewer::wishes));
         terminal::wait_ready(&mut wishes, timeout)
             .map_err(LaunchError::system("wait for events"))?;
         Ok(())
@@ -211,13 +238,14 @@ impl<'a> Supervisor<'a> {
     /// Turns what is there into events, without waiting.
     fn look(&mut self) -> Result<(), LaunchError> {
         while let Some(signal) = self.signals.next()? {
-            match (signal.number, &self.carrier) {
+            match (signal.number, &mut self.viewer) {
                 (libc::SIGCHLD, _) => {}
-                (libc::SIGWINCH, Some(carrier)) => {
-                    carrier
-                        .resize()
-                        .map_err(LaunchError::system("set the window size"))?;
+                (libc::SIGWINCH, Some(viewer)) => {
+                    // A terminal that has gone has no size.
+                    let _ = viewer.resize();
                 }
+                // The user's terminal has gone, not the job's.
+                (libc::SIGHUP, Some(_)) => self.pending.push_back(Event::Detached),
                 _ => self.pending.push_back(Event::Signal(signal)),
             }
         }
@@ -282,26 +310,29 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Lets the root's end become an event once all it printed is shown, or somebody wants to leave.
-    fn release_end(&mut self) -> Result<(), LaunchError> {
+    fn release_end(&mut self) {
         let Some(ended) = self.ended else {
-            return Ok(());
+            return;
         };
-        let drained = match &self.carrier {
-            Some(carrier) => carrier
-                .is_drained()
-                .map_err(LaunchError::system("look at the terminal"))?,
+        let shown = match &mut self.viewer {
+            Some(viewer) => {
+                if !self.told_end {
+                    viewer.tell_end(ended);
+                    self.told_end = true;
+                }
+                viewer.over().is_some() || viewer.is_lost()
+            }
             None => true,
         };
         let leaving = self
             .pending
             .iter()
-            .any(|event| matches!(event, Event::Signal(_)));
-        if drained || leaving {
+            .any(|event| matches!(event, Event::Signal(_) | Event::Detached));
+        if shown || leaving {
             self.ended = None;
             // Before AllGone, which may wait already.
             self.pending.push_front(Event::RootEnded(ended));
         }
-        Ok(())
     }
 
     /// Passes a signal on to the job.
@@ -378,31 +409,35 @@ impl<'a> Supervisor<'a> {
             return Ok(());
         }
         self.stopping = false;
-        if let Some(carrier) = &self.carrier {
-            carrier
+        if let Some(viewer) = &self.viewer {
+            viewer
                 .suspend()
                 .map_err(LaunchError::system("put the terminal back"))?;
         }
         spawn::stop_self().map_err(LaunchError::system("stop"))?;
         // SIGCONT itself is pending now and will be passed on.
-        if let Some(carrier) = &self.carrier {
-            carrier
+        if let Some(viewer) = &mut self.viewer {
+            viewer
                 .resume()
                 .map_err(LaunchError::system("take the terminal up again"))?;
         }
         Ok(())
     }
 
-    /// Stands in for the job until its root ends; returns how. `on_tick` runs at each
+    /// Stands in for the job until its root ends or the user leaves. `on_tick` runs at each
     /// [`Event::Tick`], and the terminal waits for it.
     ///
     /// # Errors
     /// [`LaunchError::InitGone`] when the namespaces ended without the root's end being known.
-    pub fn run(&mut self, on_tick: &mut dyn FnMut()) -> Result<Ended, LaunchError> {
+    pub fn run(&mut self, on_tick: &mut dyn FnMut()) -> Result<Outcome, LaunchError> {
         loop {
             match self.next_event(None)? {
-                Event::RootEnded(ended) => return Ok(ended),
-                Event::AllGone if self.gone => return Err(LaunchError::InitGone),
+                Event::RootEnded(ended) => return Ok(Outcome::Ended(ended)),
+                Event::Detached => return Ok(Outcome::Detached),
+                Event::HolderLost => return Ok(Outcome::HolderLost),
+                Event::AllGone if self.gone && self.ended.is_none() => {
+                    return Err(LaunchError::InitGone);
+                }
                 Event::AllGone | Event::RootContinued | Event::TimedOut => {}
                 Event::RootStopped(signal) => self.stop_with_root(signal)?,
                 Event::Signal(signal) => self.forward(&signal)?,

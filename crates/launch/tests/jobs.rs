@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use cryonaut_launch::{
     Child, ChildSpec, Direct, Ended, Event, LaunchError, Lifetime, NamespaceRequest, Namespaces,
-    Nursery, Privilege, Program, Role, StopBeforeExec, Supervisor, TimeOffset, TimeOffsets,
-    UserNamespace, WatchedSignals, inherited_descriptors,
+    Nursery, Outcome, Privilege, Program, Role, StopBeforeExec, Supervisor, TimeOffset,
+    TimeOffsets, UserNamespace, WatchedSignals, inherited_descriptors,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -471,7 +471,7 @@ fn signals_reach_the_job() {
                 .unwrap();
             }
         });
-        assert_eq!(ended.unwrap(), Ended::Exited(9));
+        assert_eq!(ended.unwrap(), Outcome::Ended(Ended::Exited(9)));
         assert_eq!(io::read_to_string(output).unwrap(), "caught\n");
     }
 }

@@ -29,6 +29,7 @@ fn job(name: Option<&str>, pid: i32) -> NewJob {
         name: name.map(str::to_owned),
         supervisor: None,
         init: None,
+        terminal_keeper: None,
         root: ProcessIdentity::of(pid).unwrap(),
         command: vec!["/bin/sleep".into(), "60".into()],
         checkpoint_directory: None,

@@ -2,13 +2,14 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cryonaut_launch::terminal::{Carrier, Pty, RawMode, WindowSize};
+use cryonaut_launch::terminal::{Holding, Pty, RawMode, View, Viewer, WindowSize, hold};
 use cryonaut_launch::{
-    ChildSpec, Direct, Ended, LaunchError, NamespaceRequest, Namespaces, Nursery, Supervisor,
-    WatchedSignals, held_terminal,
+    ChildSpec, Direct, Ended, LaunchError, NamespaceRequest, Namespaces, Nursery, Outcome,
+    Supervisor, WatchedSignals, held_terminal,
 };
 use cryonaut_sys::terminal::{Settings, set_window_size};
 
@@ -39,7 +40,16 @@ fn on_terminal(nursery: &Nursery, script: &str, input: OwnedFd) -> (String, Ende
     drop(spec);
     let (mut reader, writer) = io::pipe().unwrap();
     let mut supervisor = Supervisor::new(signals, nursery, &child).unwrap();
-    supervisor.attach(Carrier::new(input, writer.into(), pty.master).unwrap());
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let holding = Holding {
+        master: pty.master,
+        first: theirs,
+        listener: None,
+        root: Some(child.pidfd.try_clone().unwrap()),
+        status: None,
+    };
+    let holder = std::thread::spawn(|| hold(holding));
+    supervisor.attach(Viewer::join(input, writer.into(), ours, View::default()).unwrap());
     let collector = std::thread::spawn(move || {
         let mut text = String::new();
         // A slow reader: nothing may be lost.
@@ -47,8 +57,12 @@ fn on_terminal(nursery: &Nursery, script: &str, input: OwnedFd) -> (String, Ende
         reader.read_to_string(&mut text).unwrap();
         text
     });
-    let ended = supervisor.run(&mut || {}).unwrap();
+    let outcome = supervisor.run(&mut || {}).unwrap();
     drop(supervisor);
+    holder.join().unwrap().unwrap();
+    let Outcome::Ended(ended) = outcome else {
+        panic!("{outcome:?}");
+    };
     (collector.join().unwrap(), ended)
 }
 

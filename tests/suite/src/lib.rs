@@ -22,6 +22,7 @@ pub mod processes;
 pub mod program;
 pub mod random;
 pub mod scene;
+pub mod screen;
 pub mod victim;
 
 pub use huge_pages::HugePages;
@@ -29,4 +30,5 @@ pub use outcome::{Outcome, Stop, failed, skip, test};
 pub use program::Program;
 pub use random::Random;
 pub use scene::{CryoCall, CryoResult, Running, Scene, User};
+pub use screen::Screen;
 pub use victim::{Mode, Victim};

@@ -200,6 +200,17 @@ impl Scene {
         self.launch("session", program)
     }
 
+    /// As [`Scene::command`], in a session of its own whose controlling terminal is standard input.
+    #[must_use]
+    pub fn terminal_command(&self, program: &Path) -> Command {
+        self.launch("terminal", program)
+    }
+
+    /// Leaves this child of the tests to whoever waits for it.
+    pub(crate) fn look_after(&self, pid: i32) {
+        self.handles.borrow_mut().insert(pid);
+    }
+
     fn launch(&self, place: &str, program: &Path) -> Command {
         let mut command = Command::new(&self.launcher);
         command

@@ -3,9 +3,11 @@
 use clap::Args;
 use cryonaut_launch::registry::{Job, Registry};
 use indicatif::BinaryBytes;
+use serde::Serialize;
 
 use crate::console::Console;
 use crate::exit::{self, Failure};
+use crate::terminal;
 use crate::when;
 
 /// Lists the running jobs that were started with `cryo run` or `cryo restart`, and their checkpoints
@@ -16,7 +18,15 @@ pub struct Arguments {}
 impl Arguments {
     /// Lists them.
     pub fn run(self, console: Console) -> Result<u8, Failure> {
-        let jobs = Registry::open()?.list()?;
+        let registry = Registry::open()?;
+        let jobs: Vec<Listed> = registry
+            .list()?
+            .into_iter()
+            .map(|job| Listed {
+                viewers: terminal::viewers(&registry, &job),
+                job,
+            })
+            .collect();
         if jobs.is_empty() {
             console.remark("no job is running; start one with `cryo run -- COMMAND`");
         }
@@ -25,9 +35,25 @@ impl Arguments {
     }
 }
 
-fn describe(job: &Job) -> String {
+/// A job, and who looks at it.
+#[derive(Serialize, Debug)]
+struct Listed {
+    #[serde(flatten)]
+    job: Job,
+    /// How many are attached to its terminal; none for a job without a terminal of its own.
+    viewers: Option<u32>,
+}
+
+fn describe(listed: &Listed) -> String {
+    let job = &listed.job;
+    let terminal = match listed.viewers {
+        None => String::new(),
+        Some(0) => "  detached".into(),
+        Some(1) => "  attached".into(),
+        Some(several) => format!("  attached {several} times"),
+    };
     let mut text = format!(
-        "{}  pid {}  since {}  {}\n",
+        "{}  pid {}  since {}{terminal}  {}\n",
         job.name,
         job.root.pid,
         when::moment(job.started_at),

@@ -1,5 +1,6 @@
 //! The command line: every subcommand, and what all of them share.
 
+mod attach;
 mod check;
 mod checkpoint;
 mod completions;
@@ -49,6 +50,7 @@ enum Command {
     Run(run::Arguments),
     Checkpoint(checkpoint::Arguments),
     Restart(restart::Arguments),
+    Attach(attach::Arguments),
     Check(check::Arguments),
     Show(show::Arguments),
     Verify(verify::Arguments),
@@ -60,9 +62,12 @@ enum Command {
     /// Prints SUPPORT.md
     #[command(name = "__support", hide = true)]
     Support,
-    /// Keeps a terminal open
+    /// Serves the viewers of a terminal
     #[command(name = "__hold-terminal", hide = true)]
-    HoldTerminal,
+    HoldTerminal(hold_terminal::Arguments),
+    /// Keeps a terminal open
+    #[command(name = "__keep-terminal", hide = true)]
+    KeepTerminal,
     #[command(name = "__demo-worker", hide = true)]
     DemoWorker(demo::WorkerArguments),
 }
@@ -74,6 +79,7 @@ impl Command {
             Command::Run(arguments) => arguments.run(console),
             Command::Checkpoint(arguments) => arguments.run(console),
             Command::Restart(arguments) => arguments.run(console),
+            Command::Attach(arguments) => arguments.run(console),
             Command::Check(arguments) => arguments.run(console),
             Command::Show(arguments) => arguments.run(console),
             Command::Verify(arguments) => arguments.run(console),
@@ -83,7 +89,8 @@ impl Command {
             Command::Completions(arguments) => arguments.run(console),
             Command::Man(arguments) => arguments.run(console),
             Command::Support => support::run(console),
-            Command::HoldTerminal => hold_terminal::run(),
+            Command::HoldTerminal(arguments) => arguments.run(),
+            Command::KeepTerminal => hold_terminal::keep(),
             Command::DemoWorker(arguments) => arguments.run(),
         }
     }
@@ -126,14 +133,14 @@ fn refuse_line(error: &clap::Error) -> ExitCode {
         .iter()
         .find(|word| !word.starts_with('-'))
         .map(String::as_str);
-    let detached = words.iter().any(|word| word == "--detach");
+    let own_words = || words.iter().take_while(|word| *word != "--");
+    let detached = own_words().any(|word| word == "--detach");
     let text = error.render().to_string();
     let mut failure = Failure::usage(text.trim_end().trim_start_matches("error: "));
-    if command == Some("run") || command == Some("restart") && !detached {
+    if command == Some("attach") || matches!(command, Some("run" | "restart")) && !detached {
         failure = failure.instead_of_job();
     }
-    let own_words = words.iter().take_while(|word| *word != "--");
-    if own_words.into_iter().any(|word| word == "--json") {
+    if own_words().any(|word| word == "--json") {
         Console { form: Form::Json }.failure(&failure);
     } else {
         let _ = error.print();

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Write, stdin};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use clap::builder::TypedValueParser;
@@ -15,18 +14,20 @@ use clap::{Args, ValueEnum, ValueHint};
 use cryonaut_engine::host::{Changed, ClampLimits, Grown, Host, Inherited};
 use cryonaut_engine::relocate::Relocation;
 use cryonaut_engine::restart::{self, Input, Pids, RestartRequest, Restarted};
-use cryonaut_launch::registry::{Job, NewJob, Registry, RegistryError, check_name};
+use cryonaut_launch::registry::{
+    Job, NewJob, ProcessIdentity, Registry, RegistryError, check_name,
+};
 use cryonaut_launch::{Nursery, WatchedSignals};
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::descriptor;
-use cryonaut_sys::spawn::{self, Subreaper};
-use serde::Serialize;
+use cryonaut_sys::spawn::{self, OnExec, Subreaper};
 
 use crate::console::Console;
 use crate::exit::{self, Failure};
 use crate::interrupt::stoppable;
-use crate::job::{self, Foreground, User};
+use crate::job::{self, Detached, Foreground, Sight};
 use crate::progress::{Count, Progress};
+use crate::terminal::{self, DetachKeyArgument, User};
 
 /// Brings processes back from an image, as they were
 ///
@@ -42,6 +43,8 @@ pub struct Arguments {
     /// Return as soon as the job runs
     #[arg(long)]
     detach: bool,
+    #[command(flatten)]
+    key: DetachKeyArgument,
     /// Write the pid of the job's first process, as it is seen here, to this file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pidfile: Option<PathBuf>,
@@ -223,14 +226,6 @@ impl Conditions {
     }
 }
 
-/// A job that was detached.
-#[derive(Serialize, Debug)]
-struct Report {
-    pid: i32,
-    name: Option<String>,
-    remarks: Vec<String>,
-}
-
 /// An image opened from its file or standard input.
 pub fn open(image: &Path) -> Result<cryonaut_image::SeekableImage, Failure> {
     let input = match image == Path::new("-") {
@@ -271,16 +266,7 @@ impl Arguments {
         } else {
             None
         };
-        let mut standard = self.standard()?;
-        if let (true, None) = (from_stream, &standard[0]) {
-            // Standard input was the image; what is left of it is no input for the job.
-            standard[0] = Some(match &terminal {
-                Some(terminal) => terminal
-                    .try_clone()
-                    .map_err(Failure::system("use the terminal"))?,
-                None => File::open("/dev/null").map_err(Failure::system("open /dev/null"))?,
-            });
-        }
+        let standard = self.standard()?;
         // Opened before anything is started, so that it cannot fail for its name any more.
         let pidfile = self.pidfile.as_deref().map(create).transpose()?;
         if !self.detach {
@@ -300,6 +286,9 @@ impl Arguments {
             let progress = Progress::new(console, Count::Read, "restarting");
             stoppable(&signals, |stop| -> Result<Restarted, Failure> {
                 let image = open(&self.image)?;
+                if from_stream {
+                    take_input(terminal.as_ref())?;
+                }
                 progress.expect(image.summary().bytes);
                 Ok(restart::restart(&image, request, stop)?)
             })??
@@ -313,11 +302,27 @@ impl Arguments {
                 ));
             }
         }
-        let job = enter(&restarted, self.name, console);
+        let kept = restarted
+            .terminal
+            .as_ref()
+            .map(|master| terminal::keep(&restarted.nursery, master))
+            .transpose();
+        let keeper = kept.unwrap_or_else(|failure| {
+            console.warning(&format!(
+                "the job's terminal will hang up when the process that holds it ends: {}",
+                failure.message
+            ));
+            None
+        });
+        let job = enter(&restarted, keeper, self.name, console);
         if self.detach {
             detach(restarted, job, console)
         } else {
-            foreground(restarted, job, terminal, signals, console)
+            let sight = Sight {
+                user: terminal.map_or(User::Standard, User::Terminal),
+                keys: self.key.detach_key,
+            };
+            foreground(restarted, job, sight, signals, console)
         }
     }
 
@@ -345,6 +350,20 @@ fn create(path: &Path) -> Result<File, Failure> {
     File::create(path).map_err(Failure::system(format!("create {}", path.display())))
 }
 
+/// Standard input was the image; what is left of it is no input for the job. From now on it is the user's terminal, or nothing.
+fn take_input(terminal: Option<&File>) -> Result<(), Failure> {
+    let failed = "take the terminal for standard input";
+    let nothing;
+    let input = match terminal {
+        Some(terminal) => terminal,
+        None => {
+            nothing = File::open("/dev/null").map_err(Failure::system("open /dev/null"))?;
+            &nothing
+        }
+    };
+    spawn::duplicate_onto(input.as_raw_fd(), 0, OnExec::Keep).map_err(Failure::system(failed))
+}
+
 fn own_terminal() -> Result<File, Failure> {
     File::options().read(true).write(true).open("/dev/tty").map_err(|error| {
         Failure::usage(format!(
@@ -355,7 +374,12 @@ fn own_terminal() -> Result<File, Failure> {
 }
 
 /// Enters the job in the list, under the name asked for or the one it had.
-fn enter(restarted: &Restarted, name: Option<String>, console: Console) -> Option<Job> {
+fn enter(
+    restarted: &Restarted,
+    terminal_keeper: Option<ProcessIdentity>,
+    name: Option<String>,
+    console: Console,
+) -> Option<Job> {
     let command = ProcessDirectory::open(restarted.root.pid)
         .and_then(|directory| directory.command_line())
         .unwrap_or_default()
@@ -366,7 +390,12 @@ fn enter(restarted: &Restarted, name: Option<String>, console: Console) -> Optio
     match job::describe(&restarted.nursery, &restarted.root, name.or(had), command) {
         Ok(new) => {
             let generation = restarted.generation;
-            job::register(NewJob { generation, ..new }, console)
+            let new = NewJob {
+                generation,
+                terminal_keeper,
+                ..new
+            };
+            job::register(new, console)
         }
         // It has ended already.
         Err(_) => None,
@@ -374,54 +403,31 @@ fn enter(restarted: &Restarted, name: Option<String>, console: Console) -> Optio
 }
 
 fn detach(restarted: Restarted, job: Option<Job>, console: Console) -> Result<u8, Failure> {
-    if let Some(master) = restarted.terminal {
-        let held = match &restarted.nursery {
-            Nursery::Namespace(namespaces) => namespaces
-                .hold_terminal(master.as_fd())
-                .map_err(Failure::from),
-            Nursery::Direct(_) => hold(master),
-        };
-        if let Err(failure) = held {
-            console.warning(&format!(
-                "the job runs, but its terminal hangs up: {}",
-                failure.message
-            ));
-        }
+    if let Some(master) = restarted.terminal
+        && let Err(failure) =
+            job::start_holder(&restarted.nursery, &restarted.root, master, job.as_ref())
+    {
+        console.warning(&format!(
+            "the job runs, but nobody reads what it prints until `cryo attach`: {}",
+            failure.message
+        ));
     }
     for remark in &restarted.remarks {
         console.remark(remark);
     }
-    let report = Report {
+    let report = Detached {
         pid: restarted.root.pid,
         name: job.map(|job| job.name),
         remarks: restarted.remarks,
     };
-    console.result(&report, || match &report.name {
-        Some(name) => format!("running: {name}, pid {}", report.pid),
-        None => format!("running: pid {}", report.pid),
-    })?;
+    console.result(&report, || report.text())?;
     Ok(0)
-}
-
-/// Leaves a process behind that keeps the job's terminal open: without its master side a terminal hangs up.
-fn hold(master: OwnedFd) -> Result<(), Failure> {
-    let program = std::env::current_exe().map_err(Failure::system("find cryo itself"))?;
-    let holder = Command::new(program)
-        .arg("__hold-terminal")
-        .stdin(Stdio::from(master))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .current_dir("/")
-        .spawn();
-    holder.map(drop).map_err(Failure::system(
-        "start the process that holds the job's terminal",
-    ))
 }
 
 fn foreground(
     restarted: Restarted,
     job: Option<Job>,
-    terminal: Option<File>,
+    sight: Sight,
     signals: WatchedSignals,
     console: Console,
 ) -> Result<u8, Failure> {
@@ -430,18 +436,13 @@ fn foreground(
     }
     let mut foreground = Foreground::new(signals, &restarted.nursery, &restarted.root)?;
     if let Some(master) = restarted.terminal {
-        if let Nursery::Namespace(namespaces) = &restarted.nursery {
-            // So that the job's terminal outlives this process.
-            namespaces.hold_terminal(master.as_fd())?;
-        }
-        let user = terminal.map_or(User::Standard, User::Terminal);
-        foreground.attach(job::carrier(master, user)?);
+        foreground.attach(master, job.as_ref(), sight)?;
     }
     let name = job.as_ref().map(|job| job.name.as_str());
     let root = restarted.root.pid;
     let mut reap = || job::reap_orphans(&[root]);
     match &restarted.nursery {
-        Nursery::Direct(_) => foreground.run(name, Some(&mut reap)),
-        Nursery::Namespace(_) => foreground.run(name, None),
+        Nursery::Direct(_) => foreground.run(name, Some(&mut reap), console),
+        Nursery::Namespace(_) => foreground.run(name, None, console),
     }
 }

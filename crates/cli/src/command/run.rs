@@ -9,22 +9,27 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueHint};
 use cryonaut_engine::checkpoint::temporary_file;
 use cryonaut_engine::restart::may_choose_pids;
-use cryonaut_launch::registry::{NewJob, ProcessIdentity, Registry, RegistryError, check_name};
-use cryonaut_launch::terminal::Pty;
+use cryonaut_launch::registry::{
+    Job, NewJob, ProcessIdentity, Registry, RegistryError, check_name,
+};
+use cryonaut_launch::terminal::{DetachKey, Pty, WindowSize};
 use cryonaut_launch::{
     Child, ChildSpec, Direct, NamespaceRequest, Namespaces, Nursery, TimeOffsets, WatchedSignals,
     inherited_descriptors,
 };
 use cryonaut_sys::spawn::{self, WaitFor, WaitStatus};
+use cryonaut_sys::terminal::set_window_size;
 
 use crate::console::Console;
 use crate::exit::{self, Failure};
-use crate::job::{self, Foreground, User};
+use crate::job::{self, Foreground, Sight};
+use crate::terminal::{self, DetachKeyArgument, User};
 use crate::when;
 
 /// Starts a command as a job that can be checkpointed and restarted
 ///
-/// cryo stays in the foreground for it: it passes signals, the terminal and the exit status on. Without root the job lives in
+/// cryo stays in the foreground for it: it passes signals, the terminal and the exit status on. The detach keys (Ctrl-\ and then d)
+/// leave the job to itself, as does the end of your terminal; `cryo attach` takes its terminal up again. Without root the job lives in
 /// namespaces of its own, where a restart can give it its own pids again: there, its processes keep your uid and files, but
 /// setuid programs (sudo) have no power, and other users' files show as nobody's.
 #[derive(Args, Debug)]
@@ -36,6 +41,14 @@ pub struct Arguments {
     /// Start it in namespaces of its own, also as root
     #[arg(long)]
     namespaces: bool,
+    /// Return as soon as it runs: nobody is attached to its terminal until `cryo attach`
+    #[arg(long, conflicts_with_all = ["every", "detach_key"])]
+    detach: bool,
+    /// Give it a terminal of its own, also where standard input and output are none
+    #[arg(long)]
+    terminal: bool,
+    #[command(flatten)]
+    key: DetachKeyArgument,
     /// Checkpoint it at this interval (30m, 2h, 90s); failures are told and do not end the job
     #[arg(long, value_name = "TIME", value_parser = interval, requires = "dir")]
     every: Option<Duration>,
@@ -61,7 +74,10 @@ fn interval(text: &str) -> Result<Duration, String> {
 impl Arguments {
     /// Starts the job and stands in for it.
     pub fn run(self, console: Console) -> Result<u8, Failure> {
-        self.stand_in(console).map_err(Failure::instead_of_job)
+        match self.detach {
+            true => self.stand_in(console),
+            false => self.stand_in(console).map_err(Failure::instead_of_job),
+        }
     }
 
     fn stand_in(self, console: Console) -> Result<u8, Failure> {
@@ -76,27 +92,32 @@ impl Arguments {
         }
         let directory = self.dir.as_deref().map(checkpoint_directory).transpose()?;
         let nursery = self.nursery()?;
-        job::adopt_orphans(&nursery)?;
+        if !self.detach {
+            job::adopt_orphans(&nursery)?;
+        }
         let mut spec = ChildSpec::command(self.command.clone());
         spec.keep_descriptors = inherited;
-        let (spec, master) = give_terminal(spec)?;
+        let (spec, master) = self.give_terminal(spec)?;
+        // Before the job is there, so that nothing can fail any more that it would miss.
+        let keeper = master
+            .as_ref()
+            .map(|master| terminal::keep(&nursery, master))
+            .transpose()?;
         let root = nursery.spawn(&spec)?;
         // Our copies of the job's terminal, which would hide its end.
         drop(spec);
-        let words = self
-            .command
-            .iter()
-            .map(|word| word.to_string_lossy().into_owned())
-            .collect();
-        let new = describe(&nursery, &root, self.name.clone(), words, directory.clone());
+        let new = self.describe((&nursery, &root), keeper, directory.clone());
         let job = new.and_then(|new| job::register(new, console));
+        if self.detach {
+            return detach(&nursery, &root, master, job, console);
+        }
         let mut foreground = Foreground::new(signals, &nursery, &root)?;
         if let Some(master) = master {
-            if let Nursery::Namespace(namespaces) = &nursery {
-                // So that the job's terminal outlives this process. A job that has ended already needs none.
-                let _ = namespaces.hold_terminal(master.as_fd());
-            }
-            foreground.attach(job::carrier(master, User::Standard)?);
+            let sight = Sight {
+                user: User::Standard,
+                keys: self.detach_keys(),
+            };
+            foreground.attach(master, job.as_ref(), sight)?;
         }
         let name = job.as_ref().map(|job| job.name.as_str());
         let mut periodic = match (self.every, directory, name) {
@@ -116,11 +137,73 @@ impl Arguments {
                 job::reap_orphans(&[root.pid, saver.unwrap_or(0)]);
             }
         };
-        let status = foreground.run(name, if wanted { Some(&mut each_second) } else { None })?;
+        let each_second: Option<&mut dyn FnMut()> = match wanted {
+            true => Some(&mut each_second),
+            false => None,
+        };
+        let status = foreground.run(name, each_second, console)?;
         if let Some(periodic) = periodic {
             periodic.finish();
         }
         Ok(status)
+    }
+
+    /// With standard input and output on a terminal, or at wish, the job gets one of its own, otherwise it has the caller's
+    /// descriptors.
+    fn give_terminal(&self, spec: ChildSpec) -> Result<(ChildSpec, Option<OwnedFd>), Failure> {
+        if !(self.terminal || job::on_terminal()) {
+            return Ok((spec, None));
+        }
+        let failed = "give the job a terminal";
+        let Pty { master, slave } =
+            Pty::open(Some(stdin().as_fd())).map_err(Failure::system(failed))?;
+        if !stdin().is_terminal() {
+            // As terminals were before windows.
+            let size = WindowSize {
+                rows: 24,
+                columns: 80,
+                ..WindowSize::default()
+            };
+            set_window_size(master.as_fd(), size).map_err(Failure::system(failed))?;
+        }
+        let mut spec = spec.on_terminal(slave).map_err(Failure::system(failed))?;
+        if !self.terminal && !stderr().is_terminal() {
+            // `2>errors.log` is meant.
+            spec.stdio[2] = None;
+        }
+        Ok((spec, Some(master)))
+    }
+
+    /// Checkpoints at an interval are made by the process in the foreground, which therefore stays there.
+    fn detach_keys(&self) -> DetachKey {
+        match self.every {
+            Some(_) => DetachKey::NONE,
+            None => self.key.detach_key.clone(),
+        }
+    }
+
+    /// The job as the list of jobs wants it; `None` if it has ended already.
+    fn describe(
+        &self,
+        (nursery, root): (&Nursery, &Child),
+        terminal_keeper: Option<ProcessIdentity>,
+        checkpoint_directory: Option<PathBuf>,
+    ) -> Option<NewJob> {
+        let words = self.command.iter();
+        let command = words
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        let supervisor = match self.detach {
+            true => None,
+            false => ProcessIdentity::of(std::process::id() as i32).ok(),
+        };
+        let new = job::describe(nursery, root, self.name.clone(), command).ok()?;
+        Some(NewJob {
+            supervisor,
+            terminal_keeper,
+            checkpoint_directory,
+            ..new
+        })
     }
 
     fn nursery(&self) -> Result<Nursery, Failure> {
@@ -136,37 +219,29 @@ impl Arguments {
     }
 }
 
-/// With standard input and output on a terminal the job gets one of its own, otherwise it has the caller's descriptors.
-fn give_terminal(spec: ChildSpec) -> Result<(ChildSpec, Option<OwnedFd>), Failure> {
-    if !job::on_terminal() {
-        return Ok((spec, None));
-    }
-    let failed = "give the job a terminal";
-    let Pty { master, slave } =
-        Pty::open(Some(stdin().as_fd())).map_err(Failure::system(failed))?;
-    let mut spec = spec.on_terminal(slave).map_err(Failure::system(failed))?;
-    if !stderr().is_terminal() {
-        // `2>errors.log` is meant.
-        spec.stdio[2] = None;
-    }
-    Ok((spec, Some(master)))
-}
-
-/// The job as the list of jobs wants it; `None` if it has ended already.
-fn describe(
+/// Leaves the job to itself.
+fn detach(
     nursery: &Nursery,
     root: &Child,
-    name: Option<String>,
-    command: Vec<String>,
-    checkpoint_directory: Option<PathBuf>,
-) -> Option<NewJob> {
-    let supervisor = ProcessIdentity::of(std::process::id() as i32).ok();
-    let new = job::describe(nursery, root, name, command).ok()?;
-    Some(NewJob {
-        supervisor,
-        checkpoint_directory,
-        ..new
-    })
+    master: Option<OwnedFd>,
+    job: Option<Job>,
+    console: Console,
+) -> Result<u8, Failure> {
+    if let Some(master) = master
+        && let Err(failure) = job::start_holder(nursery, root, master, job.as_ref())
+    {
+        console.warning(&format!(
+            "the job runs, but nobody reads what it prints until `cryo attach`: {}",
+            failure.message
+        ));
+    }
+    let report = job::Detached {
+        pid: root.pid,
+        name: job.map(|job| job.name),
+        remarks: Vec::new(),
+    };
+    console.result(&report, || report.text())?;
+    Ok(0)
 }
 
 /// The directory, absolute and there, before the job starts.
