@@ -9,10 +9,11 @@ use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::Value;
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "run",
     "checkpoint",
     "restart",
+    "attach",
     "check",
     "show",
     "verify",

@@ -76,6 +76,7 @@ fn look_around(scene: &Scene) -> Outcome {
         "run",
         "checkpoint",
         "restart",
+        "attach",
         "check",
         "show",
         "verify",
