@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use cryonaut_launch::registry::{
-    InitIdentity, Job, NewJob, ProcessIdentity, Registry, RegistryError,
+    InitIdentity, Job, NewJob, Notification, ProcessIdentity, Registry, RegistryError,
 };
 use cryonaut_launch::terminal::{DetachKey, Replay};
 use cryonaut_launch::{
@@ -50,6 +50,7 @@ pub fn describe(
         command,
         checkpoint_directory: None,
         generation: 0,
+        notification: Notification::default(),
     })
 }
 

@@ -11,6 +11,7 @@ mod exit;
 mod interrupt;
 mod job;
 mod logging;
+mod notify;
 mod progress;
 mod subject;
 mod terminal;

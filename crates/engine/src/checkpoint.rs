@@ -18,6 +18,7 @@ use crate::collect::{Collection, collect};
 use crate::copy_out::{Beginning, copy_out};
 use crate::error::Attempt;
 use crate::freeze::{Afterwards, Frozen};
+use crate::notify::Notified;
 use crate::resource::file::external;
 use crate::target::{Inspection, Target};
 use crate::{Error, Result};
@@ -80,6 +81,8 @@ pub struct CheckpointReport {
 /// Where a checkpoint has come to, for a progress bar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
+    /// Programs that asked for it were told, and get ready.
+    Telling,
     /// The job stands still.
     Frozen,
     /// This many bytes of memory are to be copied.
@@ -133,9 +136,9 @@ pub fn checkpoint(
                     .attempt(|| "reading the image back".into())?;
                 Ok((file, verified))
             })
-            .and_then(|(file, frozen, report)| {
+            .and_then(|(file, held, report)| {
                 file.commit()?;
-                finish_kill(frozen, report, afterwards, start)
+                finish_kill(held, report, afterwards, start)
             })
         }
         Output::Stream(mut stream) => {
@@ -154,7 +157,7 @@ pub fn checkpoint(
                 stop,
                 start,
             };
-            let (mut spool, frozen, report) = save.run(spool, progress, |file| {
+            let (mut spool, held, report) = save.run(spool, progress, |file| {
                 let verified = file
                     .try_clone()
                     .attempt(|| "reading the image back".into())?;
@@ -162,19 +165,26 @@ pub fn checkpoint(
             })?;
             spool.rewind().attempt(|| "reading the image back".into())?;
             send(&mut spool, &mut stream, stop, progress)?;
-            finish_kill(frozen, report, afterwards, start)
+            finish_kill(held, report, afterwards, start)
         }
     }
 }
 
+/// A job that is to be killed. In this order they are dropped: who was told goes on only when it can.
+struct Held {
+    frozen: Frozen,
+    notified: Notified,
+}
+
 fn finish_kill(
-    frozen: Option<Frozen>,
+    held: Option<Held>,
     mut report: CheckpointReport,
     afterwards: Afterwards,
     start: Instant,
 ) -> Result<CheckpointReport> {
-    if let Some(frozen) = frozen {
+    if let Some(Held { frozen, notified }) = held {
         report.still = frozen.release(afterwards)?;
+        notified.finish(afterwards);
     }
     report.total = start.elapsed();
     Ok(report)
@@ -248,8 +258,12 @@ impl Save<'_> {
         sink: W,
         progress: &mut dyn FnMut(Progress),
         durable: impl FnOnce(W) -> Result<(W, File)> + Send + 'static,
-    ) -> Result<(W, Option<Frozen>, CheckpointReport)> {
-        let (frozen, collection) = self.freeze(progress)?;
+    ) -> Result<(W, Option<Held>, CheckpointReport)> {
+        if self.target.notification.notices.checkpoint.is_some() {
+            progress(Progress::Telling);
+        }
+        let notified = Notified::tell(self.target, self.stop)?;
+        let (frozen, collection) = self.freeze(&notified, progress)?;
         let pages: u64 = collection
             .spaces
             .iter()
@@ -257,10 +271,12 @@ impl Save<'_> {
             .map(|range| (range.end - range.start) / cryonaut_sys::PAGE_SIZE)
             .sum();
         progress(Progress::Copying(pages * cryonaut_sys::PAGE_SIZE));
+        let mut remarks = notified.remarks().to_vec();
+        remarks.extend(external::remarks(&collection.records)?);
         let extent = Extent {
             processes: frozen.processes.len(),
             threads: frozen.alive().map(|process| process.tasks.len()).sum(),
-            remarks: external::remarks(&collection.records)?,
+            remarks,
         };
         let preamble = self.preamble(&collection)?;
         let Collection {
@@ -286,9 +302,10 @@ impl Save<'_> {
             let image = SeekableImage::open(file)?;
             crate::restart::prove(&image, &image.records()?, self.target.pids())?;
             let report = self.report(extent, &summary, frozen.since.elapsed());
-            return Ok((sink, Some(frozen), report));
+            return Ok((sink, Some(Held { frozen, notified }), report));
         }
         let still = frozen.release(self.afterwards)?;
+        notified.finish(self.afterwards);
         progress(Progress::Released);
         let (sink, summary) = copying.finish(self.stop)?;
         let (sink, _) = durable(sink.into_inner())?;
@@ -296,13 +313,18 @@ impl Save<'_> {
     }
 
     /// Freezes and collects. What only a moment stands in the way of is tried again a little later, the job running on meanwhile.
-    fn freeze(&self, progress: &mut dyn FnMut(Progress)) -> Result<(Frozen, Collection)> {
+    fn freeze(
+        &self,
+        notified: &Notified,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Frozen, Collection)> {
         const LONGEST: Duration = Duration::from_millis(200);
         const PATIENCE: Duration = Duration::from_secs(2);
         let start = Instant::now();
         let mut pause = Duration::from_millis(1);
         loop {
             let mut frozen = Frozen::freeze(self.target)?;
+            frozen.told = notified.pids();
             if self.tracer == Tracer::Named && frozen.is_delicate() {
                 return Err(Error::NeedsProcessApart);
             }

@@ -22,6 +22,7 @@ use cryonaut_tracee::{
 
 use crate::error::Attempt;
 use crate::guardian::{Guardian, present};
+use crate::notify::Notification;
 use crate::reference::Hashing;
 use crate::resource::restriction;
 use crate::resource::sharing::{self, Shared, Sharing};
@@ -196,6 +197,11 @@ pub struct Frozen {
     pub external: External,
     /// What its tasks share in an unusual way.
     pub sharing: Sharing,
+    /// How its programs are told of checkpoints.
+    pub notification: Notification,
+    /// Processes that were told of this, by their pids as we see them: those among them that are stopped have stopped themselves
+    /// to say that they are ready.
+    pub told: BTreeSet<i32>,
 }
 
 impl Frozen {
@@ -517,6 +523,8 @@ impl Hold {
             since,
             hashing: target.hashing,
             external: target.external,
+            notification: target.notification,
+            told: BTreeSet::new(),
         })
     }
 }

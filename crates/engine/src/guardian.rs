@@ -1,7 +1,8 @@
-//! A process that finishes a commit which must not stop half-way.
+//! A process that finishes what must not stop half-way.
 //!
 //! A job has many processes, and the kernel lets nobody kill them all, or spare them all, by one act. Between the first and the
-//! last of them a guardian stands by: should `cryo` die there, it kills the whole job. What is left is the image.
+//! last of them a guardian stands by: should `cryo` die there, it kills the whole job. What is left is the image. Likewise one
+//! stands by while processes wait for `cryo` to wake them.
 
 use std::io::{PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,7 +14,7 @@ use cryonaut_sys::spawn::{self, WaitFor};
 use crate::Result;
 use crate::error::Attempt;
 
-/// A guardian on watch. Dropping it without [`Guardian::dismiss`] has it kill the job.
+/// A guardian on watch. Dropping it without [`Guardian::dismiss`] has it do its last act.
 #[derive(Debug)]
 pub struct Guardian {
     link: Option<PipeWriter>,
@@ -21,11 +22,23 @@ pub struct Guardian {
 }
 
 impl Guardian {
-    /// Puts a guardian over these processes.
+    /// Puts a guardian over these processes, which kills them if it is left alone.
     ///
     /// # Errors
     /// When no process can be started.
     pub fn watch(processes: &[BorrowedFd<'_>]) -> Result<Self> {
+        Self::standing_by(|| {
+            for process in processes {
+                let _ = pidfd::send_signal(*process, libc::SIGKILL);
+            }
+        })
+    }
+
+    /// Starts a guardian that does `last_act` if this process dies, or drops it, before it is dismissed.
+    ///
+    /// # Errors
+    /// When no process can be started.
+    pub fn standing_by(last_act: impl FnOnce()) -> Result<Self> {
         let (mut told, link) = std::io::pipe().attempt(|| "making a pipe".into())?;
         let started = spawn::fork_child(|| {
             // Keys on the terminal, which may end `cryo`, must not end its guardian.
@@ -34,9 +47,7 @@ impl Guardian {
             let _ = spawn::set_thread_name(c"cryo-guardian");
             let _ = spawn::close_number(std::os::fd::AsRawFd::as_raw_fd(&link));
             if told.read(&mut [0]).unwrap_or(0) == 0 {
-                for process in processes {
-                    let _ = pidfd::send_signal(*process, libc::SIGKILL);
-                }
+                last_act();
             }
             0
         })
@@ -50,7 +61,7 @@ impl Guardian {
     /// The commit: from here on the guardian does nothing, and goes.
     ///
     /// # Errors
-    /// When it could not be told: then it kills the job.
+    /// When it could not be told: then it does its last act.
     pub fn dismiss(mut self) -> Result<()> {
         let mut link = self.link.take().expect("it is taken only here and in drop");
         let told = link

@@ -14,6 +14,7 @@ mod feeder;
 pub mod freeze;
 pub mod guardian;
 pub mod host;
+pub mod notify;
 pub mod plan;
 pub mod rebuild;
 pub mod reference;

@@ -13,6 +13,7 @@ pub mod label;
 pub mod limits;
 pub mod memory;
 pub mod namespace;
+pub mod notice;
 pub mod process;
 pub mod restriction;
 pub mod scheduling;
@@ -89,6 +90,8 @@ pub static REGISTRY: &[&dyn Resource] = &[
     &file::Files,
     &fs_context::FsContext,
     &signal::Signals,
+    // After pending signals: this one comes last.
+    &notice::NoticeSignals,
     &timer::Timers,
     &limits::Limits,
     &credentials::Credentials,

@@ -18,9 +18,11 @@ use cryonaut_launch::{
 use crate::checkpoint::temporary_file;
 use crate::error::Attempt;
 use crate::host::{Changed, ClampLimits, Grown, Host, Inherited};
+use crate::notify::Notification;
 use crate::plan::Plan;
 use crate::rebuild::Rebuild;
 use crate::relocate::{Relocated, Relocation, relocate};
+use crate::resource::notice;
 use crate::resource::process::ProcessRecord;
 use crate::{Error, Refusal, Result};
 
@@ -91,6 +93,8 @@ pub struct Restarted {
     pub terminal: Option<OwnedFd>,
     /// The image's job name.
     pub job_name: String,
+    /// How its programs are told of checkpoints.
+    pub notification: Notification,
     /// How many times the job has been restarted, this one included.
     pub generation: u64,
     /// Things the user should know.
@@ -354,6 +358,7 @@ fn build(
     standard: [Option<File>; 3],
     stop: &AtomicBool,
 ) -> Result<Restarted> {
+    let notification = notice::recorded(records)?;
     let mut remarks = plan.remarks.clone();
     match build_in(image, records, plan, &nursery, standard, stop) {
         Ok((root, terminal, mut said)) => {
@@ -363,6 +368,7 @@ fn build(
                 nursery,
                 terminal,
                 job_name: image.preamble().job_name.clone(),
+                notification,
                 generation: image.preamble().generation + 1,
                 remarks,
             })

@@ -8,6 +8,7 @@ use cryonaut_procfs::stat::Stat;
 use cryonaut_procfs::status::Status;
 use cryonaut_procfs::{ProcError, ProcessDirectory};
 
+use crate::notify::Notification;
 use crate::reference::Hashing;
 use crate::{Error, Refusals, Result};
 
@@ -196,6 +197,8 @@ pub struct Target {
     pub hashing: Hashing,
     /// What becomes of sockets whose peer is outside.
     pub external: External,
+    /// How programs are told of checkpoints, for the image to tell.
+    pub notification: Notification,
 }
 
 impl Target {
@@ -285,6 +288,7 @@ impl Target {
             inspection: Inspection::default(),
             hashing: Hashing::None,
             external: External::default(),
+            notification: Notification::default(),
         })
     }
 
@@ -297,6 +301,7 @@ impl Target {
             inspection: self.inspection,
             hashing: self.hashing,
             external: self.external,
+            notification: self.notification,
             ..Self::find(self.named, self.scope)?
         })
     }

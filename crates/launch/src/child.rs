@@ -127,6 +127,15 @@ impl ChildSpec {
         })
     }
 
+    /// Sets a variable of its environment, or leaves it out. Of a program that is started without the caller's environment nothing
+    /// is changed.
+    pub fn variable(mut self, name: &str, value: Option<&str>) -> ChildSpec {
+        if let Program::Exec { environment, .. } = &mut self.program {
+            environment.push((name.into(), value.map(OsString::from)));
+        }
+        self
+    }
+
     /// Gives it this pseudo-terminal's slave side as controlling terminal and as all three standard
     /// descriptors.
     pub fn on_terminal(mut self, slave: OwnedFd) -> io::Result<ChildSpec> {

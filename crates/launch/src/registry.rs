@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cryonaut_sys::spawn;
 use serde::{Deserialize, Serialize};
@@ -108,6 +108,33 @@ pub struct InitIdentity {
     pub pid_namespace: u64,
 }
 
+/// The signals by which programs are told; what has none is not told of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notices {
+    /// A checkpoint is about to be made.
+    pub checkpoint: Option<i32>,
+    /// This is a restarted life.
+    pub restart: Option<i32>,
+    /// The checkpoint is over, and this life goes on.
+    pub continued: Option<i32>,
+}
+
+impl Notices {
+    /// Whether nobody is to be told of anything.
+    pub fn is_empty(&self) -> bool {
+        *self == Notices::default()
+    }
+}
+
+/// How the programs of a job are told of its checkpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notification {
+    /// The signals.
+    pub notices: Notices,
+    /// The time that processes have after the signal for *checkpoint*. One that stops itself is ready earlier.
+    pub grace: Duration,
+}
+
 /// One image of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointEntry {
@@ -139,6 +166,8 @@ pub struct NewJob {
     pub checkpoint_directory: Option<PathBuf>,
     /// How many times it was restarted before.
     pub generation: u64,
+    /// How its programs are told of checkpoints.
+    pub notification: Notification,
 }
 
 /// A job that was registered.
@@ -168,6 +197,9 @@ pub struct Job {
     /// How many times it was restarted before.
     #[serde(default)]
     pub generation: u64,
+    /// How its programs are told of checkpoints.
+    #[serde(default)]
+    pub notification: Notification,
 }
 
 impl Job {
@@ -258,9 +290,16 @@ impl Registry {
             checkpoint_directory: new.checkpoint_directory,
             checkpoints: Vec::new(),
             generation: new.generation,
+            notification: new.notification,
         };
         self.store(&job)?;
         Ok(job)
+    }
+
+    /// A name for a job of this command that no running job has.
+    pub fn free_name(&self, command: &[String]) -> Result<String, RegistryError> {
+        let _lock = self.lock()?;
+        self.generate_name(command)
     }
 
     /// The jobs that run, by name. Files of others are removed.

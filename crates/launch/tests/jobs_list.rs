@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use cryonaut_launch::registry::{
-    CheckpointEntry, NewJob, ProcessIdentity, Registry, RegistryError, check_name,
+    CheckpointEntry, NewJob, Notification, ProcessIdentity, Registry, RegistryError, check_name,
 };
 
 struct Place(PathBuf);
@@ -34,6 +34,7 @@ fn job(name: Option<&str>, pid: i32) -> NewJob {
         command: vec!["/bin/sleep".into(), "60".into()],
         checkpoint_directory: None,
         generation: 0,
+        notification: Notification::default(),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::apart::apart;
 use crate::console::Console;
 use crate::exit::{self, Failure};
 use crate::interrupt::stoppable;
+use crate::notify::NotifyArguments;
 use crate::progress::{Count, Progress};
 use crate::subject::{ExternalArguments, Subject, TargetArguments};
 use crate::when;
@@ -43,6 +44,8 @@ pub struct Arguments {
     hash_files: bool,
     #[command(flatten)]
     external: ExternalArguments,
+    #[command(flatten)]
+    notify: NotifyArguments,
 }
 
 #[derive(Args, Debug, Clone, Copy)]
@@ -124,6 +127,8 @@ impl Arguments {
             true => Hashing::Content,
             false => Hashing::None,
         };
+        let known = subject.job.as_ref().map(|job| job.notification);
+        subject.target.notification = self.notify.over(known.unwrap_or_default());
         Ok(subject)
     }
 
@@ -223,6 +228,7 @@ fn save(request: CheckpointRequest, console: Console) -> Result<Option<Checkpoin
     let progress = Progress::new(console, Count::Written, "freezing");
     let report = stoppable(&signals, |stop| {
         checkpoint::checkpoint(request, stop, &mut |step| match step {
+            checkpoint::Progress::Telling => progress.now("waiting for programs to get ready"),
             checkpoint::Progress::Frozen => progress.now("collecting"),
             checkpoint::Progress::Copying(bytes) => {
                 progress.now("copying memory");

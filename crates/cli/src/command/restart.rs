@@ -389,9 +389,9 @@ fn enter(
     let had = Some(restarted.job_name.clone()).filter(|name| check_name(name).is_ok());
     match job::describe(&restarted.nursery, &restarted.root, name.or(had), command) {
         Ok(new) => {
-            let generation = restarted.generation;
             let new = NewJob {
-                generation,
+                generation: restarted.generation,
+                notification: restarted.notification,
                 terminal_keeper,
                 ..new
             };

@@ -23,15 +23,19 @@ use cryonaut_sys::terminal::set_window_size;
 use crate::console::Console;
 use crate::exit::{self, Failure};
 use crate::job::{self, Foreground, Sight};
+use crate::notify::NotifyArguments;
 use crate::terminal::{self, DetachKeyArgument, User};
 use crate::when;
+
+/// The variable that tells the programs of a job its name.
+const JOB_NAME: &str = "CRYO_JOB";
 
 /// Starts a command as a job that can be checkpointed and restarted
 ///
 /// cryo stays in the foreground for it: it passes signals, the terminal and the exit status on. The detach keys (Ctrl-\ and then d)
 /// leave the job to itself, as does the end of your terminal; `cryo attach` takes its terminal up again. Without root the job lives in
 /// namespaces of its own, where a restart can give it its own pids again: there, its processes keep your uid and files, but
-/// setuid programs (sudo) have no power, and other users' files show as nobody's.
+/// setuid programs (sudo) have no power, and other users' files show as nobody's. CRYO_JOB tells its processes the job's name.
 #[derive(Args, Debug)]
 #[command(after_long_help = exit::DOCUMENTED_FOR_JOB)]
 pub struct Arguments {
@@ -58,6 +62,8 @@ pub struct Arguments {
     /// How many checkpoints of --every are kept: the newest
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), requires = "every")]
     keep: u32,
+    #[command(flatten)]
+    notify: NotifyArguments,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
     command: Vec<OsString>,
@@ -80,7 +86,7 @@ impl Arguments {
         }
     }
 
-    fn stand_in(self, console: Console) -> Result<u8, Failure> {
+    fn stand_in(mut self, console: Console) -> Result<u8, Failure> {
         let inherited =
             inherited_descriptors().map_err(Failure::system("look at the open descriptors"))?;
         let signals = WatchedSignals::block()?;
@@ -95,7 +101,12 @@ impl Arguments {
         if !self.detach {
             job::adopt_orphans(&nursery)?;
         }
-        let mut spec = ChildSpec::command(self.command.clone());
+        // Where the list of jobs cannot be used the job has no name, and that is told when it is to be entered.
+        self.name = self
+            .name
+            .or_else(|| Registry::open().ok()?.free_name(&words(&self.command)).ok());
+        let spec = ChildSpec::command(self.command.clone());
+        let mut spec = spec.variable(JOB_NAME, self.name.as_deref());
         spec.keep_descriptors = inherited;
         let (spec, master) = self.give_terminal(spec)?;
         // Before the job is there, so that nothing can fail any more that it would miss.
@@ -189,19 +200,16 @@ impl Arguments {
         terminal_keeper: Option<ProcessIdentity>,
         checkpoint_directory: Option<PathBuf>,
     ) -> Option<NewJob> {
-        let words = self.command.iter();
-        let command = words
-            .map(|word| word.to_string_lossy().into_owned())
-            .collect();
         let supervisor = match self.detach {
             true => None,
             false => ProcessIdentity::of(std::process::id() as i32).ok(),
         };
-        let new = job::describe(nursery, root, self.name.clone(), command).ok()?;
+        let new = job::describe(nursery, root, self.name.clone(), words(&self.command)).ok()?;
         Some(NewJob {
             supervisor,
             terminal_keeper,
             checkpoint_directory,
+            notification: self.notify.over(new.notification),
             ..new
         })
     }
@@ -217,6 +225,14 @@ impl Arguments {
         };
         Ok(Nursery::Namespace(Namespaces::create(&request)?))
     }
+}
+
+/// A command line as text.
+fn words(command: &[OsString]) -> Vec<String> {
+    let words = command.iter();
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Leaves the job to itself.

@@ -487,6 +487,7 @@ mod tests {
             inspection: Inspection::Complete,
             hashing: Default::default(),
             external: Default::default(),
+            notification: Default::default(),
         };
         let mut refusals = Refusals::default();
         Namespaces.inspect(&target, &mut refusals);

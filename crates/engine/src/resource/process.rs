@@ -136,7 +136,8 @@ impl Resource for Processes {
                 session: last(&process.status.namespace_sid, process.stat.session),
                 tasks: process.tasks.iter().map(|task| task.inner).collect(),
                 zombie: process.is_zombie().then_some(process.stat.exit_code),
-                stopped: job_stop(process),
+                // Who stopped itself to say that it was ready for this runs on in its new life.
+                stopped: job_stop(process).filter(|_| !frozen.told.contains(&process.pid)),
                 name: process.stat.comm.clone(),
                 named: frozen.named == process.pid,
                 command_line: process.directory.read("cmdline").unwrap_or_default(),

@@ -301,6 +301,7 @@ mod tests {
             inspection: Inspection::Complete,
             hashing: Default::default(),
             external: Default::default(),
+            notification: Default::default(),
         };
         let mut refusals = Refusals::default();
         Restrictions.inspect(&target, &mut refusals);

@@ -105,6 +105,7 @@ fn this_process_is_not_refused() {
         inspection: Inspection::Complete,
         hashing: Default::default(),
         external: Default::default(),
+        notification: Default::default(),
     };
     let mut refusals = Refusals::default();
     Credentials.inspect(&target, &mut refusals);

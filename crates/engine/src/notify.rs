@@ -1,0 +1,263 @@
+//! Telling programs of a checkpoint by plain signals, before and after it.
+//!
+//! A process that catches the signal for *checkpoint* is told, and has a bounded time to get ready; it says that it is by stopping
+//! itself (SIGSTOP, as `kill -STOP $$` does). Afterwards it is woken and told *continue*; in a restarted life it is told *restart*
+//! instead (see `resource/notice`). Nobody gets a signal that it does not catch (SigCgt of /proc/PID/status): others would die of
+//! it.
+//!
+//! A process that has stopped itself must not stay so because `cryo` was killed: a guardian stands by from before the first signal,
+//! and wakes whoever was told.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+pub use cryonaut_launch::registry::{Notices, Notification};
+use cryonaut_procfs::ProcessDirectory;
+use cryonaut_procfs::status::Status;
+use cryonaut_sys::{pidfd, task};
+
+use crate::freeze::Afterwards;
+use crate::guardian::Guardian;
+use crate::target::{Target, TargetProcess};
+use crate::{Error, Result};
+
+/// Whether a process catches a signal.
+pub(crate) fn catches(status: &Status, signal: i32) -> bool {
+    (1..=64).contains(&signal) && status.signals_caught & (1 << (signal - 1)) != 0
+}
+
+/// A process that is told.
+#[derive(Debug)]
+struct Told {
+    pid: i32,
+    name: String,
+    process: OwnedFd,
+    directory: ProcessDirectory,
+}
+
+impl Told {
+    /// Its state as /proc/PID/stat has it; none if it has ended.
+    fn state(&self) -> Option<char> {
+        let state = self.directory.stat().ok()?.state;
+        (!matches!(state, 'Z' | 'X')).then_some(state)
+    }
+
+    fn catches(&self, signal: i32) -> bool {
+        let status = self.directory.status();
+        status.is_ok_and(|status| catches(&status, signal))
+    }
+
+    fn is_younger_than(&self, time: Duration) -> bool {
+        /// Of the clock in which /proc tells times, in a second (USER_HZ).
+        const TICKS: u64 = 100;
+        let (Ok(stat), Ok(now)) = (self.directory.stat(), task::clock(libc::CLOCK_BOOTTIME)) else {
+            return true;
+        };
+        let born = i128::from(stat.starttime) * i128::from(1_000_000_000 / TICKS);
+        now - born < time.as_nanos() as i128
+    }
+
+    /// Whether it has stopped itself, has ended, or has become another program, which knows of nothing.
+    fn is_ready(&self, signal: i32) -> bool {
+        self.state().is_none_or(|state| state == 'T') || !self.catches(signal)
+    }
+
+    /// Sends the signal if it is caught; an error only means that the process has ended.
+    fn tell(&self, signal: i32) {
+        if self.catches(signal) {
+            let _ = pidfd::send_signal(self.process.as_fd(), signal);
+        }
+    }
+
+    /// Whether SIGCONT is for it. To one that has not stopped itself that means nothing, unless it catches SIGCONT without having
+    /// asked to be told by it: then it counts whether it is stopped. One that was let go a moment ago is so only in a moment.
+    fn wants_waking(&self, continued: Option<i32>) -> bool {
+        const MOMENT: Duration = Duration::from_millis(100);
+        if !self.catches(libc::SIGCONT) || continued == Some(libc::SIGCONT) {
+            return true;
+        }
+        let start = Instant::now();
+        while self.state().is_some_and(|state| state != 'T') {
+            if start.elapsed() > MOMENT {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+
+    /// Waits until nobody traces it: what a tracer that has just died leaves behind goes a moment after it.
+    fn await_untraced(&self) {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE
+            && self
+                .directory
+                .status()
+                .is_ok_and(|status| status.tracer_pid != 0)
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Processes that were told of a checkpoint, and stand by for it. Dropping it tells them that life goes on.
+#[derive(Debug)]
+pub struct Notified {
+    told: Vec<Told>,
+    continued: Option<i32>,
+    guardian: Option<Guardian>,
+    remarks: Vec<String>,
+}
+
+impl Notified {
+    /// Tells all processes of the job that catch the signal, and waits until each has stopped itself or ended, or the time is over.
+    /// Those that job control had stopped before are not told: they could not get ready.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`]; those that were told are told to go on.
+    pub fn tell(target: &Target, stop: &AtomicBool) -> Result<Self> {
+        let Notification { notices, grace } = target.notification;
+        let mut notified = Self {
+            told: Vec::new(),
+            continued: notices.continued,
+            guardian: None,
+            remarks: Vec::new(),
+        };
+        let Some(signal) = notices.checkpoint else {
+            return Ok(notified);
+        };
+        notified.told = to_be_told(target, signal);
+        if notified.told.is_empty() {
+            return Ok(notified);
+        }
+        let (told, continued) = (&notified.told, notices.continued);
+        notified.guardian = Some(Guardian::standing_by(|| {
+            for process in told {
+                process.await_untraced();
+            }
+            go_on(told, continued, Afterwards::LeaveRunning);
+        })?);
+        for process in &notified.told {
+            process.tell(signal);
+        }
+        notified.await_ready(signal, grace, stop)?;
+        Ok(notified)
+    }
+
+    fn await_ready(&mut self, signal: i32, grace: Duration, stop: &AtomicBool) -> Result<()> {
+        const LONGEST: Duration = Duration::from_millis(20);
+        let start = Instant::now();
+        let mut pause = Duration::from_millis(1);
+        while !self.told.iter().all(|process| process.is_ready(signal)) {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            let left = grace.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            std::thread::sleep(pause.min(left));
+            pause = (pause * 2).min(LONGEST);
+        }
+        let late = self.told.iter().filter(|process| !process.is_ready(signal));
+        self.remarks = late
+            .map(|process| {
+                format!(
+                    "process {} ({}) was told of the checkpoint and did not stop itself to say that it was ready: it was given all of \
+                     the time ({grace:?}); should it stop itself only now, wake it by `kill -CONT {0}`",
+                    process.pid, process.name
+                )
+            })
+            .collect();
+        Ok(())
+    }
+
+    /// The processes that were told, by their pids as we see them.
+    pub fn pids(&self) -> BTreeSet<i32> {
+        self.told.iter().map(|told| told.pid).collect()
+    }
+
+    /// What the user should know.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
+    }
+
+    /// The checkpoint is over: they are told so, and those that stopped themselves are woken unless the whole job is to stay
+    /// stopped. One that is killed is told nothing.
+    pub fn finish(mut self, afterwards: Afterwards) {
+        self.end(afterwards);
+    }
+
+    fn end(&mut self, afterwards: Afterwards) {
+        if let Some(guardian) = self.guardian.take() {
+            if afterwards != Afterwards::Kill {
+                go_on(&self.told, self.continued, afterwards);
+            }
+            // One that cannot be told does what has been done already.
+            let _ = guardian.dismiss();
+        }
+    }
+}
+
+impl Drop for Notified {
+    fn drop(&mut self) {
+        self.end(Afterwards::LeaveRunning);
+    }
+}
+
+/// The processes of the job that catch `signal` and are not stopped. A process that was just born has the handlers of its parent,
+/// loses them a moment later, and would die of the signal then: the young ones are looked at again when they are older.
+fn to_be_told(target: &Target, signal: i32) -> Vec<Told> {
+    const MOMENT: Duration = Duration::from_millis(100);
+    let find = |process: &TargetProcess| {
+        let told = Told {
+            pid: process.pid,
+            name: process.name(),
+            process: pidfd::open(process.pid).ok()?,
+            directory: ProcessDirectory::open(process.pid).ok()?,
+        };
+        let wanted = told.catches(signal) && !matches!(told.state(), None | Some('T'));
+        wanted.then_some(told)
+    };
+    let mut told: Vec<Told> = target.processes.iter().filter_map(find).collect();
+    if told.iter().any(|process| process.is_younger_than(MOMENT)) {
+        std::thread::sleep(MOMENT);
+        told.retain(|process| process.catches(signal));
+    }
+    told
+}
+
+/// Tells them that life goes on, and wakes those that stopped themselves. The signal comes first, so that its handler runs before
+/// anything else does.
+fn go_on(told: &[Told], continued: Option<i32>, afterwards: Afterwards) {
+    for process in told {
+        // SIGCONT comes below, to those that are to be woken; whoever wakes the others sends it.
+        if let Some(signal) = continued.filter(|signal| *signal != libc::SIGCONT) {
+            process.tell(signal);
+        }
+        if afterwards == Afterwards::LeaveRunning && process.wants_waking(continued) {
+            let _ = pidfd::send_signal(process.process.as_fd(), libc::SIGCONT);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_caught_signals_are_sent() {
+        let status = Status {
+            signals_caught: 1 << (libc::SIGUSR1 - 1) | 1 << 63,
+            ..Status::default()
+        };
+        assert!(catches(&status, libc::SIGUSR1));
+        assert!(catches(&status, 64));
+        assert!(!catches(&status, libc::SIGUSR2));
+        assert!(!catches(&status, 0));
+        assert!(!catches(&status, 65));
+    }
+}
