@@ -192,6 +192,7 @@ victims! {
     pidfd_ended => Victim::new("pidfd_ended");
     inotify_watches => Victim::new("inotify_watches");
     inotify_renamed => Victim::new("inotify_renamed");
+    inotify_deleted => Victim::new("inotify_deleted");
     inotify_queued => Victim::new("inotify_queued").unless_refused("wait to be read");
     unix_pair => Victim::new("unix_pair");
     unix_named => Victim::new("unix_named");

@@ -243,6 +243,7 @@ impl Resource for KeptFiles {
                 plan.step(Stage::Threads, process, make::Return { process });
             }
         }
+        plan.step(Stage::Restrict, 0, make::HoldAsPlaces);
         Ok(())
     }
 }

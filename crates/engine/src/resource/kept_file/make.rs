@@ -570,6 +570,25 @@ impl Action for Return {
     }
 }
 
+/// Holds kept files as places from now on: watches of them, which are set after that, are to hear nothing of their being closed.
+pub(super) struct HoldAsPlaces;
+
+impl fmt::Display for HoldAsPlaces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "close the files that were kept by content")
+    }
+}
+
+impl Action for HoldAsPlaces {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        for held in rebuild.kept.values_mut() {
+            let place = reopen(held.as_fd(), libc::O_PATH as u32);
+            *held = place.attempt(|| "opening a kept file again".into())?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
