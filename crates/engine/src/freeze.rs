@@ -1,5 +1,6 @@
 //! Freezing: every task of the job stands still under our hands. Dropping [`Frozen`] lets the job run on.
 
+mod end;
 mod vfork;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -293,20 +294,25 @@ impl Frozen {
         outcome.map(|()| self.since.elapsed())
     }
 
-    /// Kills the whole job, by a guardian if this process dies on the way. All tasks stand still, so nobody sees an order.
+    /// Kills the whole job, by a guardian if this process dies on the way. All tasks stand still, so nobody sees an order. They have
+    /// ended then: whoever restarts the job next finds its numbers free, as soon as their parents have taken notice.
     fn kill(&mut self) -> Result<()> {
         let descriptors = present(self.processes.iter().map(|process| process.pidfd.as_ref()));
         let guardian = Guardian::watch(&descriptors)?;
         for process in descriptors {
             let _ = pidfd::send_signal(process, libc::SIGKILL);
         }
+        let mut tasks = Vec::new();
         for process in &mut self.processes {
             lock(&process.guest).take();
             for task in process.tasks.drain(..) {
+                tasks.push(task.stopped.tid());
                 task.stopped.forget();
             }
         }
-        guardian.dismiss()
+        guardian.dismiss()?;
+        end::await_ends(tasks);
+        Ok(())
     }
 
     /// The process that the image calls `inner`.

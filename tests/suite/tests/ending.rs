@@ -1,10 +1,11 @@
-//! A job that ends by itself while it is being checkpointed: there is an error and no image, or an image that can be restarted.
+//! A job that ends by itself while it is being checkpointed: there is an error and no image, or an image that can be restarted; and
+//! one that is killed, which has ended when that is said.
 
 use std::time::Duration;
 
 use cryonaut_suite::scene::describe_status;
 use cryonaut_suite::victim::restart;
-use cryonaut_suite::{Outcome, Program, Scene, User, failed, test};
+use cryonaut_suite::{Outcome, Program, Scene, User, failed, place, test};
 
 /// Jobs of different lengths, so that some end in the midst of their checkpoint.
 const JOBS: u32 = 50;
@@ -40,6 +41,36 @@ fn ends_meanwhile(scene: &Scene) -> Outcome {
     Ok(())
 }
 
+/// Starts a program, saves and kills it, and says at once what state it is in.
+const KILLED: &str = r#"
+victim=$1 cryo=$2 image=$3
+"$victim" > ready &
+while ! grep -qs READY ready; do sleep 0.01; done
+"$cryo" checkpoint $! --kill -o "$image" > /dev/null || exit
+state=gone
+[ ! -e /proc/$! ] || read -r _ _ state _ < /proc/$!/stat
+echo "$state"
+wait
+"#;
+
+/// What is said to be killed has ended, also what takes its time for that, so that its parent finds it and its numbers get free.
+fn killed_has_ended(scene: &Scene) -> Outcome {
+    // The kernel waits for readers of its own when it takes contexts of asynchronous I/O away.
+    let victim = Program::victim("aio", &[])?.path;
+    let arguments = [victim, place::cryo()?, scene.file("image")];
+    let shell = Program::installed("dash")?.arguments(["-c", KILLED, "dash"]);
+    let job = scene.start("shell", &shell.arguments(arguments))?;
+    scene.wait(&job)?;
+    match job.output().trim() {
+        // The shell may have taken notice.
+        "Z" | "gone" => Ok(()),
+        found => failed(format!(
+            "killed it was found like this: {found:?}; {}",
+            job.errors()
+        )),
+    }
+}
+
 #[test]
 fn root() {
     test("ending::root", User::Root, ends_meanwhile);
@@ -48,4 +79,14 @@ fn root() {
 #[test]
 fn user() {
     test("ending::user", User::Ordinary, ends_meanwhile);
+}
+
+#[test]
+fn killed_root() {
+    test("ending::killed_root", User::Root, killed_has_ended);
+}
+
+#[test]
+fn killed_user() {
+    test("ending::killed_user", User::Ordinary, killed_has_ended);
 }
