@@ -24,11 +24,12 @@ use cryonaut_tracee::{Argument, CallList, Outcomes, Stub};
 
 use crate::error::Attempt;
 use crate::guardian::Guardian;
+use crate::resource::file::SpareNumbers;
 use crate::resource::memory::AreaRecord;
 use crate::{Error, Result};
 
 pub use channel::CloseOnExec;
-pub use lent::{Access, LENT_FROM};
+pub use lent::Access;
 pub use life::{Descent, Sibling};
 pub use memory::Executable;
 pub use places::Places;
@@ -87,7 +88,8 @@ pub struct Rebuild<'a> {
     places: Places,
     program: OwnedFd,
     channel: (OwnedFd, OwnedFd),
-    channel_number: i32,
+    /// Descriptor numbers that no process of the job uses.
+    pub numbers: SpareNumbers,
     progenitor: Option<(Child, i32)>,
     processes: BTreeMap<i32, Built>,
     /// Threads that do not share all with their process, and that process.
@@ -111,7 +113,11 @@ impl<'a> Rebuild<'a> {
         standard: [Option<std::fs::File>; 3],
         stop: &'a AtomicBool,
     ) -> Result<Self> {
-        let channel_number = crate::resource::file::free_number(records)?;
+        let Ok(numbers) = SpareNumbers::find(records)? else {
+            return Err(Error::Failed(
+                "there are too few descriptor numbers (ulimit -Hn)".into(),
+            ));
+        };
         let places = Places::find(records)?;
         let stub = Stub::at(places.stub, STUB_DATA);
         let loader = Stub::at(places.loader, LOADER_DATA);
@@ -139,7 +145,7 @@ impl<'a> Rebuild<'a> {
             places,
             program: file.into(),
             channel,
-            channel_number,
+            numbers,
             progenitor: None,
             processes: BTreeMap::new(),
             apart: BTreeMap::new(),

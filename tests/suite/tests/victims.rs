@@ -164,6 +164,7 @@ victims! {
     file_hardware_tunnel => Victim::new("file_hardware").arguments(&["/dev/net/tun"]).only(User::Root).unless_refused("a network tunnel");
     file_hardware_fuse => Victim::new("file_hardware").arguments(&["/dev/fuse"]).only(User::Root).unless_refused("a file system server");
     file_hardware_loop => Victim::new("file_hardware").arguments(&["/dev/loop-control"]).only(User::Root).unless_refused("a loop device");
+    file_numbers => Victim::new("file_numbers");
     file_many => Victim::new("file_many");
     file_no_stdio => Victim::new("file_no_stdio");
     lock_flock => Victim::new("lock_flock");

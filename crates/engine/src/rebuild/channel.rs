@@ -15,9 +15,7 @@ impl Rebuild<'_> {
     /// # Errors
     /// When the process cannot have so many.
     pub fn give(&self, process: i32, slots: &[(BorrowedFd<'_>, i32, CloseOnExec)]) -> Result<()> {
-        const AT_ONCE: usize = 200;
-        let above = self.channel_number + 1;
-        for chunk in slots.chunks(AT_ONCE) {
+        for chunk in slots.chunks(self.numbers.aside.len()) {
             let numbers: Vec<i32> = chunk
                 .iter()
                 .map(|(object, ..)| object.as_raw_fd())
@@ -43,18 +41,24 @@ impl Rebuild<'_> {
                 .collect();
             let mut list = CallList::new();
             // First out of the way of numbers that are to be filled, then each to its own.
-            let aside: Vec<CallId> = arrived
+            let mut free = self.numbers.aside.iter();
+            let mut moved = Vec::new();
+            let aside: Vec<i32> = arrived
                 .iter()
                 .map(|&number| {
-                    let call = list.call(
-                        libc::SYS_fcntl,
-                        &[number.into(), libc::F_DUPFD.into(), above.into()],
-                    );
+                    if self.numbers.aside.contains(&number) {
+                        return number;
+                    }
+                    let place = free.by_ref().find(|place| !arrived.contains(place));
+                    // There are as many as arrive.
+                    let place = place.copied().unwrap_or(number);
+                    let arguments = [number.into(), place.into(), 0.into()];
+                    moved.push(list.call(libc::SYS_dup3, &arguments));
                     list.call(libc::SYS_close, &[number.into()]);
-                    call
+                    place
                 })
                 .collect();
-            for (call, (_, number, close)) in aside.iter().zip(chunk) {
+            for (waiting, (_, number, close)) in aside.iter().zip(chunk) {
                 let flags = if *close == CloseOnExec::Yes {
                     libc::O_CLOEXEC
                 } else {
@@ -63,13 +67,18 @@ impl Rebuild<'_> {
                 placed.push((
                     list.call(
                         libc::SYS_dup3,
-                        &[(*call).into(), (*number).into(), flags.into()],
+                        &[(*waiting).into(), (*number).into(), flags.into()],
                     ),
                     *number,
                 ));
-                list.call(libc::SYS_close, &[(*call).into()]);
+                list.call(libc::SYS_close, &[(*waiting).into()]);
             }
             let outcomes = self.run(process, &list)?;
+            for call in moved {
+                outcomes
+                    .result(call)
+                    .attempt(|| format!("process {process}: receiving descriptors"))?;
+            }
             for (call, number) in placed {
                 outcomes
                     .result(call)
@@ -93,7 +102,7 @@ impl Rebuild<'_> {
         list.set_word(header, 40, (16 + (count * 4).next_multiple_of(8)) as u64);
         let call = list.call(
             libc::SYS_recvmsg,
-            &[self.channel_number.into(), header.into(), 0.into()],
+            &[self.numbers.channel.into(), header.into(), 0.into()],
         );
         Received { call, control }
     }
@@ -103,7 +112,7 @@ impl Rebuild<'_> {
     /// # Errors
     /// When the process stumbles.
     pub fn close_all(&self, process: i32) -> Result<()> {
-        let channel = self.channel_number;
+        let channel = self.numbers.channel;
         let mut list = CallList::new();
         for (first, last) in [(0, (channel - 1) as u32), ((channel + 1) as u32, u32::MAX)] {
             let arguments = [u64::from(first).into(), u64::from(last).into(), 0.into()];
@@ -121,7 +130,7 @@ impl Rebuild<'_> {
             process,
             "closing the channel",
             libc::SYS_close,
-            &[self.channel_number.into()],
+            &[self.numbers.channel.into()],
         )
         .map(drop)
     }

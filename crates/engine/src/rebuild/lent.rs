@@ -1,6 +1,6 @@
 //! Files lent to the processes of a job while it is rebuilt: what they map, or execute, that no path leads to.
 //!
-//! A descriptor for each is put into the progenitor, high above all numbers of the job. Every process inherits it as it inherits
+//! A descriptor for each is put into the progenitor, at a number that the job does not use. Every process inherits it as it inherits
 //! the arena, maps what it needs, and closes it before its threads are born.
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,11 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use cryonaut_tracee::CallList;
 
 use super::{CloseOnExec, Rebuild};
-use crate::resource::file::raise_limit;
+use crate::resource::file::{DIRECTORIES, FILLED, raise_limit};
 use crate::{Error, Result};
-
-/// From the channel's number on, where lent descriptors begin: above those that are only on their way.
-pub const LENT_FROM: i32 = 512;
 
 /// What a lent descriptor is open for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,7 +26,10 @@ impl Rebuild<'_> {
     /// # Errors
     /// When the progenitor stumbles.
     pub fn lend(&mut self, kept: u64, access: Access, file: BorrowedFd<'_>) -> Result<()> {
-        let number = self.channel_number + LENT_FROM + self.lent.len() as i32;
+        let number = self.numbers.lent.get(self.lent.len());
+        let number = *number.ok_or_else(|| {
+            Error::Failed("the image is damaged: more files are lent than are needed".into())
+        })?;
         raise_limit(self.built(0)?.pid)?;
         self.give(0, &[(file, number, CloseOnExec::Yes)])?;
         self.lent.insert((kept, access), number);
@@ -49,16 +49,16 @@ impl Rebuild<'_> {
         })
     }
 
-    /// Gives a kept file to a process for a moment, which then closes it: its number there. `place` tells apart what is given at
-    /// the same time.
+    /// Gives a kept directory to a process for a moment, which then closes it: its number there. `place`, 0 or 1, tells apart what
+    /// is given at the same time.
     ///
     /// # Errors
     /// When the image has no such file, or the process stumbles.
-    pub fn give_kept(&self, process: i32, kept: u64, place: i32) -> Result<i32> {
+    pub fn give_kept(&self, process: i32, kept: u64, place: usize) -> Result<i32> {
         let file = self.kept.get(&kept).ok_or_else(|| {
             Error::Failed(format!("the image is damaged: kept file {kept} is missing"))
         })?;
-        let number = self.channel_number + LENT_FROM + place;
+        let number = self.numbers.spare[DIRECTORIES + place];
         self.give(process, &[(file.as_fd(), number, CloseOnExec::Yes)])?;
         Ok(number)
     }
@@ -68,7 +68,7 @@ impl Rebuild<'_> {
     /// # Errors
     /// When the process stumbles.
     pub fn give_spare(&self, process: i32, file: BorrowedFd<'_>) -> Result<i32> {
-        let number = self.channel_number + LENT_FROM + self.lent.len() as i32;
+        let number = self.numbers.spare[FILLED];
         raise_limit(self.built(process)?.pid)?;
         self.give(process, &[(file, number, CloseOnExec::Yes)])?;
         Ok(number)

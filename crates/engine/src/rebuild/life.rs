@@ -39,7 +39,7 @@ impl Rebuild<'_> {
             .1
             .try_clone()
             .attempt(|| "starting a process".into())?;
-        spec.keep_descriptors = vec![(theirs, self.channel_number)];
+        spec.keep_descriptors = vec![(theirs, self.numbers.channel)];
         let mut child = self.nursery.spawn(&spec).map_err(|error| match error {
             LaunchError::PidTaken { pid } => Error::PidTaken(pid),
             error => Error::Failed(error.to_string()),
@@ -156,7 +156,7 @@ impl Rebuild<'_> {
             });
         }
         // Standard descriptors came along from us; only the channel stays.
-        let channel = self.channel_number;
+        let channel = self.numbers.channel;
         if channel > 0 {
             list.call(
                 libc::SYS_close_range,

@@ -22,6 +22,7 @@ mod hardware;
 mod inotify;
 pub(crate) mod kernel_file;
 mod lock;
+mod numbers;
 mod owner;
 mod pidfd;
 mod pipe;
@@ -61,6 +62,8 @@ use crate::{Error, Refusals, Result};
 
 pub(crate) use device::is_stateless;
 pub use facts::{Description, FdFacts, Job, Known, Peer, Place, Slot};
+pub use numbers::SpareNumbers;
+pub(crate) use numbers::{DIRECTORIES, DISPLACED, EPOLL, FILLED, TARGET};
 pub use owner::{Ids, Owner};
 pub(crate) use refused::is_kernel_file;
 pub(crate) use {
@@ -69,10 +72,6 @@ pub(crate) use {
 
 /// Setting the soft and hard limit on descriptor numbers (RLIMIT_NOFILE).
 const LIMIT: u32 = cryonaut_sys::uapi::RLIMIT_NOFILE;
-/// Numbers above the job's own that are used while descriptors are put in their places.
-const ROOM: i32 = 512;
-/// From its channel's number on, where a descriptor that only rebuilding needs is put.
-const SPARE: i32 = 400;
 /// How often a running job is looked at before its checkpoint is refused.
 const LOOKS: u32 = 4;
 /// The time between two looks.
@@ -309,20 +308,16 @@ impl Resource for Files {
 
     fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
         let tables = records.all::<DescriptorTable>()?;
-        let highest = free_number(records)?;
-        let hard = task::limit(0, LIMIT)
-            .attempt(|| "reading the limit on descriptors".into())?
-            .hard;
-        if (highest + ROOM) as u64 > hard {
+        if let Err(lacking) = SpareNumbers::find(records)? {
+            let hard =
+                task::limit(0, LIMIT).attempt(|| "reading the limit on descriptors".into())?;
             plan.refusals.add_for_job(
-                format!("descriptor numbers up to {}", highest - 1),
+                "descriptor numbers",
                 format!(
-                    "the limit on descriptors here is {hard}, and {ROOM} more are needed on the way"
+                    "the limit on descriptors here is {}, and {lacking} more than are free are needed on the way",
+                    hard.hard
                 ),
-                format!(
-                    "raise the hard limit (ulimit -Hn) to {} or more",
-                    highest + ROOM
-                ),
+                "raise the hard limit (ulimit -Hn)",
             );
         }
         plan.step(Stage::Objects, 0, RaiseLimit);
@@ -429,33 +424,6 @@ fn threads(records: &RecordSet) -> Result<BTreeSet<i32>> {
         threads.filter(|task| **task != process.pid).copied()
     });
     Ok(threads.collect())
-}
-
-/// A descriptor number above all that any process of the image uses; at least 64.
-///
-/// # Errors
-/// When the records are damaged.
-pub fn free_number(records: &RecordSet) -> Result<i32> {
-    /// No kernel allows more (NR_OPEN); also keeps sums from overflowing.
-    const MOST: i32 = 1 << 30;
-    let tables = records.all::<DescriptorTable>()?;
-    let highest = tables
-        .iter()
-        .flat_map(|table| &table.slots)
-        .map(|slot| slot.number)
-        .max()
-        .unwrap_or(0);
-    if highest >= MOST
-        || tables
-            .iter()
-            .flat_map(|table| &table.slots)
-            .any(|slot| slot.number < 0)
-    {
-        return Err(Error::Failed(
-            "the image is damaged: it has an impossible descriptor number".into(),
-        ));
-    }
-    Ok((highest + 1).max(64))
 }
 
 /// Which process first has each description, for messages: object to (process, number).
@@ -662,7 +630,7 @@ mod tests {
         Host::look(false, crate::host::Changed::Refuse).unwrap()
     }
 
-    fn slot(number: i32, object: u64) -> SlotRecord {
+    pub(super) fn slot(number: i32, object: u64) -> SlotRecord {
         SlotRecord {
             number,
             object,
@@ -680,26 +648,6 @@ mod tests {
         records.push(&table).unwrap();
         assert_eq!(records.all::<DescriptorTable>().unwrap(), [table]);
         assert_eq!(holders(&records).unwrap()[&2], (7, 3));
-    }
-
-    #[test]
-    fn the_free_number_is_above_all_slots() {
-        let mut records = RecordSet::new();
-        assert_eq!(free_number(&records).unwrap(), 64);
-        records
-            .push(&DescriptorTable {
-                process: 7,
-                slots: vec![slot(0, 1), slot(99, 2)],
-            })
-            .unwrap();
-        assert_eq!(free_number(&records).unwrap(), 100);
-        records
-            .push(&DescriptorTable {
-                process: 8,
-                slots: vec![slot(-1, 1)],
-            })
-            .unwrap();
-        assert!(free_number(&records).is_err());
     }
 
     #[test]

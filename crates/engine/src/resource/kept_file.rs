@@ -22,7 +22,6 @@ use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_sys::task;
 
 use crate::collect::Collection;
-use crate::error::Attempt;
 use crate::freeze::Frozen;
 use crate::host::{Changed, Host};
 use crate::plan::{Plan, Stage, Token};
@@ -206,7 +205,6 @@ impl Resource for KeptFiles {
             return Ok(());
         }
         let needs = needs(records)?;
-        check_numbers(records, &needs, plan)?;
         let mut directories = Vec::new();
         for file in files {
             let known = (FIRST_KEPT..=LAST_KEPT).contains(&file.id);
@@ -313,26 +311,12 @@ fn needs(records: &RecordSet) -> Result<BTreeMap<u64, Needs>> {
     Ok(all)
 }
 
-/// Refuses a restart for which there are too few descriptor numbers.
-fn check_numbers(records: &RecordSet, needs: &BTreeMap<u64, Needs>, plan: &mut Plan) -> Result<()> {
-    let lent: usize = needs.values().map(|needs| needs.lent.len()).sum();
-    let highest = file::free_number(records)? as u64 + crate::rebuild::LENT_FROM as u64;
-    let hard = task::limit(0, cryonaut_sys::uapi::RLIMIT_NOFILE)
-        .attempt(|| "reading the limit on descriptors".into())?
-        .hard;
-    // Two more for directories that are entered.
-    let lent = lent + 2;
-    if highest + lent as u64 > hard {
-        plan.refusals.add_for_job(
-            "files without a name",
-            format!("the limit on descriptors here is {hard}, and more are needed on the way"),
-            format!(
-                "raise the hard limit (ulimit -Hn) to {} or more",
-                highest + lent as u64
-            ),
-        );
-    }
-    Ok(())
+/// How many descriptors processes are lent.
+///
+/// # Errors
+/// When the records are damaged.
+pub(crate) fn lent_count(records: &RecordSet) -> Result<usize> {
+    Ok(needs(records)?.values().map(|needs| needs.lent.len()).sum())
 }
 
 /// How a description of a kept file comes to be.

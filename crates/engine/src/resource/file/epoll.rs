@@ -21,7 +21,9 @@ use cryonaut_tracee::{CallId, CallList, Outcomes};
 
 use super::facts::{Description, FdFacts, Job};
 use super::standard::StandardStream;
-use super::{Count, DescriptorKind, DescriptorTable, SPARE, free_number, object, reopen, terminal};
+use super::{
+    Count, DISPLACED, DescriptorKind, DescriptorTable, EPOLL, TARGET, object, reopen, terminal,
+};
 use crate::collect::Collection;
 use crate::error::Attempt;
 use crate::host::Host;
@@ -39,9 +41,6 @@ const BLOCK_SUSPEND: u32 = 36;
 /// All that a file may be ready for.
 const ANYTHING: i16 = libc::POLLIN | libc::POLLOUT | libc::POLLPRI | libc::POLLRDHUP;
 
-/// From the spare number on, where an epoll is put that a process has only meanwhile.
-const LENT: i32 = 64;
-
 /// An epoll instance.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Epoll {
@@ -57,6 +56,13 @@ pub struct Epoll {
     /// The registrations.
     #[prost(message, repeated, tag = "4")]
     pub entries: Vec<Entry>,
+}
+
+/// All numbers under which descriptors are watched.
+pub(super) fn numbers(records: &RecordSet) -> Result<Vec<i32>> {
+    let all = records.all::<Epoll>()?.into_iter();
+    let entries = all.flat_map(|epoll| epoll.entries);
+    Ok(entries.map(|entry| entry.number).collect())
 }
 
 /// One registration of an epoll instance.
@@ -185,7 +191,6 @@ impl DescriptorKind for Epolls {
                     .into(),
             );
         }
-        let spare = free_number(records)? + SPARE;
         let objects = epolls.iter().map(|epoll| epoll.object).collect();
         plan.step(Stage::Objects, 0, Make { objects });
         for epoll in epolls.into_iter().filter(|epoll| !epoll.entries.is_empty()) {
@@ -204,7 +209,7 @@ impl DescriptorKind for Epolls {
                     .copied()
             };
             let own = slot(&|_, object| object == epoll.object).map(|slot| slot.number);
-            let number = own.or(lent.then_some(spare + LENT)).ok_or_else(|| {
+            let number = own.or(lent.then_some(-1)).ok_or_else(|| {
                 Error::Failed("the image is damaged: an epoll that nobody has".into())
             })?;
             let registrations = epoll
@@ -230,7 +235,6 @@ impl DescriptorKind for Epolls {
                     number,
                     lent: lent.then_some(epoll.object),
                     registrations,
-                    spare,
                 },
             );
         }
@@ -326,19 +330,23 @@ struct Registration {
     replaced: bool,
 }
 
+#[derive(Clone)]
 struct Register {
     process: i32,
+    /// The epoll's number there.
     number: i32,
     /// The epoll, where the process has it only for this.
     lent: Option<u64>,
     registrations: Vec<Registration>,
-    spare: i32,
 }
 
 impl fmt::Display for Register {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = Count(self.registrations.len(), "descriptor");
-        write!(f, "watch {count} by epoll {}", self.number)
+        match self.lent {
+            None => write!(f, "watch {count} by epoll {}", self.number),
+            Some(_) => write!(f, "watch {count} by an epoll in flight"),
+        }
     }
 }
 
@@ -347,10 +355,15 @@ impl Action for Register {
         let Some(lent) = self.lent else {
             return self.register(rebuild);
         };
-        let slot = (object(rebuild, lent)?, self.number, CloseOnExec::Yes);
+        let number = rebuild.numbers.spare[EPOLL];
+        let slot = (object(rebuild, lent)?, number, CloseOnExec::Yes);
         rebuild.give(self.process, &[slot])?;
-        self.register(rebuild)?;
-        let arguments = [self.number.into()];
+        let there = Self {
+            number,
+            ..self.clone()
+        };
+        there.register(rebuild)?;
+        let arguments = [number.into()];
         rebuild
             .call(
                 self.process,
@@ -473,11 +486,12 @@ impl Register {
     /// Puts the target at its old number for as long as the registration takes.
     fn add_by_detour(&self, rebuild: &Rebuild<'_>, registration: &Registration) -> Result<()> {
         let entry = registration.entry;
+        let spare = rebuild.numbers.spare[TARGET];
         rebuild.give(
             self.process,
-            &[(object(rebuild, entry.target)?, self.spare, CloseOnExec::Yes)],
+            &[(object(rebuild, entry.target)?, spare, CloseOnExec::Yes)],
         )?;
-        let (aside, number) = (self.spare + 1, entry.number);
+        let (aside, number) = (rebuild.numbers.spare[DISPLACED], entry.number);
         let mut list = CallList::new();
         let reused = match registration.reach {
             Reach::Reused { close_on_exec } => {
@@ -489,10 +503,7 @@ impl Register {
         if reused.is_some() {
             steps.push(list.call(libc::SYS_dup3, &[number.into(), aside.into(), 0.into()]));
         }
-        steps.push(list.call(
-            libc::SYS_dup3,
-            &[self.spare.into(), number.into(), 0.into()],
-        ));
+        steps.push(list.call(libc::SYS_dup3, &[spare.into(), number.into(), 0.into()]));
         let calls = self.add(rebuild, &mut list, entry)?;
         if let Some(flags) = reused {
             steps.push(list.call(libc::SYS_dup3, &[aside.into(), number.into(), flags.into()]));
@@ -500,7 +511,7 @@ impl Register {
         } else {
             steps.push(list.call(libc::SYS_close, &[number.into()]));
         }
-        steps.push(list.call(libc::SYS_close, &[self.spare.into()]));
+        steps.push(list.call(libc::SYS_close, &[spare.into()]));
         let outcomes = rebuild.run(self.process, &list)?;
         for step in steps {
             outcomes

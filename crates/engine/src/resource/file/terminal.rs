@@ -14,7 +14,7 @@ use cryonaut_sys::terminal::{Settings, open_slave};
 use cryonaut_tracee::CallList;
 
 use super::facts::{Description, FdFacts, Job, Place};
-use super::{DescriptorKind, SPARE, free_number, object, reopen, set_flags};
+use super::{DescriptorKind, TARGET, object, reopen, set_flags};
 use crate::collect::Collection;
 use crate::error::Attempt;
 use crate::host::Host;
@@ -175,8 +175,7 @@ impl DescriptorKind for Terminals {
             foreground,
         }) = session
         {
-            let spare = free_number(records)? + SPARE;
-            plan.step(Stage::Descriptors, session, Control { session, spare });
+            plan.step(Stage::Descriptors, session, Control { session });
             if processes
                 .iter()
                 .any(|process| process.group == foreground && process.session == session)
@@ -187,7 +186,6 @@ impl DescriptorKind for Terminals {
                     Foreground {
                         session,
                         group: foreground,
-                        spare,
                     },
                 );
             }
@@ -248,11 +246,11 @@ impl Action for MakeTerminal {
 fn with_terminal(
     rebuild: &Rebuild<'_>,
     session: i32,
-    spare: i32,
     request: libc::Ioctl,
     group: Option<i32>,
 ) -> Result<()> {
     let terminal = object(rebuild, OWN_OBJECT)?;
+    let spare = rebuild.numbers.spare[TARGET];
     rebuild.give(session, &[(terminal, spare, CloseOnExec::Yes)])?;
     let mut list = CallList::new();
     let argument = match group {
@@ -272,7 +270,6 @@ fn with_terminal(
 
 struct Control {
     session: i32,
-    spare: i32,
 }
 
 impl fmt::Display for Control {
@@ -287,14 +284,13 @@ impl fmt::Display for Control {
 
 impl Action for Control {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        with_terminal(rebuild, self.session, self.spare, libc::TIOCSCTTY, None)
+        with_terminal(rebuild, self.session, libc::TIOCSCTTY, None)
     }
 }
 
 struct Foreground {
     session: i32,
     group: i32,
-    spare: i32,
 }
 
 impl fmt::Display for Foreground {
@@ -305,13 +301,7 @@ impl fmt::Display for Foreground {
 
 impl Action for Foreground {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        with_terminal(
-            rebuild,
-            self.session,
-            self.spare,
-            libc::TIOCSPGRP,
-            Some(self.group),
-        )
+        with_terminal(rebuild, self.session, libc::TIOCSPGRP, Some(self.group))
     }
 }
 

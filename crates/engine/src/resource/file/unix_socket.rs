@@ -139,6 +139,14 @@ fn outside(description: &Description, peer: u64, job: &Job<'_>) -> String {
     }
 }
 
+/// The most descriptors that are in flight with one message.
+pub(super) fn most_in_a_message(records: &RecordSet) -> Result<usize> {
+    let sockets = records.all::<UnixSocket>()?;
+    let messages = sockets.iter().flat_map(|socket| &socket.queue);
+    let counts = messages.map(|message| message.descriptors.len());
+    Ok(counts.max().unwrap_or(0))
+}
+
 /// Whether a connection waits to be accepted that holds what nobody can read: likely not for long.
 pub(super) fn is_unsettled(job: &Job<'_>) -> bool {
     let sockets = job.descriptions.iter().filter_map(|description| {

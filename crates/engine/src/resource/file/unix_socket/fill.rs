@@ -16,7 +16,7 @@ use super::make::{Bound, Reach, Workshop, own_address};
 use super::record::{Link, Message, Sender, TAKEN, URGENT, UnixSocket, is_path, readable};
 use crate::error::Attempt;
 use crate::rebuild::CloseOnExec;
-use crate::resource::file::{SPARE, free_number, object, set_flags, socket as common};
+use crate::resource::file::{TARGET, object, set_flags, socket as common};
 use crate::{Error, Result};
 
 /// The most bytes that a stub sends at once.
@@ -279,11 +279,11 @@ impl Workshop<'_, '_> {
             false => self.process_of(receiver),
         };
         enlarge(from);
-        let first = free_number(self.rebuild.records)? + SPARE;
+        let first = self.rebuild.numbers.spare[TARGET];
         let slots: Vec<(BorrowedFd<'_>, i32, CloseOnExec)> = std::iter::once(from)
             .chain(descriptors.iter().copied())
-            .zip(first..)
-            .map(|(fd, number)| (fd, number, CloseOnExec::Yes))
+            .zip(std::iter::once(&first).chain(&self.rebuild.numbers.message))
+            .map(|(fd, number)| (fd, *number, CloseOnExec::Yes))
             .collect();
         self.rebuild.give(process, &slots)?;
         let numbers: Vec<i32> = slots[1..].iter().map(|(_, number, _)| *number).collect();

@@ -17,7 +17,7 @@ use super::record::{Link, Sender, SocketFile, UnixSocket, is_path, readable};
 use super::socket_file::Place;
 use crate::error::Attempt;
 use crate::rebuild::{CloseOnExec, Rebuild};
-use crate::resource::file::{SPARE, free_number, raise_limit};
+use crate::resource::file::{TARGET, raise_limit};
 use crate::{Error, Result};
 
 /// How many sockets one list of calls makes at most.
@@ -279,7 +279,7 @@ impl<'r, 'a> Workshop<'r, 'a> {
 
     /// Puts a descriptor into a process.
     pub(super) fn put(&self, process: i32, fd: BorrowedFd<'_>) -> Result<u64> {
-        let number = free_number(self.rebuild.records)? + SPARE;
+        let number = self.rebuild.numbers.spare[TARGET];
         self.rebuild
             .give(process, &[(fd, number, CloseOnExec::Yes)])?;
         Ok(number as u64)
