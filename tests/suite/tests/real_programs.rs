@@ -24,7 +24,7 @@ struct Subject {
     results: &'static [&'static str],
 }
 
-static SUBJECTS: [(&str, Subject); 15] = [
+static SUBJECTS: [(&str, Subject); 18] = [
     (
         "numpy",
         Subject {
@@ -93,6 +93,27 @@ static SUBJECTS: [(&str, Subject); 15] = [
         Subject {
             program: perl,
             results: &[],
+        },
+    ),
+    (
+        "ruby",
+        Subject {
+            program: ruby,
+            results: &[],
+        },
+    ),
+    (
+        "go",
+        Subject {
+            program: go,
+            results: &[],
+        },
+    ),
+    (
+        "octave",
+        Subject {
+            program: octave,
+            results: &["field.bin"],
         },
     ),
     (
@@ -224,6 +245,33 @@ fn perl() -> Outcome<Program> {
         .argument("600"))
 }
 
+fn ruby() -> Outcome<Program> {
+    Ok(Program::installed("ruby")?
+        .argument(readable("actors.rb")?)
+        .arguments(["60", "4000"]))
+}
+
+fn go() -> Outcome<Program> {
+    Program::installed("go")?;
+    let sources = [place::programs().join("goroutines.go")];
+    // What it has compiled it keeps in a cache, which is to be of this user, whoever runs the test.
+    let cache = format!(
+        "GOCACHE={}",
+        std::env::temp_dir().join("cryonaut-go").display()
+    );
+    let compiler = ["env", &cache, "CGO_ENABLED=0", "go", "build"];
+    let path = place::compile("goroutines", &compiler, &sources)?;
+    Ok(Program::at(path).arguments(["140", "40"]))
+}
+
+fn octave() -> Outcome<Program> {
+    Ok(Program::installed("octave-cli")?
+        .arguments(["--norc", "--no-history", "--silent"])
+        .argument(readable("simulation.m")?)
+        .arguments(["250", "120"])
+        .variable("OPENBLAS_NUM_THREADS", "1"))
+}
+
 fn sqlite() -> Outcome<Program> {
     Program::installed("sqlite3")?;
     Ok(Program::installed("bash")?
@@ -248,10 +296,8 @@ fn archive() -> Outcome<Program> {
 fn valgrind() -> Outcome<Program> {
     let sources = [place::programs().join("lists.c")];
     let watched = place::compile("lists", &["gcc", "-O1", "-pthread"], &sources)?;
-    Program::installed("valgrind")?;
-    Ok(Program::installed("bash")?
-        // It moves its own descriptors to the top of what is allowed; a restart needs some room above.
-        .arguments(["-c", "ulimit -Sn 1024; exec valgrind \"$@\"", "valgrind"])
+    // It moves its own descriptors to the top of what is allowed.
+    Ok(Program::installed("valgrind")?
         .arguments(["--quiet", "--error-exitcode=9", "--leak-check=full"])
         .argument(watched)
         .argument("3000"))
@@ -461,6 +507,6 @@ macro_rules! programs {
 
 programs! {
     all: numpy, pipeline, lammps, r, exchange, static_c, rust_threads;
-    brief: java, node, perl, archive;
-    kept: sqlite, make, valgrind, many_processes;
+    brief: java, node, perl, go, archive;
+    kept: ruby, octave, sqlite, make, valgrind, many_processes;
 }
