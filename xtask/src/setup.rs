@@ -9,6 +9,8 @@ const PACKAGES: &[&str] = &[
     "gcc",
     "g++",
     "libc6-dev",
+    // The static binary (cargo xtask dist) has zstd in it, which is C.
+    "musl-tools",
     "bash",
     "gawk",
     "gzip",

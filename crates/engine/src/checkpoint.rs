@@ -1,9 +1,10 @@
 //! The checkpoint as one operation: target, freeze, collect, copy, release, and an image that is there or not.
 
+mod pack;
 mod read_back;
 
 use std::fs::File;
-use std::io::{Seek, Write};
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,8 +12,9 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use cryonaut_image::{AtomicFile, Need, Preamble, SeekableImage, Summary};
-use cryonaut_sys::descriptor;
 
+use self::pack::Patient;
+pub use self::pack::{Envelope, Packing, Seal};
 use self::read_back::ReadBack;
 use crate::collect::{Collection, collect};
 use crate::copy_out::{Beginning, copy_out};
@@ -47,6 +49,8 @@ pub struct CheckpointRequest {
     pub generation: u64,
     /// Who makes it.
     pub tracer: Tracer,
+    /// How the image is packed.
+    pub packing: Packing,
 }
 
 /// Who traces the job.
@@ -110,36 +114,52 @@ pub fn checkpoint(
         job_name,
         generation,
         tracer,
+        packing,
     } = request;
     let target = inspect(Target {
         inspection: Inspection::BeforeFreeze,
         ..target
     })?;
+    let save = Save {
+        target: &target,
+        afterwards,
+        job_name,
+        generation,
+        tracer,
+        stop,
+        start,
+    };
     // The output comes first: where nothing can be written, nothing is stopped.
     match output {
-        Output::File(path) => {
+        Output::File(path) if packing.is_plain() => {
             let file = AtomicFile::create(&path)?;
-            let save = Save {
-                target: &target,
-                afterwards,
-                job_name,
-                generation,
-                tracer,
-                stop,
-                start,
-            };
-            save.run(file, progress, |file| {
+            let (file, held, report) = save.run(file, progress, |file| {
                 file.sync()?;
                 let verified = file
                     .file()
                     .try_clone()
                     .attempt(|| "reading the image back".into())?;
                 Ok((file, verified))
-            })
-            .and_then(|(file, held, report)| {
-                file.commit()?;
-                finish_kill(held, report, afterwards, start)
-            })
+            })?;
+            file.commit()?;
+            finish_kill(held, report, afterwards, start)
+        }
+        Output::File(path) => {
+            let file = AtomicFile::create(&path)?;
+            let (spool, held, mut report) = save.spool(progress)?;
+            // For a job that is killed on the strength of it, every byte is read back.
+            let mut sink = match afterwards {
+                Afterwards::Kill => ReadBack::checked(file)?,
+                _ => ReadBack::trusted(file),
+            };
+            report.bytes = packing.pack(spool, &mut sink, stop)?;
+            let file = interruptibly(stop, move || {
+                let file = sink.into_inner();
+                file.sync()?;
+                Ok(file)
+            })?;
+            file.commit()?;
+            finish_kill(held, report, afterwards, start)
         }
         Output::Stream(mut stream) => {
             if afterwards == Afterwards::Kill {
@@ -147,24 +167,9 @@ pub fn checkpoint(
                     "--kill with -o - would lose the job if the reader fails: write to a file, then kill".into(),
                 ));
             }
-            let spool = temporary_file()?;
-            let save = Save {
-                target: &target,
-                afterwards,
-                job_name,
-                generation,
-                tracer,
-                stop,
-                start,
-            };
-            let (mut spool, held, report) = save.run(spool, progress, |file| {
-                let verified = file
-                    .try_clone()
-                    .attempt(|| "reading the image back".into())?;
-                Ok((file, verified))
-            })?;
-            spool.rewind().attempt(|| "reading the image back".into())?;
-            send(&mut spool, &mut stream, stop, progress)?;
+            let (spool, held, mut report) = save.spool(progress)?;
+            let mut sink = Patient::new(&mut stream, stop, progress);
+            report.bytes = packing.pack(spool, &mut sink, stop)?;
             finish_kill(held, report, afterwards, start)
         }
     }
@@ -251,6 +256,19 @@ struct Extent {
 }
 
 impl Save<'_> {
+    /// Writes the image to a temporary file, as [`Save::run`] does.
+    fn spool(
+        self,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(File, Option<Held>, CheckpointReport)> {
+        self.run(temporary_file()?, progress, |file| {
+            let verified = file
+                .try_clone()
+                .attempt(|| "reading the image back".into())?;
+            Ok((file, verified))
+        })
+    }
+
     /// Writes the image to `sink`. The job is released as soon as its memory is copied, but one that is to be killed stays frozen
     /// (and comes back in the result) until its image is durable and verified.
     fn run<W: Write + AsFd + Send + 'static>(
@@ -413,44 +431,4 @@ pub fn temporary_file() -> Result<File> {
         "no temporary file in {}: {error}; set TMPDIR to a directory with room for the image",
         directory.display()
     )))
-}
-
-/// Passes the image on at the reader's pace. A pipe is asked before each write, which then does not block: so that a reader that
-/// stalls cannot keep the user from giving up.
-fn send(
-    spool: &mut File,
-    stream: &mut File,
-    stop: &AtomicBool,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<()> {
-    use std::io::Read;
-    use std::os::unix::fs::FileTypeExt;
-    let is_pipe = stream
-        .metadata()
-        .is_ok_and(|metadata| metadata.file_type().is_fifo());
-    let mut buffer = vec![0_u8; if is_pipe { libc::PIPE_BUF } else { 1 << 20 }];
-    let mut sent = 0;
-    loop {
-        let count = spool
-            .read(&mut buffer)
-            .attempt(|| "reading the image back".into())?;
-        if count == 0 {
-            return Ok(());
-        }
-        while is_pipe
-            && descriptor::poll_for(stream.as_fd(), libc::POLLOUT, 50).unwrap_or(libc::POLLOUT) == 0
-        {
-            if stop.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
-        }
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
-        stream
-            .write_all(&buffer[..count])
-            .attempt(|| "sending the image: its reader has gone; the job is unharmed".into())?;
-        sent += count as u64;
-        progress(Progress::Sent(sent));
-    }
 }

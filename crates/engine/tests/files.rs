@@ -73,6 +73,7 @@ fn save(pid: i32, place: &Place) {
         job_name: "files".into(),
         generation: 0,
         tracer: Default::default(),
+        packing: Default::default(),
     };
     if let Err(error) = checkpoint(request, &AtomicBool::new(false), &mut |_| {}) {
         panic!("checkpoint: {error}");

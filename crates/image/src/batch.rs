@@ -4,8 +4,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::ImageError;
 use crate::format::{
-    Block, FRONT_BLOCKS, HEADER_SIZE, MAX_SECTION_PAGES, MAX_SECTION_RUNS, PAGE_SIZE, RUN_SAME,
-    RUN_STORED, RUN_ZERO, RunEntry, SectionHeader, SectionType, all_zero, crc,
+    Block, FLAG_COMPRESSED, FRONT_BLOCKS, HEADER_SIZE, MAX_SECTION_PAGES, MAX_SECTION_RUNS,
+    PAGE_SIZE, RUN_SAME, RUN_STORED, RUN_ZERO, RunEntry, SectionHeader, SectionType, all_zero, crc,
 };
 use crate::summary::PageCounts;
 
@@ -18,13 +18,18 @@ pub const DEFAULT_BATCH_PAGES: usize = 256;
 #[derive(Default)]
 pub struct PageBuffer {
     pub(crate) blocks: Vec<Block>,
+    /// Page data of a compressed section, unpacked.
+    unpacked: Vec<Block>,
 }
 
 impl PageBuffer {
     /// An empty buffer; memory is taken when it is used.
     #[must_use]
     pub const fn new() -> Self {
-        Self { blocks: Vec::new() }
+        Self {
+            blocks: Vec::new(),
+            unpacked: Vec::new(),
+        }
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -37,9 +42,13 @@ impl PageBuffer {
 
     /// Makes the buffer at least this many blocks long.
     pub(crate) fn grow(&mut self, blocks: usize) {
-        if self.blocks.len() < blocks {
-            self.blocks.resize(blocks, Block::ZERO);
-        }
+        grow(&mut self.blocks, blocks);
+    }
+}
+
+fn grow(blocks: &mut Vec<Block>, count: usize) {
+    if blocks.len() < count {
+        blocks.resize(count, Block::ZERO);
     }
 }
 
@@ -533,38 +542,37 @@ impl<'a> PagesSection<'a> {
         })
     }
 
-    /// Checks the whole section `bytes`, which lies at `offset` of the image and begins with `header`.
+    /// The run table as it stands in the section.
+    pub(crate) fn table(&self) -> &'a [RunEntry] {
+        self.table
+    }
+
+    /// Checks the whole section of `length` bytes in `buffer`, which lies at `offset` of the image and begins with `header`, and
+    /// unpacks it where it is compressed.
     pub(crate) fn parse(
         header: &SectionHeader,
-        bytes: &'a [u8],
+        buffer: &'a mut PageBuffer,
+        length: usize,
         offset: u64,
     ) -> Result<Self, ImageError> {
         let damaged = |what: &str| ImageError::damaged(offset, what);
-        let body = &bytes[HEADER_SIZE..];
+        let PageBuffer { blocks, unpacked } = buffer;
+        let bytes = &blocks.as_bytes()[HEADER_SIZE..length];
+        let body_length = usize::try_from(header.body_length.get()).unwrap_or(usize::MAX);
+        let (body, padding) = bytes.split_at(body_length.min(bytes.len()));
         if crc(body) != header.body_crc.get() {
             return Err(damaged("the checksum of a pages section does not match"));
         }
         let count = usize::try_from(header.count.get()).unwrap_or(usize::MAX);
         let (table, rest) = <[RunEntry]>::ref_from_prefix_with_elems(body, count)
             .map_err(|_| damaged("a run table reaches beyond its section"))?;
-        let padding = rest.len() % PAGE_SIZE;
-        let (padding, data) = rest.split_at(padding);
-        if !all_zero(padding) {
+        let counts = count_pages(table, header.space.get(), offset)?;
+        let (front, data) = match header.flags.get() & FLAG_COMPRESSED {
+            0 => rest.split_at(rest.len() % PAGE_SIZE),
+            _ => (&[][..], unpack(rest, counts.stored, unpacked, offset)?),
+        };
+        if !all_zero(front) || !all_zero(padding) {
             return Err(damaged("padding is not zero"));
-        }
-        let mut counts = PageCounts::default();
-        for run in table {
-            let pages = u64::from(run.pages.get());
-            if let Some(fault) = run_fault(run.address.get(), pages) {
-                return Err(damaged(&format!("there is a wrong run of pages: {fault}")));
-            }
-            let other = run.other.get();
-            match run.run_type.get() {
-                RUN_STORED if other == 0 => counts.stored += pages,
-                RUN_SAME if other != header.space.get() => counts.same += pages,
-                RUN_ZERO if other == 0 => counts.zero += pages,
-                _ => return Err(damaged("there is a run of pages of an unknown type")),
-            }
         }
         if counts.stored.checked_mul(PAGE_SIZE as u64) != Some(data.len() as u64) {
             return Err(damaged("the run table does not fit the page data"));
@@ -577,4 +585,52 @@ impl<'a> PagesSection<'a> {
             counts,
         })
     }
+}
+
+/// Checks a run table of the space `space`, in a section at `offset`, and counts its pages.
+fn count_pages(table: &[RunEntry], space: u64, offset: u64) -> Result<PageCounts, ImageError> {
+    let mut counts = PageCounts::default();
+    for run in table {
+        let pages = u64::from(run.pages.get());
+        if let Some(fault) = run_fault(run.address.get(), pages) {
+            return Err(ImageError::damaged(
+                offset,
+                format!("there is a wrong run of pages: {fault}"),
+            ));
+        }
+        let other = run.other.get();
+        match run.run_type.get() {
+            RUN_STORED if other == 0 => counts.stored += pages,
+            RUN_SAME if other != space => counts.same += pages,
+            RUN_ZERO if other == 0 => counts.zero += pages,
+            _ => {
+                return Err(ImageError::damaged(
+                    offset,
+                    "there is a run of pages of an unknown type",
+                ));
+            }
+        }
+    }
+    Ok(counts)
+}
+
+/// Unpacks the data of so many pages; neither more nor less may be in there.
+fn unpack<'a>(
+    packed: &[u8],
+    pages: u64,
+    unpacked: &'a mut Vec<Block>,
+    offset: u64,
+) -> Result<&'a [u8], ImageError> {
+    let damaged = |what: String| ImageError::damaged(offset, what);
+    let pages = usize::try_from(pages).unwrap_or(usize::MAX);
+    if pages > MAX_SECTION_PAGES {
+        return Err(damaged(format!(
+            "{pages} pages are in one section, the format allows {MAX_SECTION_PAGES}"
+        )));
+    }
+    grow(unpacked, pages);
+    let room = &mut unpacked.as_mut_bytes()[..pages * PAGE_SIZE];
+    let length = zstd::bulk::decompress_to_buffer(packed, room)
+        .map_err(|error| damaged(format!("compressed pages cannot be unpacked: {error}")))?;
+    Ok(&room[..length])
 }

@@ -52,6 +52,9 @@ pub(crate) const MAX_KINDS: u64 = 4096;
 /// Longest name of a kind, in bytes.
 pub(crate) const MAX_KIND_NAME: usize = 64;
 
+/// Flag of the file header: pages sections may be compressed. Flag of a pages section: its page data are.
+pub(crate) const FLAG_COMPRESSED: u32 = 1;
+
 pub(crate) const FILE_MAGIC: [u8; 8] = *b"CRYONAUT";
 pub(crate) const SECTION_MAGIC: [u8; 8] = *b"CRYOSECT";
 
@@ -185,7 +188,7 @@ impl RunningCrc {
 }
 
 impl FileHeader {
-    pub(crate) fn new(preamble: &[u8]) -> Result<Self, ImageError> {
+    pub(crate) fn new(preamble: &[u8], flags: u32) -> Result<Self, ImageError> {
         let length = u32::try_from(preamble.len()).unwrap_or(u32::MAX);
         if preamble.len() > MAX_PREAMBLE {
             return Err(ImageError::Oversized {
@@ -199,7 +202,7 @@ impl FileHeader {
             version: FORMAT_VERSION.into(),
             architecture: ARCHITECTURE.into(),
             preamble_length: length.into(),
-            flags: 0.into(),
+            flags: flags.into(),
             preamble_crc: crc(preamble).into(),
             reserved: [0; 32],
             header_crc: 0.into(),
@@ -254,12 +257,6 @@ impl SectionHeader {
                 "the section header's checksum does not match",
             ));
         }
-        if header.flags.get() != 0 {
-            return Err(ImageError::UnknownFlags {
-                offset,
-                flags: header.flags.get(),
-            });
-        }
         if header.reserved != [0; 8] {
             return Err(ImageError::damaged(
                 offset,
@@ -278,6 +275,16 @@ impl SectionHeader {
                 ));
             }
         };
+        let known = match section_type {
+            SectionType::Pages => FLAG_COMPRESSED,
+            _ => 0,
+        };
+        if header.flags.get() & !known != 0 {
+            return Err(ImageError::UnknownFlags {
+                offset,
+                flags: header.flags.get(),
+            });
+        }
         header.check_limits(section_type, offset)?;
         Ok((header, section_type))
     }

@@ -13,6 +13,7 @@
 
 mod atomic;
 mod batch;
+mod compress;
 mod error;
 mod format;
 mod preamble;
@@ -27,6 +28,7 @@ pub use batch::{
     Contents, DEFAULT_BATCH_PAGES, PageBatchBuilder, PageBuffer, PagesSection, Run, SealedPages,
     ZeroPages,
 };
+pub use compress::{CompressedPages, LEVELS};
 pub use error::ImageError;
 pub use format::{
     ARCHITECTURE, FORMAT_VERSION, MAX_PREAMBLE, MAX_RECORD, MAX_RECORDS, MAX_SECTION_PAGES,

@@ -5,9 +5,9 @@ use std::io::{self, Read};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::format::{
-    ARCHITECTURE, EndBody, FILE_MAGIC, FORMAT_VERSION, FileHeader, HEADER_SIZE, IndexEntry,
-    MAX_PREAMBLE, MAX_SECTIONS, PAGE_SIZE, READ_STEP, RunningCrc, SectionHeader, SectionType,
-    all_zero, crc,
+    ARCHITECTURE, EndBody, FILE_MAGIC, FLAG_COMPRESSED, FORMAT_VERSION, FileHeader, HEADER_SIZE,
+    IndexEntry, MAX_PREAMBLE, MAX_SECTIONS, PAGE_SIZE, READ_STEP, RunningCrc, SectionHeader,
+    SectionType, all_zero, crc,
 };
 use crate::{ImageError, PageBuffer, PagesSection, Preamble, RecordSet, Summary};
 
@@ -187,7 +187,7 @@ impl<R: Read> Source<R> {
                 "the header breaks the rules of its format version",
             ));
         }
-        if header.flags.get() != 0 {
+        if header.flags.get() & !FLAG_COMPRESSED != 0 {
             return Err(ImageError::UnknownFlags {
                 offset: 0,
                 flags: header.flags.get(),
@@ -303,7 +303,7 @@ impl<R: Read> ImageReader<R> {
                 Some(SectionType::Pages) => {
                     let (header, offset, length) =
                         self.guarded(|reader| reader.read_pages(buffer))?;
-                    let section = PagesSection::parse(&header, &buffer.bytes()[..length], offset);
+                    let section = PagesSection::parse(&header, buffer, length, offset);
                     match &section {
                         Ok(section) => self.summary.add_pages(section.counts()),
                         Err(_) => self.state = State::Failed,

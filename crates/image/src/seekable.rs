@@ -169,7 +169,7 @@ impl SeekableImage {
     ) -> Result<PagesSection<'b>, ImageError> {
         let (mut source, header, block) = self.begin(location, SectionType::Pages)?;
         let length = source.section_into(&header, &block, buffer)?;
-        PagesSection::parse(&header, &buffer.bytes()[..length], location.offset)
+        PagesSection::parse(&header, buffer, length, location.offset)
     }
 
     /// Reads the whole image front to back and checks everything that can be checked without decoding records.

@@ -5,10 +5,10 @@ use std::io::Write;
 use zerocopy::IntoBytes;
 
 use crate::format::{
-    EndBody, FileHeader, HEADER_SIZE, IndexEntry, MAX_SECTIONS, PAGE_SIZE, RECORDS_BODY_TARGET,
-    RunningCrc, SectionHeader, SectionType,
+    EndBody, FLAG_COMPRESSED, FileHeader, HEADER_SIZE, IndexEntry, MAX_SECTIONS, PAGE_SIZE,
+    RECORDS_BODY_TARGET, RunningCrc, SectionHeader, SectionType,
 };
-use crate::{ImageError, Preamble, RecordSet, SealedPages, Summary};
+use crate::{CompressedPages, ImageError, Preamble, RecordSet, SealedPages, Summary};
 
 /// Writes an image front to back; needs no seeking, so a pipe or a socket will do.
 pub struct ImageWriter<W: Write> {
@@ -27,8 +27,21 @@ impl<W: Write> ImageWriter<W> {
     /// # Errors
     /// [`ImageError::Oversized`] if the preamble is, [`ImageError::Io`] if the sink fails.
     pub fn begin(sink: W, preamble: &Preamble) -> Result<Self, ImageError> {
+        Self::begin_with(sink, preamble, 0)
+    }
+
+    /// As [`begin`](Self::begin), of an image whose pages may be compressed: programs that do not know how to unpack them see it at
+    /// its header.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub fn begin_compressed(sink: W, preamble: &Preamble) -> Result<Self, ImageError> {
+        Self::begin_with(sink, preamble, FLAG_COMPRESSED)
+    }
+
+    fn begin_with(sink: W, preamble: &Preamble, flags: u32) -> Result<Self, ImageError> {
         let message = prost::Message::encode_to_vec(preamble);
-        let header = FileHeader::new(&message)?;
+        let header = FileHeader::new(&message, flags)?;
         let mut chain = RunningCrc::new();
         chain.add(header.header_crc.as_bytes());
         let mut writer = Self {
@@ -75,6 +88,18 @@ impl<W: Write> ImageWriter<W> {
         self.note(SectionType::Pages, &header);
         self.write(pages.bytes())?;
         self.summary.add_pages(pages.counts());
+        Ok(())
+    }
+
+    /// Writes pages that were compressed, into an image that was begun with [`begin_compressed`](Self::begin_compressed).
+    ///
+    /// # Errors
+    /// [`ImageError::Io`] if the sink fails.
+    pub fn compressed(&mut self, pages: &CompressedPages) -> Result<(), ImageError> {
+        let header = pages.header(self.next_sequence()?);
+        self.note(SectionType::Pages, &header);
+        self.padded(&header, &pages.body)?;
+        self.summary.add_pages(pages.counts);
         Ok(())
     }
 

@@ -20,6 +20,7 @@ use crate::console::Console;
 use crate::exit::{self, Failure};
 use crate::interrupt::stoppable;
 use crate::notify::NotifyArguments;
+use crate::packing::PackingArguments;
 use crate::progress::{Count, Progress};
 use crate::subject::{ExternalArguments, Subject, TargetArguments};
 use crate::when;
@@ -46,6 +47,8 @@ pub struct Arguments {
     external: ExternalArguments,
     #[command(flatten)]
     notify: NotifyArguments,
+    #[command(flatten)]
+    packing: PackingArguments,
 }
 
 #[derive(Args, Debug, Clone, Copy)]
@@ -157,6 +160,7 @@ impl Arguments {
             job_name,
             generation: job.as_ref().map_or(0, |job| job.generation),
             tracer,
+            packing: self.packing.chosen(),
         };
         let Some(report) = save(request, console)? else {
             return Ok(None);

@@ -8,7 +8,7 @@ use cryonaut_image::{
     RecordSet, Run, SealedPages, SeekableImage, Summary, ZeroPages, verify,
 };
 
-use crate::sample::{Blob, Cat, cat, file_of, preamble, read_seekable, small};
+use crate::sample::{Blob, Cat, cat, file_of, preamble, read_seekable, read_stream, small};
 
 #[test]
 fn a_small_image_is_read_both_ways() {
@@ -506,4 +506,81 @@ fn the_work_can_be_spread_over_threads() {
     shareable::<SeekableImage>();
     shareable::<RecordSet>();
     shareable::<ImageError>();
+}
+
+/// The same image with compressed pages.
+fn compressed(image: &[u8], level: i32) -> Vec<u8> {
+    let image = SeekableImage::open(file_of(image)).unwrap();
+    let mut writer = ImageWriter::begin_compressed(Vec::new(), image.preamble()).unwrap();
+    writer.records(&image.records().unwrap()).unwrap();
+    let mut buffer = PageBuffer::new();
+    for section in image.pages_sections() {
+        let section = image.read_pages(section, &mut buffer).unwrap();
+        let packed = cryonaut_image::CompressedPages::pack(&section, level).unwrap();
+        writer.compressed(&packed).unwrap();
+    }
+    writer.finish().unwrap().0
+}
+
+/// An image with pages that can be compressed and pages that cannot.
+fn mixed() -> Vec<u8> {
+    let mut writer = ImageWriter::begin(Vec::new(), &preamble()).unwrap();
+    let mut batch = PageBatchBuilder::new(7);
+    let text = batch.stored(0x1000, 200, ZeroPages::Keep).unwrap();
+    for (place, byte) in text.iter_mut().enumerate() {
+        *byte = (place / 1000) as u8;
+    }
+    batch.same(0x20_0000, 2, 8).unwrap();
+    batch.zero(0x80_0000, 1).unwrap();
+    writer.pages(&mut batch.seal()).unwrap();
+    let mut batch = PageBatchBuilder::new(9);
+    let noise = batch.stored(0x5000, 3, ZeroPages::Keep).unwrap();
+    let mut state = 1_u64;
+    for byte in noise {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        *byte = (state >> 56) as u8;
+    }
+    writer.pages(&mut batch.seal()).unwrap();
+    writer.finish().unwrap().0
+}
+
+#[test]
+fn compressed_pages_come_back_as_they_were() {
+    let plain = mixed();
+    for level in [1, 3, 19] {
+        let packed = compressed(&plain, level);
+        assert!(packed.len() < plain.len() / 10, "{}", packed.len());
+        assert_eq!(
+            read_stream(&packed).unwrap().stored_pages,
+            read_stream(&plain).unwrap().stored_pages
+        );
+        let (before, after) = (
+            SeekableImage::open(file_of(&plain)).unwrap(),
+            SeekableImage::open(file_of(&packed)).unwrap(),
+        );
+        after.verify().unwrap();
+        let (mut one, mut other) = (PageBuffer::new(), PageBuffer::new());
+        assert_eq!(before.pages_sections().len(), after.pages_sections().len());
+        for (section, packed) in before.pages_sections().iter().zip(after.pages_sections()) {
+            let section = before.read_pages(section, &mut one).unwrap();
+            let packed = after.read_pages(packed, &mut other).unwrap();
+            assert!(section.runs().eq(packed.runs()));
+            assert_eq!(section.space(), packed.space());
+        }
+    }
+}
+
+#[test]
+fn damaged_compressed_pages_are_noticed_and_never_unpacked_beyond_their_pages() {
+    let packed = compressed(&mixed(), 3);
+    for place in (0..packed.len()).step_by(61) {
+        let mut damaged = packed.clone();
+        damaged[place] ^= 0x10;
+        assert!(read_stream(&damaged).is_err(), "byte {place}");
+    }
+    for length in (0..packed.len()).step_by(997) {
+        assert!(read_stream(&packed[..length]).is_err(), "length {length}");
+    }
 }
