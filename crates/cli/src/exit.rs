@@ -145,9 +145,10 @@ impl From<Error> for Failure {
             },
             Error::NotPermitted(..) => Failure::new(Code::NotPermitted, error.to_string()),
             Error::Failed(message) => Failure::new(Code::Failed, message),
-            Error::Interrupted | Error::PidTaken(_) | Error::NeedsProcessApart => {
-                Failure::new(Code::Failed, error.to_string())
-            }
+            Error::Interrupted
+            | Error::PidTaken(_)
+            | Error::TerminalTaken(_)
+            | Error::NeedsProcessApart => Failure::new(Code::Failed, error.to_string()),
             Error::Image(error) => error.into(),
         }
     }

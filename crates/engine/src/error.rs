@@ -111,6 +111,9 @@ pub enum Error {
     /// A pid that was free when the restart was planned is in use now; what had been built was undone.
     #[error("pid {0} was taken meanwhile; try again, or use --pids namespace")]
     PidTaken(i32),
+    /// The number of a pseudo-terminal that was free when the restart was planned is in use now; what had been built was undone.
+    #[error("the terminal /dev/pts/{0} was taken meanwhile; try again, or use --pids namespace")]
+    TerminalTaken(u32),
     /// A signal to `cryo` ended it; it was undone.
     #[error("interrupted; the job was left as it was")]
     Interrupted,

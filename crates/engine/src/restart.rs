@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use cryonaut_image::{ImageReader, RecordSet, SeekableImage};
 use cryonaut_launch::{
-    Child, Direct, Lifetime, NamespaceRequest, Namespaces, Nursery, TimeOffset, TimeOffsets,
-    UserNamespace,
+    Child, Direct, Lifetime, NamespaceRequest, Namespaces, Nursery, Terminals, TimeOffset,
+    TimeOffsets, UserNamespace,
 };
 
 use crate::checkpoint::temporary_file;
@@ -22,6 +22,7 @@ use crate::notify::Notification;
 use crate::plan::Plan;
 use crate::rebuild::Rebuild;
 use crate::relocate::{Relocated, Relocation, relocate};
+use crate::resource::file::has_own_terminals;
 use crate::resource::notice;
 use crate::resource::process::ProcessRecord;
 use crate::{Error, Refusal, Result};
@@ -208,7 +209,7 @@ pub fn restart(
             image,
             &records,
             plan,
-            fresh_namespaces(image)?,
+            fresh_namespaces(image, &records)?,
             request.standard,
             stop,
         );
@@ -220,7 +221,7 @@ pub fn restart(
     }
     let nursery = Nursery::Direct(Direct);
     match build(image, &records, plan, nursery, request.standard, stop) {
-        Err(Error::PidTaken(_)) if request.pids == Pids::Auto => {
+        Err(Error::PidTaken(_) | Error::TerminalTaken(_)) if request.pids == Pids::Auto => {
             let request = RestartRequest {
                 pids: Pids::Namespace,
                 standard: kept,
@@ -232,7 +233,7 @@ pub fn restart(
                 image,
                 &records,
                 plan,
-                fresh_namespaces(image)?,
+                fresh_namespaces(image, &records)?,
                 request.standard,
                 stop,
             )
@@ -241,11 +242,16 @@ pub fn restart(
     }
 }
 
-fn fresh_namespaces(image: &SeekableImage) -> Result<Nursery> {
+fn fresh_namespaces(image: &SeekableImage, records: &RecordSet) -> Result<Nursery> {
     let request = NamespaceRequest {
         user: UserNamespace::WhenNeeded,
         time_offsets: time_offsets(image)?,
         lifetime: Lifetime::WithSupervisor,
+        terminals: if has_own_terminals(records)? {
+            Terminals::Fresh
+        } else {
+            Terminals::Callers
+        },
     };
     let namespaces = Namespaces::create(&request).map_err(|error| {
         Error::NotPermitted(

@@ -5,6 +5,7 @@
 //! cannot harm it, and from outside only SIGKILL and SIGSTOP have their usual effect.
 
 use std::collections::VecDeque;
+use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,7 +17,9 @@ use cryonaut_sys::terminal::{self, Readiness};
 
 use crate::birth::{Birth, numbers_of};
 use crate::child::{Ended, Role};
-use crate::namespace::{Failure, Lifetime, Step, TOLD_STATUS, at, say, say_failure};
+use crate::namespace::{
+    Failure, Lifetime, NamespaceRequest, Step, TOLD_STATUS, Terminals, at, say, say_failure,
+};
 use crate::order::{self, Message, Request};
 
 /// Signals that init passes on to the root when they come from outside.
@@ -36,8 +39,8 @@ const PASSED_ON: [i32; 9] = [
 const MOST_OWED: usize = 64;
 
 /// Lives as init; never returns.
-pub(crate) fn run(socket: BorrowedFd<'_>, lifetime: Lifetime) -> ! {
-    match Init::set_up(socket, lifetime) {
+pub(crate) fn run(socket: BorrowedFd<'_>, request: &NamespaceRequest) -> ! {
+    match Init::set_up(socket, request) {
         Ok(mut init) => {
             say(init.link(), Message::Ready);
             // Without its loop init is of no use, and its end frees everything.
@@ -48,6 +51,40 @@ pub(crate) fn run(socket: BorrowedFd<'_>, lifetime: Lifetime) -> ! {
             say_failure(socket, &failure);
             spawn::exit_now(1)
         }
+    }
+}
+
+/// Mounts a /dev/pts with no terminal in it. New ones get the permissions that they got here; those of a group only where that
+/// group exists for us.
+fn mount_terminals() -> io::Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let here = mounts.lines().rev().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let is_it = fields.next()? == "/dev/pts" && fields.next()? == "devpts";
+        is_it.then(|| fields.next()).flatten()
+    });
+    let kept = here
+        .unwrap_or_default()
+        .split(',')
+        .filter(|option| option.starts_with("gid=") || option.starts_with("mode="));
+    let kept: Vec<&str> = kept.collect();
+    let like_here = format!("newinstance,ptmxmode=0666,{}", kept.join(","));
+    let mount = |options: &str| {
+        let options = CString::new(options.trim_end_matches(',')).map_err(io::Error::other)?;
+        let flags = libc::MS_NOSUID | libc::MS_NOEXEC;
+        spawn::mount_with(
+            c"devpts",
+            c"/dev/pts",
+            Some(c"devpts"),
+            flags,
+            Some(&options),
+        )
+    };
+    match mount(&like_here) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            mount("newinstance,ptmxmode=0666,mode=0600")
+        }
+        outcome => outcome,
     }
 }
 
@@ -70,13 +107,16 @@ struct Init {
 }
 
 impl Init {
-    fn set_up(socket: BorrowedFd<'_>, lifetime: Lifetime) -> Result<Init, Failure> {
+    fn set_up(socket: BorrowedFd<'_>, request: &NamespaceRequest) -> Result<Init, Failure> {
         let setup = at(Step::Setup);
         signal::set_signal_mask(SignalSet::FULL).map_err(&setup)?;
         // Keys on the user's terminal must not reach it.
         spawn::new_session().map_err(&setup)?;
         let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
         spawn::mount(c"proc", c"/proc", Some(c"proc"), flags).map_err(at(Step::Proc))?;
+        if request.terminals == Terminals::Fresh {
+            mount_terminals().map_err(at(Step::Terminals))?;
+        }
         spawn::allow_inspection().map_err(&setup)?;
         spawn::set_thread_name(c"cryo-init").map_err(&setup)?;
         // A name in `ps` is a courtesy.
@@ -100,7 +140,7 @@ impl Init {
         Ok(Init {
             socket,
             connected: true,
-            lifetime,
+            lifetime: request.lifetime,
             signals,
             root: None,
             status: 0,

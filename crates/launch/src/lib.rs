@@ -25,8 +25,8 @@ pub use child::{
 };
 pub use error::LaunchError;
 pub use namespace::{
-    HELD_TERMINAL, Lifetime, NamespaceRequest, Namespaces, TimeOffset, TimeOffsets, UserNamespace,
-    WITHOUT_USER_NAMESPACE, held_status, held_terminal,
+    HELD_TERMINAL, Lifetime, NamespaceRequest, Namespaces, Terminals, TimeOffset, TimeOffsets,
+    UserNamespace, WITHOUT_USER_NAMESPACE, held_status, held_terminal,
 };
 pub use nursery::{Direct, Nursery};
 pub use supervise::{Event, Outcome, Supervisor, WatchedSignals};

@@ -63,6 +63,16 @@ pub enum Lifetime {
     Independent,
 }
 
+/// The /dev/pts that the job sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Terminals {
+    /// That of the caller.
+    #[default]
+    Callers,
+    /// One of its own, in which all numbers are free.
+    Fresh,
+}
+
 /// Which namespaces are wanted. Pid and mount namespace are always fresh, the network never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NamespaceRequest {
@@ -72,10 +82,12 @@ pub struct NamespaceRequest {
     pub time_offsets: Option<TimeOffsets>,
     /// What becomes of the job when the caller dies, to begin with.
     pub lifetime: Lifetime,
+    /// Which pseudo-terminals the job sees.
+    pub terminals: Terminals,
 }
 
 /// The steps of making namespaces that can fail, with the remedy for each.
-const STEPS: [(&str, &str); 9] = [
+const STEPS: [(&str, &str); 10] = [
     (
         "make a user namespace",
         "this system does not let you have one; ask for user.max_user_namespaces > 0 (and kernel.unprivileged_userns_clone = 1, kernel.apparmor_restrict_unprivileged_userns = 0 where these exist), or for CAP_CHECKPOINT_RESTORE on cryo",
@@ -112,6 +124,10 @@ const STEPS: [(&str, &str); 9] = [
         "set up the init process",
         "this is unexpected; please report it",
     ),
+    (
+        "mount a /dev/pts of the job's own",
+        "the job has pseudo-terminals, whose numbers have to be free: there must be a directory /dev/pts",
+    ),
 ];
 
 /// A step of [`STEPS`] by its place.
@@ -126,6 +142,7 @@ pub(crate) enum Step {
     Init = 6,
     Proc = 7,
     Setup = 8,
+    Terminals = 9,
 }
 
 pub(crate) type Failure = (Step, io::Error);
@@ -511,8 +528,8 @@ impl Forge<'_> {
             flags: spawn::CLONE_PARENT,
             ..CloneRequest::default()
         };
-        let lifetime = self.request.lifetime;
-        let init = spawn::clone_child(&clone, || init::run(self.socket, lifetime))
+        let request = self.request;
+        let init = spawn::clone_child(&clone, || init::run(self.socket, request))
             .map_err(at(Step::Init))?;
         Ok(init.pid)
     }

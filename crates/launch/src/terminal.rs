@@ -36,7 +36,11 @@ pub struct Pty {
 impl Pty {
     /// Opens a new one, with the settings and the window size of `like` if that is a terminal.
     pub fn open(like: Option<BorrowedFd<'_>>) -> io::Result<Pty> {
-        let master = terminal::open_master()?;
+        Pty::on(terminal::open_master()?, like)
+    }
+
+    /// The same with a master that has just been opened and unlocked.
+    pub fn on(master: OwnedFd, like: Option<BorrowedFd<'_>>) -> io::Result<Pty> {
         let slave = terminal::open_slave(master.as_fd())?;
         if let Some(like) = like.filter(|like| is_terminal(*like)) {
             Settings::of(like)?.apply(slave.as_fd())?;

@@ -290,6 +290,18 @@ pub fn mount(
     file_system: Option<&CStr>,
     flags: u64,
 ) -> io::Result<()> {
+    mount_with(source, target, file_system, flags, None)
+}
+
+/// Mounts a file system with options of its own.
+pub fn mount_with(
+    source: &CStr,
+    target: &CStr,
+    file_system: Option<&CStr>,
+    flags: u64,
+    options: Option<&CStr>,
+) -> io::Result<()> {
+    let options = options.map_or(std::ptr::null(), CStr::as_ptr);
     // SAFETY: all strings are NUL-terminated; a null type and null data are allowed.
     check_int(unsafe {
         libc::mount(
@@ -297,7 +309,7 @@ pub fn mount(
             target.as_ptr(),
             file_system.map_or(std::ptr::null(), CStr::as_ptr),
             flags,
-            std::ptr::null(),
+            options.cast(),
         )
     })?;
     Ok(())

@@ -4,8 +4,10 @@
 
 use std::ffi::c_int;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
+
+pub mod pseudo;
 
 fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 {
@@ -107,6 +109,49 @@ impl Settings {
         Some(Settings(settings))
     }
 
+    /// These settings, but every byte of input and output passes as it is, with no echo and no signal. Lines stay lines, ended by a
+    /// newline or by `keys.end_of_file`; `keys.stop` and `keys.start` hold output back and let it go. What cannot be told from
+    /// the other side, such as TOSTOP and the speed, stays.
+    pub fn literal(&self, keys: Keys) -> Settings {
+        let mut settings = self.0;
+        settings.c_iflag &= libc::IUTF8;
+        settings.c_iflag |= libc::IXON;
+        settings.c_oflag &= !libc::OPOST;
+        settings.c_lflag &= libc::ICANON | libc::EXTPROC | libc::TOSTOP;
+        // 0 (_POSIX_VDISABLE): no key has this meaning.
+        settings.c_cc = [0; libc::NCCS];
+        settings.c_cc[libc::VMIN] = 1;
+        settings.c_cc[libc::VEOF] = keys.end_of_file;
+        settings.c_cc[libc::VSTOP] = keys.stop;
+        settings.c_cc[libc::VSTART] = keys.start;
+        Settings(settings)
+    }
+
+    /// These settings with no key that holds output back: what such a key has stopped goes on.
+    pub fn without_flow_keys(&self) -> Settings {
+        let mut settings = self.0;
+        settings.c_iflag &= !libc::IXON;
+        Settings(settings)
+    }
+
+    /// These settings with bytes of input in place of lines (no ICANON).
+    pub fn without_lines(&self) -> Settings {
+        let mut settings = self.0;
+        settings.c_lflag &= !libc::ICANON;
+        Settings(settings)
+    }
+
+    /// Whether somebody at the other end edits the lines (EXTPROC).
+    pub fn is_external(&self) -> bool {
+        self.0.c_lflag & libc::EXTPROC != 0
+    }
+
+    /// Whether a byte, as the last of a line, has ended it by itself: a newline, or one of the further keys for that.
+    pub fn ends_line(&self, byte: u8) -> bool {
+        let further = [self.0.c_cc[libc::VEOL], self.0.c_cc[libc::VEOL2]];
+        byte == b'\n' || byte != 0 && further.contains(&byte)
+    }
+
     /// Whether input comes in lines (ICANON).
     pub fn takes_lines(&self) -> bool {
         self.0.c_lflag & libc::ICANON != 0
@@ -116,6 +161,17 @@ impl Settings {
     pub fn end_of_file(&self) -> u8 {
         self.0.c_cc[libc::VEOF]
     }
+}
+
+/// Keys of a terminal ([`Settings::literal`]); 0 for none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Keys {
+    /// Holds output back (VSTOP).
+    pub stop: u8,
+    /// Lets it go (VSTART).
+    pub start: u8,
+    /// Hands over what was typed of a line (VEOF).
+    pub end_of_file: u8,
 }
 
 /// Whether the descriptor is a terminal.
@@ -171,24 +227,14 @@ pub fn open_master() -> io::Result<OwnedFd> {
     let number = check(unsafe { libc::posix_openpt(flags) })?;
     // SAFETY: the call just returned it, so nothing else owns it.
     let master = unsafe { OwnedFd::from_raw_fd(number) };
-    let unlock: c_int = 0;
-    // SAFETY: unlock outlives the call.
-    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) })?;
+    pseudo::Switch::Lock.turn_off(master.as_fd())?;
     Ok(master)
 }
 
 /// Opens the slave side of a pseudo-terminal by its master (TIOCGPTPEER, Linux 4.13), which works
 /// whatever is mounted at /dev/pts; it does not become the caller's controlling terminal.
 pub fn open_slave(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    // Not O_CLOEXEC: this call keeps it among the flags of the open file itself, where /proc/PID/fdinfo shows it of every copy.
-    let flags = libc::O_RDWR | libc::O_NOCTTY;
-    // SAFETY: the argument is an integer.
-    let number = check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
-    // SAFETY: the call just returned it, so nothing else owns it.
-    let slave = unsafe { OwnedFd::from_raw_fd(number) };
-    // SAFETY: integers only.
-    check(unsafe { libc::fcntl(slave.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) })?;
-    Ok(slave)
+    pseudo::open_slave_with(master, libc::O_RDWR)
 }
 
 /// The number of a pseudo-terminal: its slave is /dev/pts/NUMBER (TIOCGPTN).

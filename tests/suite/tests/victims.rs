@@ -167,6 +167,11 @@ victims! {
     file_numbers => Victim::new("file_numbers");
     file_many => Victim::new("file_many");
     file_no_stdio => Victim::new("file_no_stdio");
+    pty_lines => Victim::new("pty_lines");
+    pty_bytes => Victim::new("pty_bytes");
+    pty_session => Victim::new("pty_session");
+    pty_modes => Victim::new("pty_modes");
+    pty_gone => Victim::new("pty_gone");
     lock_flock => Victim::new("lock_flock");
     lock_posix => Victim::new("lock_posix");
     lock_description => Victim::new("lock_description");

@@ -27,6 +27,7 @@ mod owner;
 mod pidfd;
 mod pipe;
 mod place;
+mod pty;
 mod refused;
 mod regular;
 mod signalfd;
@@ -65,6 +66,7 @@ pub use facts::{Description, FdFacts, Job, Known, Peer, Place, Slot};
 pub use numbers::SpareNumbers;
 pub(crate) use numbers::{DIRECTORIES, DISPLACED, EPOLL, FILLED, TARGET};
 pub use owner::{Ids, Owner};
+pub(crate) use pty::has_own as has_own_terminals;
 pub(crate) use refused::is_kernel_file;
 pub(crate) use {
     directory::OpenDirectory, fifo::Fifo, lock::HeldLock, place::NamedPlace, regular::RegularFile,
@@ -145,6 +147,7 @@ static KINDS: &[&dyn DescriptorKind] = &[
     &pidfd::ProcessDescriptors,
     &inotify::Instances,
     &fanotify::Groups,
+    &pty::PseudoTerminals,
     &terminal::Terminals,
     &standard::StandardStreams,
     &external::ExternalPipes,

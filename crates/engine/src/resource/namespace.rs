@@ -347,12 +347,18 @@ fn unusual_mounts(here: &ProcessDirectory, there: &ProcessDirectory) -> Option<S
     ))
 }
 
+/// Whether it is a /dev/pts, which a restart makes anew where the job has pseudo-terminals.
+fn is_own_terminals(mount: &Mount) -> bool {
+    mount.mount_point == b"/dev/pts" && mount.file_system == b"devpts"
+}
+
 /// A mount of `there`, besides those at and below /proc, that is not found `here`.
 fn foreign_mount<'a>(here: &[Mount], there: &'a [Mount]) -> Option<&'a Mount> {
     let mut left: Vec<&Mount> = here.iter().collect();
     there
         .iter()
         .filter(|mount| !mount.mount_point.starts_with(b"/proc/") && mount.mount_point != b"/proc")
+        .filter(|mount| !is_own_terminals(mount))
         .find(|mount| {
             let same = |other: &&Mount| {
                 (

@@ -223,6 +223,7 @@ pub fn namespaces() -> Vec<Finding> {
         user: UserNamespace::WhenNeeded,
         time_offsets,
         lifetime: Lifetime::WithSupervisor,
+        ..NamespaceRequest::default()
     };
     let what = "fresh namespaces (user, pid, mount)";
     let with_time = Namespaces::create(&request(Some(TimeOffsets::default())));

@@ -19,6 +19,7 @@ use super::addressee::Told;
 use super::alike::{Likeness, group};
 use super::flight::{Flight, Letter};
 use super::owner::{Owner, Sight, flight_owner, owner, thread_owner};
+use super::pty::Terminal;
 use super::socket::SocketFacts;
 use super::unix_socket::Listing;
 use crate::error::Attempt;
@@ -91,6 +92,8 @@ pub struct FdFacts {
     pub addressee: Option<Told>,
     /// For a socket, what it is; none where it could not be asked.
     pub socket: Option<SocketFacts>,
+    /// For a terminal, where its other side is.
+    pub terminal: Option<Terminal>,
 }
 
 impl FdFacts {
@@ -403,6 +406,7 @@ impl<'a> Job<'a> {
         let mut job = Self::assemble((owners, members), known, manner);
         job.find_peers(motion)?;
         job.find_standard_sockets();
+        job.find_terminals(motion)?;
         job.find_addressees(motion)?;
         Ok(job)
     }
@@ -730,6 +734,7 @@ fn facts_of(owner: &Owner<'_>, number: i32, link: Vec<u8>, info: FdInfo) -> Opti
         peer: Peer::None,
         addressee: None,
         socket: None,
+        terminal: None,
     };
     if facts.is_socket() {
         // One that closes meanwhile, or may not be copied, stays unknown.

@@ -98,11 +98,6 @@ pub(super) fn refuse(description: &Description, job: &Job<'_>, refusals: &mut Re
     let known = known.map(|&(_, what, reason, remedy)| (what, reason, remedy));
     let (what, reason, remedy) = match known.or(device) {
         Some((what, reason, remedy)) => (what, reason.to_owned(), remedy),
-        None if facts.file_type() == libc::S_IFCHR && facts.node == (5, 2) => (
-            "the master of a pseudo-terminal",
-            "a job's own terminals are not saved yet".to_owned(),
-            "close it, or checkpoint what runs inside that terminal",
-        ),
         None if facts.place == Place::Deleted => (
             "a deleted file",
             "it has no name by which it could be opened again".to_owned(),
@@ -144,10 +139,5 @@ pub(super) const SUPPORT: &[Support] = &[
         what: "Files that their path no longer reaches",
         level: Level::Refused,
         how: "there is no path to open them by",
-    },
-    Support {
-        what: "Pseudo-terminals whose master is in the job (tmux, screen, script, expect)",
-        level: Level::Refused,
-        how: "not saved yet; checkpoint what runs inside",
     },
 ];

@@ -1,31 +1,38 @@
-//! Terminals from outside the job: their place is taken by one new pseudo-terminal.
+//! The terminal from outside the job: its place is taken by a new pseudo-terminal.
 //!
-//! stat(2) shows the device; /proc/PID/stat the controlling terminal and its foreground process group. A terminal is never
-//! taken away from anybody: the job gets a new one, whose other side `cryo restart` carries to the user's. Not preserved: what
-//! was typed and not read, the size of the window (it is that of the user's), and which of several terminals it was.
+//! An ioctl tells the device; /proc/PID/stat the controlling terminal and its foreground process group. A terminal is never
+//! taken away from anybody: the job gets a new one, whose other side `cryo restart` carries to the user's; where its number
+//! is free it has the same name. A job on several terminals is refused. Not preserved: what was typed and not read, the size of
+//! the window (it is that of the user's).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::os::fd::AsFd;
 
 use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_launch::terminal::Pty;
+use cryonaut_sys::terminal::pseudo::device_number;
 use cryonaut_sys::terminal::{Settings, open_slave};
 use cryonaut_tracee::CallList;
 
 use super::facts::{Description, FdFacts, Job, Place};
+use super::pty::{self, any_master, master_at};
 use super::{DescriptorKind, TARGET, object, reopen, set_flags};
 use crate::collect::Collection;
 use crate::error::Attempt;
 use crate::host::Host;
 use crate::plan::{Action, Plan, Stage};
 use crate::rebuild::{CloseOnExec, Rebuild};
+use crate::resource::memory::printable;
 use crate::resource::process::ProcessRecord;
 use crate::resource::{Level, Support};
 use crate::{Error, Refusals, Result};
 
 /// Where the terminal itself is kept among the objects while the job is rebuilt.
 const OWN_OBJECT: u64 = u64::MAX;
+
+/// Up to this number a terminal is given the one that it had, where that is free: all below it have to be opened on the way.
+const MOST_TRIED: u32 = 1024;
 
 /// An open terminal.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -95,6 +102,9 @@ impl DescriptorKind for Terminals {
     fn claims(&self, facts: &FdFacts) -> bool {
         // Documentation/admin-guide/devices.txt: consoles and serial lines (4), /dev/tty and /dev/console (5), pseudo-terminals.
         let device = matches!(facts.node, (4, _) | (5, 0 | 1) | (136..=143, _));
+        if facts.is_own_terminal() {
+            return false;
+        }
         let reachable = matches!(
             facts.place,
             Place::Leads | Place::Elsewhere | Place::Deleted
@@ -102,7 +112,23 @@ impl DescriptorKind for Terminals {
         facts.file_type() == libc::S_IFCHR && device && reachable && !facts.is_place()
     }
 
-    fn inspect(&self, _description: &Description, _job: &Job<'_>, _refusals: &mut Refusals) {}
+    fn inspect(&self, description: &Description, job: &Job<'_>, refusals: &mut Refusals) {
+        let terminals = outside(job);
+        if terminals.len() < 2 {
+            return;
+        }
+        let names: Vec<&str> = terminals.values().map(String::as_str).collect();
+        let names = names.join(", ");
+        refusals.add(
+            job.owner(description.first()).label(),
+            format!("{}, a terminal", job.name(description)),
+            format!(
+                "the job is on {} terminals ({names}), and a restart gives it one",
+                terminals.len()
+            ),
+            "leave all but one of them, or checkpoint what is on one terminal only",
+        );
+    }
 
     fn collect(
         &self,
@@ -118,8 +144,13 @@ impl DescriptorKind for Terminals {
                 settings: settings_of(description, job),
             })?;
         }
+        let inside = job.sessions_inside();
         let mut seen = BTreeSet::new();
-        for owner in job.owners.iter().filter(|owner| owner.terminal != 0) {
+        let outside = job
+            .owners
+            .iter()
+            .filter(|owner| owner.terminal != 0 && !inside.contains(&owner.session.outer));
+        for owner in outside {
             if seen.insert(owner.session.inner) {
                 let group = job
                     .owners
@@ -170,28 +201,65 @@ impl DescriptorKind for Terminals {
             ));
         }
         plan.step(Stage::Objects, 0, MakeTerminal { terminals });
-        if let Some(ControllingTerminal {
-            session,
-            foreground,
-        }) = session
-        {
-            plan.step(Stage::Descriptors, session, Control { session });
-            if processes
-                .iter()
-                .any(|process| process.group == foreground && process.session == session)
-            {
-                plan.step(
-                    Stage::Attach,
-                    session,
-                    Foreground {
-                        session,
-                        group: foreground,
-                    },
-                );
-            }
+        if let Some(tie) = session {
+            plan_ties(records, plan, OWN_OBJECT, (tie.session, tie.foreground))?;
         }
         Ok(())
     }
+}
+
+/// The terminals outside the job that its descriptors lead to, and those that control sessions whose leaders are in the job, by
+/// device number, with their names.
+fn outside(job: &Job<'_>) -> BTreeMap<(u32, u32), String> {
+    let mut found = BTreeMap::new();
+    for description in &job.descriptions {
+        if let Some(pty::Terminal::Outside(device)) = description.facts.terminal {
+            let name = printable(&description.facts.link);
+            // Everybody's /dev/tty is another.
+            if name != "/dev/tty" || !found.contains_key(&device) {
+                found.insert(device, name);
+            }
+        }
+    }
+    let inside = job.sessions_inside();
+    for owner in job.processes() {
+        let leads = owner.pid == owner.session.outer && !inside.contains(&owner.session.outer);
+        if owner.terminal != 0 && leads {
+            let device = device_number(owner.terminal);
+            let name = || match device {
+                (136, number) => format!("/dev/pts/{number}"),
+                (major, minor) => format!("device {major}:{minor}"),
+            };
+            found.entry(device).or_insert_with(name);
+        }
+    }
+    found
+}
+
+/// Plans that a terminal, kept among the objects under `terminal`, becomes the controlling one of a session (0 for none) with
+/// this process group in the foreground.
+///
+/// # Errors
+/// When the records are damaged.
+pub(super) fn plan_ties(
+    records: &RecordSet,
+    plan: &mut Plan,
+    terminal: u64,
+    (session, group): (i32, i32),
+) -> Result<()> {
+    if session == 0 {
+        return Ok(());
+    }
+    let tie = Tie { terminal, session };
+    plan.step(Stage::Descriptors, session, Control { tie });
+    let processes = records.all::<ProcessRecord>()?;
+    if processes
+        .iter()
+        .any(|process| process.group == group && process.session == session)
+    {
+        plan.step(Stage::Attach, session, Foreground { tie, group });
+    }
+    Ok(())
 }
 
 /// The settings of a terminal; nothing where it has been hung up, and has none any more.
@@ -216,7 +284,17 @@ impl Action for MakeTerminal {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let what = || "making a terminal".to_owned();
         let input = std::io::stdin();
-        let pty = Pty::open(Some(input.as_fd())).attempt(what)?;
+        let wanted = self.terminals.iter().find_map(|terminal| {
+            let number = terminal.path.strip_prefix(b"/dev/pts/")?;
+            std::str::from_utf8(number).ok()?.parse().ok()
+        });
+        // Programs may know it by its name. Where another has that name, this one gets another.
+        let named = match wanted {
+            Some(number) if number < MOST_TRIED => master_at(rebuild, number)?,
+            _ => None,
+        };
+        let master = named.map_or_else(|| any_master(rebuild), Ok)?;
+        let pty = Pty::on(master, Some(input.as_fd())).attempt(what)?;
         let saved = self
             .terminals
             .iter()
@@ -242,54 +320,59 @@ impl Action for MakeTerminal {
     }
 }
 
-/// Gives the terminal to a session's leader for the time of one call.
-fn with_terminal(
-    rebuild: &Rebuild<'_>,
+/// A terminal among the objects, and the session that it is to control.
+#[derive(Clone, Copy, Debug)]
+struct Tie {
+    terminal: u64,
     session: i32,
-    request: libc::Ioctl,
-    group: Option<i32>,
-) -> Result<()> {
-    let terminal = object(rebuild, OWN_OBJECT)?;
-    let spare = rebuild.numbers.spare[TARGET];
-    rebuild.give(session, &[(terminal, spare, CloseOnExec::Yes)])?;
-    let mut list = CallList::new();
-    let argument = match group {
-        Some(group) => list.bytes(&group.to_le_bytes()).into(),
-        None => 0_u64.into(),
-    };
-    let call = list.call(libc::SYS_ioctl, &[spare.into(), request.into(), argument]);
-    list.call(libc::SYS_close, &[spare.into()]);
-    let outcomes = rebuild.run(session, &list)?;
-    match outcomes.result(call) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Error::Failed(format!(
-            "process {session}: setting its controlling terminal: {error}"
-        ))),
+}
+
+impl Tie {
+    /// Gives the terminal to the session's leader for the time of one call.
+    fn call(self, rebuild: &Rebuild<'_>, request: libc::Ioctl, group: Option<i32>) -> Result<()> {
+        let session = self.session;
+        let spare = rebuild.numbers.spare[TARGET];
+        let terminal = object(rebuild, self.terminal)?;
+        rebuild.give(session, &[(terminal, spare, CloseOnExec::Yes)])?;
+        let mut list = CallList::new();
+        let argument = match group {
+            Some(group) => list.bytes(&group.to_le_bytes()).into(),
+            None => 0_u64.into(),
+        };
+        let call = list.call(libc::SYS_ioctl, &[spare.into(), request.into(), argument]);
+        list.call(libc::SYS_close, &[spare.into()]);
+        let outcomes = rebuild.run(session, &list)?;
+        match outcomes.result(call) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Error::Failed(format!(
+                "process {session}: setting its controlling terminal: {error}"
+            ))),
+        }
     }
 }
 
 struct Control {
-    session: i32,
+    tie: Tie,
 }
 
 impl fmt::Display for Control {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let session = self.tie.session;
         write!(
             f,
-            "make the terminal the controlling one of session {}",
-            self.session
+            "make the terminal the controlling one of session {session}"
         )
     }
 }
 
 impl Action for Control {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        with_terminal(rebuild, self.session, libc::TIOCSCTTY, None)
+        self.tie.call(rebuild, libc::TIOCSCTTY, None)
     }
 }
 
 struct Foreground {
-    session: i32,
+    tie: Tie,
     group: i32,
 }
 
@@ -301,7 +384,7 @@ impl fmt::Display for Foreground {
 
 impl Action for Foreground {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        with_terminal(rebuild, self.session, libc::TIOCSPGRP, Some(self.group))
+        self.tie.call(rebuild, libc::TIOCSPGRP, Some(self.group))
     }
 }
 

@@ -1,0 +1,123 @@
+//! Looking into pseudo-terminals, by a process that finishes whatever becomes of `cryo`.
+//!
+//! What waits in a terminal can only be read by taking it out. A list of calls in the job could not put it back right: how often
+//! there is something to read, which lines a key ended, and when the kernel has passed everything on show only as it goes. So a
+//! process that no key and no signal but SIGKILL to itself ends does it. Should `cryo` be killed meanwhile, it goes on to the end,
+//! and the terminals are as they were.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use cryonaut_sys::spawn::signal::{SignalSet, set_signal_mask};
+use cryonaut_sys::spawn::{self, WaitFor};
+use cryonaut_sys::terminal::pseudo::{Switch, open_slave_with};
+use prost::Message;
+
+use super::content::{Content, Sides};
+use crate::error::Attempt;
+use crate::{Error, Result};
+
+/// A pseudo-terminal to look into.
+#[derive(Debug)]
+pub(super) struct Subject {
+    /// Its master.
+    pub master: OwnedFd,
+    /// Its slave, where the job has it open; exclusive mode can be lifted by it only.
+    pub slave: Option<OwnedFd>,
+}
+
+/// What was found.
+#[derive(Clone, PartialEq, Message)]
+struct Answers {
+    #[prost(message, repeated, tag = "1")]
+    all: Vec<Answer>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Answer {
+    #[prost(message, optional, tag = "1")]
+    content: Option<Content>,
+    /// Why there is none.
+    #[prost(string, tag = "2")]
+    error: String,
+}
+
+/// What is in each of these; the reason where one could not be looked into.
+///
+/// # Errors
+/// When no process can be started, or it was killed.
+pub(super) fn look(subjects: &[Subject]) -> Result<Vec<std::result::Result<Content, String>>> {
+    let what = || "looking into the job's pseudo-terminals".to_owned();
+    let (mut told, mut link) = std::io::pipe().attempt(what)?;
+    let started = spawn::fork_child(|| {
+        let _ = set_signal_mask(SignalSet::FULL);
+        // No terminal is its own, so none stops it.
+        let _ = spawn::new_session();
+        let _ = spawn::set_thread_name(c"cryo-terminals");
+        let _ = spawn::close_number(told.as_raw_fd());
+        let answers = Answers {
+            all: subjects.iter().map(answer).collect(),
+        };
+        i32::from(link.write_all(&answers.encode_to_vec()).is_err())
+    })
+    .attempt(what)?;
+    drop(link);
+    let mut bytes = Vec::new();
+    let read = told.read_to_end(&mut bytes);
+    let _ = spawn::wait_for(WaitFor::Pid(started.pid), libc::WEXITED);
+    read.attempt(what)?;
+    let answers = Answers::decode(bytes.as_slice()).ok();
+    let answers = answers.filter(|answers| answers.all.len() == subjects.len());
+    let Some(answers) = answers else {
+        return Err(Error::Failed(format!(
+            "{}: the process that did it was killed from outside",
+            what()
+        )));
+    };
+    let all = answers.all.into_iter();
+    Ok(all
+        .map(|answer| answer.content.ok_or(answer.error))
+        .collect())
+}
+
+fn answer(subject: &Subject) -> Answer {
+    match subject.content() {
+        Ok(content) => Answer {
+            content: Some(content),
+            error: String::new(),
+        },
+        Err(error) => Answer {
+            content: None,
+            error: error.to_string(),
+        },
+    }
+}
+
+impl Subject {
+    fn content(&self) -> std::io::Result<Content> {
+        let master = self.master.as_fd();
+        let locked = Switch::Lock.is_on(master)?;
+        let exclusive = match &self.slave {
+            Some(slave) if Switch::Exclusive.is_on(slave.as_fd())? => Some(slave),
+            _ => None,
+        };
+        if locked {
+            Switch::Lock.turn_off(master)?;
+        }
+        if let Some(slave) = exclusive {
+            Switch::Exclusive.turn_off(slave.as_fd())?;
+        }
+        let opened = open_slave_with(master, libc::O_RDWR | libc::O_NONBLOCK);
+        if let Some(slave) = exclusive {
+            Switch::Exclusive.turn_on(slave.as_fd())?;
+        }
+        if locked {
+            Switch::Lock.turn_on(master)?;
+        }
+        let slave = opened?;
+        Content::copy_of(Sides {
+            master,
+            slave: slave.as_fd(),
+        })
+    }
+}
