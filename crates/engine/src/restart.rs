@@ -7,13 +7,14 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cryonaut_image::{ImageReader, RecordSet, SeekableImage};
 use cryonaut_launch::{
     Child, Direct, Lifetime, NamespaceRequest, Namespaces, Nursery, Terminals, TimeOffset,
     TimeOffsets, UserNamespace,
 };
+use cryonaut_procfs::ProcessDirectory;
 
 use crate::checkpoint::temporary_file;
 use crate::error::Attempt;
@@ -306,6 +307,9 @@ fn choose_host(
                 "use --pids namespace".into(),
             ));
         }
+        if request.leaving.is_empty() {
+            await_notice(records)?;
+        }
         let host = request.host(true)?;
         let planned = plan(image, records, &host)?;
         if planned.refusals.list().is_empty() || request.pids == Pids::Keep {
@@ -319,6 +323,23 @@ fn choose_host(
     let refusals = planned.refusals.clone();
     refusals.into_result()?;
     Ok((host, planned))
+}
+
+/// Waits a moment for the ids of processes that have ended already, and that their parents have not taken notice of yet: as of the
+/// job itself, right after it was killed.
+fn await_notice(records: &RecordSet) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let start = Instant::now();
+    for process in records.all::<ProcessRecord>()? {
+        let is_zombie = || {
+            let stat = ProcessDirectory::open(process.pid).and_then(|found| found.stat());
+            stat.is_ok_and(|stat| stat.state == 'Z' && stat.num_threads <= 1)
+        };
+        while is_zombie() && start.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    Ok(())
 }
 
 /// Whether this user may choose pids in this pid namespace: CAP_CHECKPOINT_RESTORE (40) or CAP_SYS_ADMIN (21).

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use cryonaut_suite::scene::describe_status;
-use cryonaut_suite::victim::restart;
+use cryonaut_suite::scene::{LIMIT, describe_status};
+use cryonaut_suite::victim::{checkpoint, restart};
 use cryonaut_suite::{Outcome, Program, Scene, User, failed, place, test};
 
 /// Jobs of different lengths, so that some end in the midst of their checkpoint.
@@ -71,6 +71,33 @@ fn killed_has_ended(scene: &Scene) -> Outcome {
     }
 }
 
+/// A job whose parent takes its time to take notice of its end: its numbers are waited for.
+fn reaped_late(scene: &Scene) -> Outcome {
+    let job = scene.start("victim", &Program::victim("mem_private", &[])?)?;
+    scene.wait_for("READY", LIMIT, || {
+        job.output().contains("READY\n").then_some(())
+    })?;
+    let image = scene.file("image");
+    checkpoint(scene, &job.pid().to_string(), &image, "--kill")?;
+    let restarted = scene
+        .cryo(["restart", "--pids", "keep"])
+        .arguments([&image])
+        .start("restart")?;
+    // Long enough for a restart that does not wait to be refused.
+    std::thread::sleep(Duration::from_millis(200));
+    scene.wait(&job)?;
+    scene.go()?;
+    let status = scene.wait(&restarted)?;
+    if !status.success() {
+        return failed(format!(
+            "the restart {}: {}",
+            describe_status(status),
+            restarted.errors()
+        ));
+    }
+    Ok(())
+}
+
 #[test]
 fn root() {
     test("ending::root", User::Root, ends_meanwhile);
@@ -89,4 +116,9 @@ fn killed_root() {
 #[test]
 fn killed_user() {
     test("ending::killed_user", User::Ordinary, killed_has_ended);
+}
+
+#[test]
+fn reaped_late_root() {
+    test("ending::reaped_late_root", User::Root, reaped_late);
 }
