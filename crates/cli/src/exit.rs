@@ -182,7 +182,8 @@ impl From<RegistryError> for Failure {
         let code = match error {
             RegistryError::BadName(_)
             | RegistryError::NameTaken(_)
-            | RegistryError::NoSuchJob(_) => Code::Usage,
+            | RegistryError::NoSuchJob(_)
+            | RegistryError::Elsewhere(_) => Code::Usage,
             RegistryError::Untrusted { .. } => Code::NotPermitted,
             RegistryError::File { .. } => Code::Failed,
         };

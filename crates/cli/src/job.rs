@@ -57,7 +57,7 @@ pub fn describe(
 /// Enters a job in the list. A list that cannot be written does not stop the job: that is only told.
 pub fn register(new: NewJob, console: Console) -> Option<Job> {
     let entered = Registry::open().and_then(|registry| match registry.register(new.clone()) {
-        Err(RegistryError::NameTaken(taken)) => {
+        Err(RegistryError::NameTaken(taken) | RegistryError::Elsewhere(taken)) => {
             // Several copies of one image run side by side.
             let numbered = (2..10_000).map(|number| format!("{taken}-{number}"));
             let attempts = numbered.map(|name| {
@@ -68,7 +68,15 @@ pub fn register(new: NewJob, console: Console) -> Option<Job> {
             });
             attempts
                 .into_iter()
-                .find(|attempt| !matches!(attempt, Err(RegistryError::NameTaken(_))))
+                .find(|attempt| {
+                    let is_taken = |error: &RegistryError| {
+                        matches!(
+                            error,
+                            RegistryError::NameTaken(_) | RegistryError::Elsewhere(_)
+                        )
+                    };
+                    !attempt.as_ref().is_err_and(is_taken)
+                })
                 .unwrap_or(Err(RegistryError::NameTaken(taken)))
         }
         outcome => outcome,

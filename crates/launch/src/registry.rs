@@ -2,7 +2,8 @@
 //!
 //! Directory: `$XDG_RUNTIME_DIR/cryonaut` where that belongs to the user, else `/run/cryonaut` for
 //! root and `/tmp/cryonaut-UID` for others; mode 0700, refused if it belongs to anybody else. The
-//! files are JSON, replaced by rename under a lock. A file whose job has gone is removed when seen.
+//! files are JSON, replaced by rename under a lock. A file whose job has gone is removed when seen, by
+//! whoever shares the namespaces that its pids and start times are of: others cannot tell.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -51,6 +52,11 @@ pub enum RegistryError {
     /// No job of that name runs.
     #[error("no job named {0} is running; see `cryo list`")]
     NoSuchJob(String),
+    /// A name that a job has which was started in other namespaces.
+    #[error(
+        "the job named {0} was started in another pid namespace, such as that of a container: only a cryo in there can tell whether it runs"
+    )]
+    Elsewhere(String),
 }
 
 /// A process that cannot be mistaken for a later one with its pid.
@@ -170,6 +176,26 @@ pub struct NewJob {
     pub notification: Notification,
 }
 
+/// The namespaces that decide what a pid and a start time mean: their inode numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    /// The pid namespace.
+    pub pid_namespace: u64,
+    /// The time namespace; 0 where the kernel has none.
+    pub time_namespace: u64,
+}
+
+impl View {
+    /// That of this process; none where /proc does not tell.
+    fn own() -> Option<View> {
+        let number = |name: &str| fs::metadata(format!("/proc/self/ns/{name}")).map(|ns| ns.ino());
+        Some(View {
+            pid_namespace: number("pid").ok()?,
+            time_namespace: number("time").unwrap_or(0),
+        })
+    }
+}
+
 /// A job that was registered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
@@ -190,6 +216,9 @@ pub struct Job {
     pub started_at: u64,
     /// The boot it runs in; pids of another one mean nothing.
     pub boot: String,
+    /// What its pids are of; none in entries of earlier versions.
+    #[serde(default)]
+    pub view: Option<View>,
     /// Where its periodic checkpoints go.
     pub checkpoint_directory: Option<PathBuf>,
     /// Its images, oldest first.
@@ -208,6 +237,11 @@ impl Job {
     pub fn is_alive(&self) -> bool {
         let process = self.init.map_or(self.root, |init| init.process);
         self.boot == current_boot() && process.is_alive()
+    }
+
+    /// Whether it may run where this process cannot see it.
+    fn is_elsewhere(&self) -> bool {
+        self.boot == current_boot() && self.view.is_some() && self.view != View::own()
     }
 }
 
@@ -272,10 +306,7 @@ impl Registry {
         }
         let _lock = self.lock()?;
         let name = match new.name {
-            Some(name) if self.load_live(&name)?.is_some() => {
-                return Err(RegistryError::NameTaken(name));
-            }
-            Some(name) => name,
+            Some(name) => self.free(&name).map(|()| name)?,
             None => self.generate_name(&new.command)?,
         };
         let job = Job {
@@ -287,6 +318,7 @@ impl Registry {
             command: new.command,
             started_at: now(),
             boot: current_boot(),
+            view: View::own(),
             checkpoint_directory: new.checkpoint_directory,
             checkpoints: Vec::new(),
             generation: new.generation,
@@ -302,7 +334,22 @@ impl Registry {
         self.generate_name(command)
     }
 
-    /// The jobs that run, by name. Files of others are removed.
+    /// Whether a job may be given this name now: [`RegistryError::NameTaken`] or
+    /// [`RegistryError::Elsewhere`] if not.
+    pub fn check_free(&self, name: &str) -> Result<(), RegistryError> {
+        check_name(name)?;
+        let _lock = self.lock()?;
+        self.free(name)
+    }
+
+    fn free(&self, name: &str) -> Result<(), RegistryError> {
+        match self.load_live(name)? {
+            Some(_) => Err(RegistryError::NameTaken(name.to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    /// The jobs that run, by name. Files of jobs that have gone are removed.
     pub fn list(&self) -> Result<Vec<Job>, RegistryError> {
         let _lock = self.lock()?;
         let failed = |source| RegistryError::File {
@@ -316,7 +363,10 @@ impl Registry {
             if path.extension() == Some(OsStr::new("json"))
                 && let Some(name) = path.file_stem().and_then(OsStr::to_str)
             {
-                jobs.extend(self.load_live(name)?);
+                match self.load_live(name) {
+                    Err(RegistryError::Elsewhere(_)) => {}
+                    known => jobs.extend(known?),
+                }
             }
         }
         jobs.sort_by(|one, two| one.name.cmp(&two.name));
@@ -443,6 +493,9 @@ impl Registry {
             }
         };
         match serde_json::from_slice::<Job>(&text) {
+            Ok(job) if job.name == name && job.is_elsewhere() => {
+                Err(RegistryError::Elsewhere(name.to_owned()))
+            }
             Ok(job) if job.is_alive() && job.name == name => Ok(Some(job)),
             // Of a dead job, or not written by us: nothing that could be used again.
             _ => self.erase(name).map(|()| None),
@@ -493,8 +546,10 @@ impl Registry {
         let mut number = 1u64;
         loop {
             let name = format!("{stem}-{number}");
-            if self.load_live(&name)?.is_none() {
-                return Ok(name);
+            match self.load_live(&name) {
+                Ok(None) => return Ok(name),
+                Ok(Some(_)) | Err(RegistryError::Elsewhere(_)) => {}
+                Err(error) => return Err(error),
             }
             number += 1;
         }

@@ -116,6 +116,39 @@ fn damaged_files_and_reused_pids_are_no_jobs() {
 }
 
 #[test]
+fn jobs_of_other_namespaces_are_left_alone() {
+    let place = Place::new("elsewhere");
+    let registry = Registry::open_at(&place.0.join("jobs")).unwrap();
+    let own = std::process::id() as i32;
+    let mut ended = job(Some("container"), own);
+    // In there it has a pid that here nobody has, or somebody else.
+    ended.root.start_time += 1;
+    let entered = registry.register(ended).unwrap();
+    let file = registry.directory().join("container.json");
+    let text = fs::read_to_string(&file).unwrap();
+    let number = entered.view.unwrap().pid_namespace;
+    let changed = text.replace(&number.to_string(), &(number + 1).to_string());
+    assert_ne!(text, changed);
+    fs::write(&file, &changed).unwrap();
+    assert_eq!(registry.list().unwrap(), []);
+    for refused in [
+        registry.find("container").unwrap_err(),
+        registry.check_free("container").unwrap_err(),
+        registry.register(job(Some("container"), own)).unwrap_err(),
+    ] {
+        assert!(matches!(refused, RegistryError::Elsewhere(_)), "{refused}");
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), changed);
+    // One of a version that did not note it is judged as ever.
+    let text = fs::read_to_string(&file).unwrap();
+    let mut old: serde_json::Value = serde_json::from_str(&text).unwrap();
+    old.as_object_mut().unwrap().remove("view");
+    fs::write(&file, old.to_string()).unwrap();
+    assert!(registry.check_free("container").is_ok());
+    assert!(!file.exists());
+}
+
+#[test]
 fn an_open_directory_is_refused() {
     let place = Place::new("open");
     let directory = place.0.join("jobs");

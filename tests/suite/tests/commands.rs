@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use cryonaut_suite::scene::LIMIT;
 use cryonaut_suite::victim::{checkpoint, restart};
-use cryonaut_suite::{Outcome, Program, Scene, failed, for_each_user, processes};
+use cryonaut_suite::{Outcome, Program, Scene, User, failed, for_each_user, processes};
 
 /// A rough look at JSON: one value, its brackets balanced outside of strings.
 fn expect_json(what: &str, text: &str) -> Outcome {
@@ -106,6 +106,7 @@ fn named_jobs(scene: &Scene) -> Outcome {
         .cryo(["run", "--name", "listed", "--", "true"])
         .run()?
         .refusal(&["listed"])?;
+    unseen_from_elsewhere(scene)?;
     scene.go()?;
     let status = scene.wait(&job)?;
     if !status.success() {
@@ -114,6 +115,26 @@ fn named_jobs(scene: &Scene) -> Outcome {
     let listed = scene.cryo(["list"]).run()?.success()?;
     if listed.stdout.contains("listed") {
         return failed("cryo list shows a job that has ended");
+    }
+    Ok(())
+}
+
+/// A cryo that cannot see the job's processes leaves its entry alone.
+fn unseen_from_elsewhere(scene: &Scene) -> Outcome {
+    let mut command = scene.command(&Program::installed("unshare")?.path);
+    if scene.user() == User::Ordinary {
+        command.args(["--user", "--map-current-user"]);
+    }
+    command.args(["--pid", "--fork", "--mount-proc"]);
+    command.arg(scene.cryo_path()).arg("list");
+    let listing = scene.spawn("elsewhere", command)?;
+    let status = scene.wait(&listing)?;
+    if !status.success() {
+        return failed("cryo list in another pid namespace");
+    }
+    let listed = scene.cryo(["list"]).run()?.success()?;
+    if listing.output().contains("listed") || !listed.stdout.contains("listed") {
+        return failed("a cryo in another pid namespace took the job for one that has gone");
     }
     Ok(())
 }

@@ -14,9 +14,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use cryonaut_engine::host::{Changed, ClampLimits, Grown, Host, Inherited};
 use cryonaut_engine::relocate::Relocation;
 use cryonaut_engine::restart::{self, Input, Pids, RestartRequest, Restarted};
-use cryonaut_launch::registry::{
-    Job, NewJob, ProcessIdentity, Registry, RegistryError, check_name,
-};
+use cryonaut_launch::registry::{Job, NewJob, ProcessIdentity, Registry, check_name};
 use cryonaut_launch::{Nursery, WatchedSignals};
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::descriptor;
@@ -255,10 +253,7 @@ impl Arguments {
     fn restart(self, console: Console) -> Result<u8, Failure> {
         let signals = WatchedSignals::block()?;
         if let Some(name) = &self.name {
-            check_name(name)?;
-            if Registry::open()?.find(name).is_ok() {
-                return Err(RegistryError::NameTaken(name.clone()).into());
-            }
+            Registry::open()?.check_free(name)?;
         }
         let from_stream = self.image == Path::new("-");
         let terminal = if from_stream && !self.detach {

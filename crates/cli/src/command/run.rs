@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueHint};
 use cryonaut_engine::checkpoint::temporary_file;
 use cryonaut_engine::restart::may_choose_pids;
-use cryonaut_launch::registry::{
-    Job, NewJob, ProcessIdentity, Registry, RegistryError, check_name,
-};
+use cryonaut_launch::registry::{Job, NewJob, ProcessIdentity, Registry};
 use cryonaut_launch::terminal::{DetachKey, Pty, WindowSize};
 use cryonaut_launch::{
     Child, ChildSpec, Direct, NamespaceRequest, Namespaces, Nursery, TimeOffsets, WatchedSignals,
@@ -91,10 +89,7 @@ impl Arguments {
             inherited_descriptors().map_err(Failure::system("look at the open descriptors"))?;
         let signals = WatchedSignals::block()?;
         if let Some(name) = &self.name {
-            check_name(name)?;
-            if Registry::open()?.find(name).is_ok() {
-                return Err(RegistryError::NameTaken(name.clone()).into());
-            }
+            Registry::open()?.check_free(name)?;
         }
         let directory = self.dir.as_deref().map(checkpoint_directory).transpose()?;
         let nursery = self.nursery()?;
