@@ -369,6 +369,11 @@ const SUPPORT: &[Support] = &[
         how: "with their numbers: as root where these are free, otherwise in a fresh pid namespace",
     },
     Support {
+        what: "Processes that several relatives have adopted from one session whose leader has gone",
+        level: Level::Refused,
+        how: "none of these was ever in that session, so that none can bear them there; checkpoint before the program that started them has ended",
+    },
+    Support {
         what: "Zombies",
         level: Level::Restored,
         how: "with their exit status or signal; that memory was dumped is not told again",
