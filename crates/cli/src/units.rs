@@ -23,6 +23,20 @@ pub fn size(bytes: u64) -> String {
     format!("{number} {}", UNITS[unit])
 }
 
+/// A size as users give it: bytes, or with K, M, G or T for 1024, 1024² and so on.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let said = || format!("{text} is no size: give bytes, or a number with K, M, G or T behind it");
+    let (digits, shift) = match text.char_indices().next_back() {
+        Some((at, 'K' | 'k')) => (&text[..at], 10),
+        Some((at, 'M' | 'm')) => (&text[..at], 20),
+        Some((at, 'G' | 'g')) => (&text[..at], 30),
+        Some((at, 'T' | 't')) => (&text[..at], 40),
+        _ => (text, 0),
+    };
+    let number: u64 = digits.parse().map_err(|_| said())?;
+    number.checked_mul(1 << shift).ok_or_else(said)
+}
+
 /// A number with its thousands apart: `10,000`.
 pub fn number(value: u64) -> String {
     let digits = value.to_string();
@@ -72,6 +86,16 @@ pub fn ranges(values: &[i32], most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_read_as_users_give_them() {
+        assert_eq!(parse_size("17"), Ok(17));
+        assert_eq!(parse_size("2K"), Ok(2048));
+        assert_eq!(parse_size("3g"), Ok(3 << 30));
+        for text in ["", "K", "-1", "1.5G", "1X", "99999999T", "é"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_have_three_digits() {

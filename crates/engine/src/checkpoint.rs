@@ -22,6 +22,7 @@ use crate::error::Attempt;
 use crate::freeze::{Afterwards, Frozen};
 use crate::notify::Notified;
 use crate::resource::file::external;
+use crate::show::EmbeddedDescription;
 use crate::target::{Inspection, Target};
 use crate::{Error, Result};
 
@@ -74,6 +75,8 @@ pub struct CheckpointReport {
     pub bytes: u64,
     /// Pages stored.
     pub pages: u64,
+    /// The files whose content was saved beside the job, by path.
+    pub embedded: Vec<EmbeddedDescription>,
     /// What the user should know.
     pub remarks: Vec<String>,
     /// How long the job stood still.
@@ -252,6 +255,7 @@ struct Save<'a> {
 struct Extent {
     processes: usize,
     threads: usize,
+    embedded: Vec<EmbeddedDescription>,
     remarks: Vec<String>,
 }
 
@@ -294,6 +298,7 @@ impl Save<'_> {
         let extent = Extent {
             processes: frozen.processes.len(),
             threads: frozen.alive().map(|process| process.tasks.len()).sum(),
+            embedded: crate::show::embedded(&collection.records)?,
             remarks,
         };
         let preamble = self.preamble(&collection)?;
@@ -301,6 +306,7 @@ impl Save<'_> {
             spaces,
             records,
             contents,
+            later,
             ..
         } = collection;
         let beginning = Beginning {
@@ -311,9 +317,10 @@ impl Save<'_> {
             preamble,
             records,
         };
-        let copying = copy_out(&spaces, &contents, beginning, self.stop)?;
+        let mut copying = copy_out(&spaces, &contents, beginning, self.stop)?;
         tracing::debug!(elapsed = ?frozen.since.elapsed(), "copied");
         if self.afterwards == Afterwards::Kill {
+            copying.copy_later(&later, &contents, self.stop)?;
             let (sink, summary) = copying.finish(self.stop)?;
             let (sink, file) = interruptibly(self.stop, move || durable(sink.into_inner()))?;
             // Its pages were read back as they were written; this is its structure, with all records, and what they come to here.
@@ -325,6 +332,7 @@ impl Save<'_> {
         let still = frozen.release(self.afterwards)?;
         notified.finish(self.afterwards);
         progress(Progress::Released);
+        copying.copy_later(&later, &contents, self.stop)?;
         let (sink, summary) = copying.finish(self.stop)?;
         let (sink, _) = durable(sink.into_inner())?;
         Ok((sink, None, self.report(extent, &summary, still)))
@@ -387,6 +395,7 @@ impl Save<'_> {
         CheckpointReport {
             processes: extent.processes,
             threads: extent.threads,
+            embedded: extent.embedded,
             remarks: extent.remarks,
             bytes: summary.bytes,
             pages: summary.stored_pages,

@@ -7,6 +7,7 @@ use cryonaut_image::{Record, RecordSet, ZeroPages};
 
 use crate::Result;
 use crate::freeze::Frozen;
+use crate::reference::StateOfFile;
 use crate::resource::file::Known;
 use crate::resource::kept_file::KeptIndex;
 
@@ -62,6 +63,17 @@ pub struct Space {
     pub same: Vec<(u64, u32, u64)>,
 }
 
+/// The content of a file that is copied last.
+#[derive(Clone, Debug)]
+pub struct Later {
+    /// What is to be copied, from the file that [`Collection::contents`] has for it.
+    pub space: Space,
+    /// The file's state when its record was made.
+    pub(crate) state: StateOfFile,
+    /// Its path, for messages.
+    pub path: String,
+}
+
 /// What a checkpoint has collected.
 #[derive(Debug, Default)]
 pub struct Collection {
@@ -75,6 +87,8 @@ pub struct Collection {
     pub contents: BTreeMap<u64, File>,
     /// Which files are kept by content, for whatever refers to them.
     pub kept: KeptIndex,
+    /// Contents that may be copied when the job runs on: files that it does not write, each with the state that it was in.
+    pub later: Vec<Later>,
     /// The descriptors of the frozen job, once they have been looked at.
     pub descriptors: Option<Known>,
 }

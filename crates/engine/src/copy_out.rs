@@ -18,8 +18,9 @@ use cryonaut_image::{
 };
 use cryonaut_sys::{PAGE_SIZE, RemotePtr, memory};
 
-use crate::collect::{Access, PageRange, Space};
+use crate::collect::{Access, Later, PageRange, Space};
 use crate::error::Attempt;
+use crate::reference::StateOfFile;
 use crate::{Error, Result};
 
 /// How long a frozen job waits for output that makes no progress before its checkpoint is given up.
@@ -31,19 +32,109 @@ const MAX_RANGES: usize = 512;
 /// Batches on their way to the writer.
 const QUEUE: usize = 16;
 
-/// The end of the copy that the caller waits at.
+/// A copy under way, to one writer.
 pub struct Copying<W: Write> {
     done: Receiver<std::result::Result<(W, Summary), ImageError>>,
+    sender: SyncSender<SealedPages>,
+    recycled: Mutex<Receiver<PageBuffer>>,
+    written: Arc<AtomicUsize>,
+}
+
+/// Who waits for the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    /// A frozen job.
+    Job,
+    /// Nobody but the user.
+    User,
 }
 
 impl<W: Write> Copying<W> {
+    /// Copies contents that nobody stands still for.
+    ///
+    /// # Errors
+    /// When a file cannot be read or has changed since it was looked at, the output fails, or `stop` is set.
+    pub fn copy_later(
+        &mut self,
+        later: &[Later],
+        contents: &BTreeMap<u64, File>,
+        stop: &AtomicBool,
+    ) -> Result<()> {
+        if later.is_empty() {
+            return Ok(());
+        }
+        let spaces: Vec<Space> = later.iter().map(|later| later.space.clone()).collect();
+        self.copy(&spaces, contents, Waiting::User, stop)?;
+        for later in later {
+            let now = contents
+                .get(&later.space.id)
+                .map(File::metadata)
+                .transpose();
+            let now = now.attempt(|| format!("looking at {}", later.path))?;
+            if now.is_none_or(|now| StateOfFile::of(&now) != later.state) {
+                return Err(Error::Failed(format!(
+                    "file {} changed while it was being saved; try again, or leave it out with --exclude",
+                    later.path
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn copy(
+        &mut self,
+        spaces: &[Space],
+        contents: &BTreeMap<u64, File>,
+        waiting: Waiting,
+        stop: &AtomicBool,
+    ) -> Result<()> {
+        let batches = cut_into_batches(spaces);
+        let shared = Shared {
+            spaces,
+            contents,
+            batches: &batches,
+            next: AtomicUsize::new(0),
+            failed: AtomicBool::new(false),
+            error: Mutex::new(None),
+            recycled: &self.recycled,
+            written: &self.written,
+            waiting,
+            stop,
+        };
+        let readers = crate::workers(batches.len().div_ceil(2));
+        if readers <= 1 {
+            shared.read_batches(&self.sender);
+        } else {
+            std::thread::scope(|scope| {
+                for _ in 0..readers {
+                    let sender = self.sender.clone();
+                    let shared = &shared;
+                    scope.spawn(move || shared.read_batches(&sender));
+                }
+            });
+        }
+        match shared.error.into_inner().expect("no reader panicked") {
+            // The reader saw the writer gone: the writer's own error says why.
+            Some(Error::Failed(text)) if text.is_empty() => {
+                Err(match self.done.recv_timeout(Duration::from_secs(1)) {
+                    Ok(Err(error)) => error.into(),
+                    _ => Error::Failed("writing the image failed".into()),
+                })
+            }
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
     /// Waits for the writer to finish.
     ///
     /// # Errors
     /// The writer's error; [`Error::Interrupted`] when `stop` is set meanwhile.
     pub fn finish(self, stop: &AtomicBool) -> Result<(W, Summary)> {
+        let Self { done, sender, .. } = self;
+        drop(sender);
         loop {
-            match self.done.recv_timeout(Duration::from_millis(50)) {
+            match done.recv_timeout(Duration::from_millis(50)) {
                 Ok(result) => return Ok(result?),
                 Err(RecvTimeoutError::Timeout) if stop.load(Ordering::Relaxed) => {
                     return Err(Error::Interrupted);
@@ -86,7 +177,6 @@ pub fn copy_out<W: Write + Send + 'static>(
     beginning: Beginning<W>,
     stop: &AtomicBool,
 ) -> Result<Copying<W>> {
-    let batches = cut_into_batches(spaces);
     let (sender, receiver) = sync_channel::<SealedPages>(QUEUE);
     let (recycle, recycled) = sync_channel::<PageBuffer>(QUEUE + 8);
     let (finished, done) = sync_channel(1);
@@ -98,41 +188,14 @@ pub fn copy_out<W: Write + Send + 'static>(
             let _ = finished.send(write_all(beginning, &receiver, &recycle, &written));
         })
         .attempt(|| "starting the writer".into())?;
-    let shared = Shared {
-        spaces,
-        contents,
-        batches: &batches,
-        next: AtomicUsize::new(0),
-        failed: AtomicBool::new(false),
-        error: Mutex::new(None),
+    let mut copying = Copying {
+        done,
+        sender,
         recycled: Mutex::new(recycled),
-        written: &bytes,
-        stop,
+        written: bytes,
     };
-    let readers = crate::workers(batches.len().div_ceil(2));
-    if readers <= 1 {
-        shared.read_batches(&sender);
-    } else {
-        std::thread::scope(|scope| {
-            for _ in 0..readers {
-                let sender = sender.clone();
-                let shared = &shared;
-                scope.spawn(move || shared.read_batches(&sender));
-            }
-        });
-    }
-    drop(sender);
-    match shared.error.into_inner().expect("no reader panicked") {
-        // The reader saw the writer gone: the writer's own error says why.
-        Some(Error::Failed(text)) if text.is_empty() => {
-            Err(match done.recv_timeout(Duration::from_secs(1)) {
-                Ok(Err(error)) => error.into(),
-                _ => Error::Failed("writing the image failed".into()),
-            })
-        }
-        Some(error) => Err(error),
-        None => Ok(Copying { done }),
-    }
+    copying.copy(spaces, contents, Waiting::Job, stop)?;
+    Ok(copying)
 }
 
 fn write_all<W: Write>(
@@ -159,8 +222,9 @@ struct Shared<'a> {
     next: AtomicUsize,
     failed: AtomicBool,
     error: Mutex<Option<Error>>,
-    recycled: Mutex<Receiver<PageBuffer>>,
+    recycled: &'a Mutex<Receiver<PageBuffer>>,
     written: &'a AtomicUsize,
+    waiting: Waiting,
     stop: &'a AtomicBool,
 }
 
@@ -201,7 +265,7 @@ impl Shared<'_> {
             let now = self.written.load(Ordering::Relaxed);
             if now != last.0 {
                 last = (now, Instant::now());
-            } else if last.1.elapsed() > STALL_LIMIT {
+            } else if self.waiting == Waiting::Job && last.1.elapsed() > STALL_LIMIT {
                 return Err(Error::Failed(format!(
                     "the output took no data for {} seconds while the job stood still; the job runs on, nothing was saved. \
                      Write to a faster place",

@@ -25,6 +25,7 @@ use crate::error::Attempt;
 use crate::guardian::{Guardian, present};
 use crate::notify::Notification;
 use crate::reference::Hashing;
+use crate::resource::embedded::Embedding;
 use crate::resource::restriction;
 use crate::resource::sharing::{self, Shared, Sharing};
 use crate::target::{External, Scope, Target, TargetProcess, parents_first};
@@ -196,6 +197,8 @@ pub struct Frozen {
     pub hashing: Hashing,
     /// What becomes of sockets whose peer is outside.
     pub external: External,
+    /// Which files by reference go into the image.
+    pub embedding: Arc<Embedding>,
     /// What its tasks share in an unusual way.
     pub sharing: Sharing,
     /// How its programs are told of checkpoints.
@@ -531,6 +534,7 @@ impl Hold {
             external: target.external,
             notification: target.notification,
             told: BTreeSet::new(),
+            embedding: Arc::clone(&target.embedding),
         })
     }
 }

@@ -75,6 +75,8 @@ pub struct Host {
     pub leaving: BTreeSet<i32>,
     /// What is given in place of external pipes, by their names; none where that is told only at the restart itself.
     pub inherited: Option<Arc<BTreeMap<String, Inherited>>>,
+    /// Paths of files that the image itself provides where this machine has none or others.
+    pub provided: BTreeSet<Vec<u8>>,
     /// The session that a process started here is in.
     pub session: i32,
     /// The processes of this machine, as they were when they were first asked for ([`Host::processes`]).
@@ -161,9 +163,15 @@ impl Host {
             clamp_limits: ClampLimits::No,
             leaving: BTreeSet::new(),
             inherited: Some(Arc::default()),
+            provided: BTreeSet::new(),
             session: own.stat()?.session,
             seen: OnceLock::new(),
         })
+    }
+
+    /// Whether what is at a path comes from the image.
+    pub fn provides(&self, path: &[u8]) -> bool {
+        self.provided.contains(path)
     }
 
     /// The processes of this machine; those that cannot be read are left out.

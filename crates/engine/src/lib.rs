@@ -10,11 +10,13 @@ pub mod collect;
 pub mod copy_in;
 pub mod copy_out;
 mod error;
+pub mod extract;
 mod feeder;
 pub mod freeze;
 pub mod guardian;
 pub mod host;
 pub mod notify;
+pub mod pattern;
 pub mod plan;
 pub mod rebuild;
 pub mod reference;
@@ -23,6 +25,7 @@ pub mod resource;
 pub mod restart;
 pub mod show;
 pub mod target;
+pub mod view;
 
 pub use error::{Error, Refusal, Refusals, Result};
 

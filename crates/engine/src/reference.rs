@@ -22,7 +22,7 @@ use crate::host::{Changed, Grown, Host};
 use crate::plan::Plan;
 use crate::resource::memory::{AddressSpace, Backing, FileIdentity, identity, printable};
 
-pub use elf::build_id;
+pub use elf::{Dynamic, build_id, dynamic};
 pub use hash::{beginning_hash, content_hash};
 
 /// What a user can do about a file that is not there.
@@ -180,6 +180,9 @@ pub fn check_mapped_files(spaces: &[AddressSpace], host: &Host, plan: &mut Plan)
 
 /// Refuses a mapped file or executable that is gone, or not what it was.
 pub fn check(host: &Host, file: &FileIdentity, process: i32, mapped: Mapped, plan: &mut Plan) {
+    if host.provides(&file.path) {
+        return;
+    }
     let object = format!("file {}", printable(&file.path));
     let Some(now) = identity(&file.path, Path::new("/")) else {
         plan.refusals
@@ -230,7 +233,7 @@ fn open(path: &Path) -> Option<(File, Metadata)> {
 
 /// What tells one state of a file from another, as long as nobody sets the clock back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct StateOfFile {
+pub(crate) struct StateOfFile {
     file: (u64, u64),
     size: u64,
     modified: (i64, i64),
@@ -238,7 +241,7 @@ struct StateOfFile {
 }
 
 impl StateOfFile {
-    fn of(metadata: &Metadata) -> Self {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
         Self {
             file: (metadata.dev(), metadata.ino()),
             size: metadata.size(),

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use cryonaut_image::{RawRecord, Record, RecordSet};
 
 use crate::Result;
+use crate::resource::embedded::EmbeddedFile;
 use crate::resource::file::{Fifo, HeldLock, NamedPlace, OpenDirectory, RegularFile};
 use crate::resource::fs_context::FsContextRecord;
 use crate::resource::kept_file::{KeptFile, Standing};
@@ -154,6 +155,7 @@ const REWRITERS: &[(&str, Rewrite)] = &[
     (Fifo::KIND.name, rewrite::<Fifo>),
     (KeptFile::KIND.name, rewrite::<KeptFile>),
     (HeldLock::KIND.name, rewrite::<HeldLock>),
+    (EmbeddedFile::KIND.name, rewrite::<EmbeddedFile>),
 ];
 
 fn rewrite<R: Paths>(
@@ -217,6 +219,12 @@ impl Paths for NamedPlace {
 }
 
 impl Paths for Fifo {
+    fn paths(&mut self, change: &mut dyn FnMut(&mut Vec<u8>)) {
+        path_of(&mut self.identity, change);
+    }
+}
+
+impl Paths for EmbeddedFile {
     fn paths(&mut self, change: &mut dyn FnMut(&mut Vec<u8>)) {
         path_of(&mut self.identity, change);
     }

@@ -6,6 +6,7 @@ pub mod aio;
 pub mod attribute;
 pub mod credentials;
 pub mod descriptor_table;
+pub mod embedded;
 pub mod file;
 pub mod fs_context;
 pub mod kept_file;
@@ -98,4 +99,6 @@ pub static REGISTRY: &[&dyn Resource] = &[
     &thread::Threads,
     &attribute::Attributes,
     &descriptor_table::DescriptorTables,
+    // Last: it looks at the files that the records of all others name.
+    &embedded::EmbeddedFiles,
 ];

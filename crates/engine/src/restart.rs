@@ -26,6 +26,7 @@ use crate::relocate::{Relocated, Relocation, relocate};
 use crate::resource::file::has_own_terminals;
 use crate::resource::notice;
 use crate::resource::process::ProcessRecord;
+use crate::view::{self, View};
 use crate::{Error, Refusal, Result};
 
 /// Where an image comes from.
@@ -69,6 +70,10 @@ pub struct RestartRequest {
     pub clamp_limits: ClampLimits,
     /// Processes that will have ended when it is done, by their pids here: for asking in advance.
     pub leaving: BTreeSet<i32>,
+    /// Files that the image provides ([`view::provided`]): for asking in advance.
+    pub provided: BTreeSet<Vec<u8>>,
+    /// What the calling process has entered, if it has ([`view::enter`]).
+    pub view: Option<View>,
 }
 
 impl RestartRequest {
@@ -79,6 +84,7 @@ impl RestartRequest {
             grown: self.grown,
             clamp_limits: self.clamp_limits,
             leaving: self.leaving.clone(),
+            provided: self.provided.clone(),
             ..Host::look(shares_pids, self.changed)?
         })
     }
@@ -204,13 +210,15 @@ pub fn restart(
     request.inherited.get_or_insert_default();
     let Relocated { records, remarks } = relocate(&image.records()?, &request.relocations)?;
     let (host, mut plan) = choose_host(image, &records, &request)?;
+    let told = request.view.iter().flat_map(|view| &view.remarks);
+    let remarks: Vec<String> = remarks.iter().chain(told).cloned().collect();
     plan.remarks.extend(remarks.iter().cloned());
     if !host.shares_pids {
         return build(
             image,
             &records,
             plan,
-            fresh_namespaces(image, &records)?,
+            fresh_namespaces(image, &records, request.view.as_ref())?,
             request.standard,
             stop,
         );
@@ -234,7 +242,7 @@ pub fn restart(
                 image,
                 &records,
                 plan,
-                fresh_namespaces(image, &records)?,
+                fresh_namespaces(image, &records, request.view.as_ref())?,
                 request.standard,
                 stop,
             )
@@ -243,7 +251,11 @@ pub fn restart(
     }
 }
 
-fn fresh_namespaces(image: &SeekableImage, records: &RecordSet) -> Result<Nursery> {
+fn fresh_namespaces(
+    image: &SeekableImage,
+    records: &RecordSet,
+    view: Option<&View>,
+) -> Result<Nursery> {
     let request = NamespaceRequest {
         user: UserNamespace::WhenNeeded,
         time_offsets: time_offsets(image)?,
@@ -260,6 +272,11 @@ fn fresh_namespaces(image: &SeekableImage, records: &RecordSet) -> Result<Nurser
             "`cryo doctor` tells what this machine permits".into(),
         )
     })?;
+    if let Some(view) = view {
+        namespaces
+            .hold_mounts(view.mounts())
+            .map_err(|error| Error::Failed(error.to_string()))?;
+    }
     Ok(Nursery::Namespace(namespaces))
 }
 
@@ -268,7 +285,9 @@ fn fresh_namespaces(image: &SeekableImage, records: &RecordSet) -> Result<Nurser
 /// # Errors
 /// [`Error::Refused`] with all that would stand in the way.
 pub fn prove(image: &SeekableImage, records: &RecordSet, leaving: BTreeSet<i32>) -> Result<()> {
+    let provided = view::provided(records, view::Choice::default())?;
     let request = RestartRequest {
+        provided,
         leaving,
         // The user can say so then.
         clamp_limits: ClampLimits::Yes,

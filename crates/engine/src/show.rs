@@ -8,9 +8,10 @@ use serde::Serialize;
 mod files;
 mod objects;
 
-pub use files::FileDescription;
+pub use files::{EmbeddedDescription, FileDescription};
 pub use objects::{Channel, ChannelEnd};
 
+pub(crate) use files::embedded;
 use objects::{Objects, flags_in_words};
 
 use crate::Result;
@@ -51,6 +52,9 @@ pub struct Description {
     pub channels: Vec<Channel>,
     /// The files that it names and does not hold, by path.
     pub files: Vec<FileDescription>,
+    /// The files that are in it for machines that lack them, by path.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub embedded: Vec<EmbeddedDescription>,
     /// What records it has.
     pub records: Vec<RecordCount>,
 }
@@ -205,6 +209,7 @@ pub fn describe(image: &SeekableImage) -> Result<Description> {
         processes: processes(&records, &tables, &objects)?,
         channels: objects.channels,
         files: files::read(&records)?,
+        embedded: files::embedded(&records)?,
         records: records
             .kinds()
             .iter()

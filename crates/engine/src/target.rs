@@ -1,7 +1,7 @@
 //! What is to be checkpointed: the processes in scope, read from /proc while they run.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use cryonaut_procfs::stat::Stat;
@@ -10,6 +10,7 @@ use cryonaut_procfs::{ProcError, ProcessDirectory};
 
 use crate::notify::Notification;
 use crate::reference::Hashing;
+use crate::resource::embedded::Embedding;
 use crate::{Error, Refusals, Result};
 
 /// Which processes around the named one belong to the job.
@@ -199,6 +200,8 @@ pub struct Target {
     pub external: External,
     /// How programs are told of checkpoints, for the image to tell.
     pub notification: Notification,
+    /// Which files by reference go into the image.
+    pub embedding: Arc<Embedding>,
 }
 
 impl Target {
@@ -289,6 +292,7 @@ impl Target {
             hashing: Hashing::None,
             external: External::default(),
             notification: Notification::default(),
+            embedding: Arc::default(),
         })
     }
 
@@ -302,6 +306,7 @@ impl Target {
             hashing: self.hashing,
             external: self.external,
             notification: self.notification,
+            embedding: Arc::clone(&self.embedding),
             ..Self::find(self.named, self.scope)?
         })
     }

@@ -26,7 +26,7 @@ pub use child::{
 pub use error::LaunchError;
 pub use namespace::{
     HELD_TERMINAL, Lifetime, NamespaceRequest, Namespaces, Terminals, TimeOffset, TimeOffsets,
-    UserNamespace, WITHOUT_USER_NAMESPACE, held_status, held_terminal,
+    UserNamespace, WITHOUT_USER_NAMESPACE, enter_private_mounts, held_status, held_terminal,
 };
 pub use nursery::{Direct, Nursery};
 pub use supervise::{Event, Outcome, Supervisor, WatchedSignals};

@@ -288,6 +288,12 @@ impl Namespaces {
         self.order(Request::Hold(TOLD_STATUS), &[writer.as_raw_fd()])
     }
 
+    /// Lets init keep a mount namespace (a descriptor of /proc/PID/ns/mnt): files that processes of the job have open by mounts
+    /// of it keep their paths then (a namespace that nobody holds loses its mounts, `put_mnt_ns` in fs/namespace.c).
+    pub fn hold_mounts(&self, mounts: BorrowedFd<'_>) -> Result<(), LaunchError> {
+        self.order(Request::Hold(HELD_MOUNTS), &[mounts.as_raw_fd()])
+    }
+
     /// Ends init, and with it every process in the namespaces, and waits until they are gone.
     pub fn end(self) -> Result<(), LaunchError> {
         let killed = cryonaut_sys::pidfd::send_signal(self.init_pidfd.as_fd(), libc::SIGKILL);
@@ -390,6 +396,9 @@ pub const HELD_TERMINAL: RawFd = 100;
 /// The two ends of the pipe that init tells the root's exit code on.
 const HELD_STATUS: RawFd = 101;
 pub(crate) const TOLD_STATUS: RawFd = 102;
+
+/// The number at which init keeps a mount namespace.
+const HELD_MOUNTS: RawFd = 103;
 
 /// Takes the pty master that the init, or the keeper, with this pid keeps for its job; `None` if it keeps none.
 pub fn held_terminal(keeper: i32) -> io::Result<Option<OwnedFd>> {
@@ -506,15 +515,7 @@ impl Forge<'_> {
         // A cryo with file capabilities is not dumpable, and its /proc files belong to root.
         spawn::allow_inspection().map_err(at(Step::Setup))?;
         if self.fresh_user {
-            let (user, group) = (spawn::effective_user(), spawn::effective_group());
-            spawn::unshare(namespace::USER).map_err(at(Step::User))?;
-            // The kernel lets an ordinary user map a group only after giving up setgroups(2).
-            let map = |file: &str, text: &str| {
-                fs::write(format!("/proc/self/{file}"), text).map_err(at(Step::Map))
-            };
-            map("setgroups", "deny")?;
-            map("uid_map", &format!("{user} {user} 1"))?;
-            map("gid_map", &format!("{group} {group} 1"))?;
+            enter_user_namespace()?;
         }
         spawn::unshare(namespace::MOUNT | namespace::PID).map_err(at(Step::PidAndMount))?;
         if let Some(offsets) = &self.request.time_offsets {
@@ -522,8 +523,7 @@ impl Forge<'_> {
             // Takes effect for children, and is possible only before the first one.
             set_clocks(offsets).map_err(at(Step::Clocks))?;
         }
-        let private = libc::MS_REC | libc::MS_PRIVATE;
-        spawn::mount(c"none", c"/", None, private).map_err(at(Step::Private))?;
+        make_mounts_private()?;
         let clone = CloneRequest {
             flags: spawn::CLONE_PARENT,
             ..CloneRequest::default()
@@ -533,6 +533,56 @@ impl Forge<'_> {
             .map_err(at(Step::Init))?;
         Ok(init.pid)
     }
+}
+
+/// Puts the calling process, which must have one thread, into a fresh user namespace where its user and group are mapped to
+/// themselves.
+fn enter_user_namespace() -> Result<(), Failure> {
+    let (user, group) = (spawn::effective_user(), spawn::effective_group());
+    spawn::unshare(namespace::USER).map_err(at(Step::User))?;
+    // The kernel lets an ordinary user map a group only after giving up setgroups(2).
+    let map = |file: &str, text: &str| {
+        fs::write(format!("/proc/self/{file}"), text).map_err(at(Step::Map))
+    };
+    map("setgroups", "deny")?;
+    map("uid_map", &format!("{user} {user} 1"))?;
+    map("gid_map", &format!("{group} {group} 1"))
+}
+
+fn make_mounts_private() -> Result<(), Failure> {
+    let private = libc::MS_REC | libc::MS_PRIVATE;
+    spawn::mount(c"none", c"/", None, private).map_err(at(Step::Private))
+}
+
+/// Puts the calling process itself into a mount namespace of its own, whose changes nobody else sees; without CAP_SYS_ADMIN into
+/// a user namespace first, in which it has all capabilities. `UserNamespace::Fresh` says that it did so.
+///
+/// # Errors
+/// [`LaunchError::Namespaces`] where the system does not permit it, or the process has several threads.
+pub fn enter_private_mounts() -> Result<UserNamespace, LaunchError> {
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    let held = spawn::effective_capabilities()
+        .map_err(LaunchError::system("read the capabilities of this process"))?;
+    let user = match held & CAP_SYS_ADMIN {
+        0 => UserNamespace::Fresh,
+        _ => UserNamespace::Shared,
+    };
+    let entered = || {
+        if user == UserNamespace::Fresh {
+            spawn::allow_inspection().map_err(at(Step::Setup))?;
+            enter_user_namespace()?;
+        }
+        spawn::unshare(namespace::MOUNT).map_err(at(Step::PidAndMount))?;
+        make_mounts_private()
+    };
+    entered().map(|()| user).map_err(|(step, source)| {
+        let (step, advice) = STEPS[step as usize];
+        LaunchError::Namespaces {
+            step,
+            source,
+            advice,
+        }
+    })
 }
 
 pub(crate) fn say(socket: BorrowedFd<'_>, message: Message) {

@@ -8,6 +8,7 @@ pub mod descriptor;
 pub mod file;
 pub mod file_owner;
 pub mod memory;
+pub mod mount;
 pub mod pidfd;
 pub mod ptrace;
 pub mod remote;

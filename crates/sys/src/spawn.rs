@@ -418,6 +418,18 @@ pub fn effective_capabilities() -> io::Result<u64> {
     Ok(u64::from(words[0].effective) | u64::from(words[1].effective) << 32)
 }
 
+/// Gives up all capabilities of the calling thread.
+pub fn drop_capabilities() -> io::Result<()> {
+    let mut header = CapabilityHeader {
+        version: CAPABILITY_VERSION_3,
+        pid: 0,
+    };
+    let words = [CapabilityWord::default(); 2];
+    // SAFETY: version 3 reads exactly two words.
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, words.as_ptr()) })?;
+    Ok(())
+}
+
 /// Makes all permitted capabilities ambient, so that a program started by a user other than root
 /// keeps them over exec (capabilities(7), "Ambient").
 pub fn keep_capabilities_over_exec() -> io::Result<()> {

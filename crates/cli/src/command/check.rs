@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::{Args, ValueHint};
+use cryonaut_engine::host::Host;
 use cryonaut_engine::plan::Plan;
 use cryonaut_engine::relocate::{Relocated, relocate};
 use cryonaut_engine::restart::{self, Pids, may_choose_pids};
@@ -163,8 +164,13 @@ pub(super) fn plan_here(
         Pids::Namespace => false,
         Pids::Auto => may_choose_pids(),
     };
+    let provided = conditions.provided(&records)?;
     let plan_for = |keep: bool| -> Result<Plan, Failure> {
-        Ok(restart::plan(image, &records, &conditions.host(keep)?)?)
+        let host = Host {
+            provided: provided.clone(),
+            ..conditions.host(keep)?
+        };
+        Ok(restart::plan(image, &records, &host)?)
     };
     let mut plan = plan_for(keep)?;
     if keep && conditions.pids() == Pids::Auto && !plan.refusals.list().is_empty() {
@@ -179,6 +185,12 @@ pub(super) fn plan_here(
         );
     }
     plan.remarks.extend(remarks);
+    if !provided.is_empty() {
+        let count = provided.len();
+        plan.remarks.push(format!(
+            "{count} of its files would come from the image, for the job alone"
+        ));
+    }
     let pids = if keep { "keep" } else { "namespace" };
     Ok(Planned { plan, pids })
 }

@@ -1,28 +1,34 @@
 //! `cryo checkpoint`: saves running processes to one file.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, ValueHint};
 use cryonaut_engine::Error;
 use cryonaut_engine::checkpoint::{self, CheckpointReport, CheckpointRequest, Output, Tracer};
 use cryonaut_engine::freeze::Afterwards;
+use cryonaut_engine::pattern::Pattern;
 use cryonaut_engine::reference::Hashing;
+use cryonaut_engine::resource::embedded::{Embedding, Extent};
+use cryonaut_engine::show::EmbeddedDescription;
 use cryonaut_launch::WatchedSignals;
 use cryonaut_launch::registry::{CheckpointEntry, Registry};
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
 use crate::apart::apart;
-use crate::console::Console;
+use crate::console::{Console, clean};
 use crate::exit::{self, Failure};
 use crate::interrupt::stoppable;
 use crate::notify::NotifyArguments;
 use crate::packing::PackingArguments;
 use crate::progress::{Count, Progress};
 use crate::subject::{ExternalArguments, Subject, TargetArguments};
+use crate::units::{self, size};
 use crate::when;
 
 /// Saves running processes to one file, and lets them run on
@@ -44,11 +50,63 @@ pub struct Arguments {
     #[arg(long)]
     hash_files: bool,
     #[command(flatten)]
+    embedding: EmbeddingArguments,
+    #[command(flatten)]
     external: ExternalArguments,
     #[command(flatten)]
     notify: NotifyArguments,
     #[command(flatten)]
     packing: PackingArguments,
+}
+
+/// Which files go into the image.
+#[derive(Args, Debug, Clone, Default)]
+struct EmbeddingArguments {
+    /// Put files that the job uses by reference into the image (programs, libraries, open and mapped files), for a restart where
+    /// they are gone or others; with PATTERN only those that it stands for: a path, `*` for any characters, a directory for all
+    /// below it (may be given several times)
+    #[arg(long, value_name = "PATTERN", num_args = 0..=1, require_equals = true, conflicts_with = "self_contained")]
+    embed: Option<Vec<OsString>>,
+    /// Put all into the image that the job needs, also later: what --embed takes, loaders, libraries of libraries, scripts,
+    /// terminal descriptions, Python's standard library, the directories that it works in
+    #[arg(long)]
+    self_contained: bool,
+    /// Put these files into the image too, with all below directories (may be given several times)
+    #[arg(long, value_name = "PATTERN")]
+    include: Vec<OsString>,
+    /// Leave these files out of the image (may be given several times)
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<OsString>,
+    /// How much may be put into the image: bytes, or with K, M, G [default: 1G]
+    #[arg(long, value_name = "SIZE", value_parser = crate::units::parse_size)]
+    embed_limit: Option<u64>,
+}
+
+impl EmbeddingArguments {
+    fn chosen(&self) -> Result<Embedding, Failure> {
+        let parse = |texts: &[OsString]| {
+            let parsed = texts.iter().map(|text| Pattern::parse(text));
+            parsed
+                .collect::<std::io::Result<Vec<_>>>()
+                .map_err(Failure::system("understand a pattern"))
+        };
+        let extent = match (&self.embed, self.self_contained) {
+            (_, true) => Extent::SelfContained,
+            (Some(patterns), _) => Extent::References(parse(patterns)?),
+            (None, false) => Extent::Nothing,
+        };
+        Ok(Embedding {
+            extent,
+            include: parse(&self.include)?,
+            exclude: parse(&self.exclude)?,
+            limit: self.embed_limit,
+        })
+    }
+
+    /// What is embedded is known by its content.
+    fn hashing(&self) -> bool {
+        self.self_contained || self.embed.is_some()
+    }
 }
 
 #[derive(Args, Debug, Clone, Copy)]
@@ -88,6 +146,8 @@ struct Report {
     still_seconds: f64,
     total_seconds: f64,
     afterwards: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    embedded: Vec<EmbeddedDescription>,
     remarks: Vec<String>,
 }
 
@@ -126,7 +186,8 @@ impl Arguments {
     fn find(&self) -> Result<Subject, Failure> {
         let mut subject = Subject::find(&self.target.target, self.target.scope)?;
         subject.target.external = self.external.chosen();
-        subject.target.hashing = match self.hash_files {
+        subject.target.embedding = Arc::new(self.embedding.chosen()?);
+        subject.target.hashing = match self.hash_files || self.embedding.hashing() {
             true => Hashing::Content,
             false => Hashing::None,
         };
@@ -174,6 +235,7 @@ impl Arguments {
         }
         let report = Report {
             remarks: report.remarks,
+            embedded: report.embedded,
             image: path,
             job: job.map(|job| job.name),
             processes: report.processes,
@@ -214,6 +276,32 @@ impl Report {
             when::short(std::time::Duration::from_secs_f64(self.still_seconds)),
             when::short(std::time::Duration::from_secs_f64(self.total_seconds)),
             self.afterwards,
+        ) + &self.files()
+    }
+
+    /// How many files are in the image, and the largest.
+    fn files(&self) -> String {
+        const FEW: usize = 3;
+        let mut files: Vec<_> = self
+            .embedded
+            .iter()
+            .filter(|file| file.kind == "file")
+            .collect();
+        if files.is_empty() {
+            return String::new();
+        }
+        let stored: u64 = files.iter().map(|file| file.stored_bytes).sum();
+        files.sort_by_key(|file| std::cmp::Reverse(file.stored_bytes));
+        let largest: Vec<String> = files
+            .iter()
+            .take(FEW)
+            .map(|file| format!("{} {}", clean(&file.path), size(file.stored_bytes)))
+            .collect();
+        format!(
+            "\n{} in the image, {}; the largest: {}",
+            units::count(files.len(), "file", "files"),
+            size(stored),
+            largest.join(", ")
         )
     }
 }

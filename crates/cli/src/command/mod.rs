@@ -6,6 +6,7 @@ mod checkpoint;
 mod completions;
 mod demo;
 mod doctor;
+mod extract;
 mod hold_terminal;
 mod list;
 mod restart;
@@ -53,6 +54,7 @@ enum Command {
     Attach(attach::Arguments),
     Check(check::Arguments),
     Show(show::Arguments),
+    Extract(extract::Arguments),
     Verify(verify::Arguments),
     List(list::Arguments),
     Doctor(doctor::Arguments),
@@ -82,6 +84,7 @@ impl Command {
             Command::Attach(arguments) => arguments.run(console),
             Command::Check(arguments) => arguments.run(console),
             Command::Show(arguments) => arguments.run(console),
+            Command::Extract(arguments) => arguments.run(console),
             Command::Verify(arguments) => arguments.run(console),
             Command::List(arguments) => arguments.run(console),
             Command::Doctor(arguments) => arguments.run(console),

@@ -1,6 +1,6 @@
 //! `cryo restart`: brings processes back from an image.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Write, stdin};
@@ -12,8 +12,10 @@ use std::sync::Arc;
 use clap::builder::TypedValueParser;
 use clap::{Args, ValueEnum, ValueHint};
 use cryonaut_engine::host::{Changed, ClampLimits, Grown, Host, Inherited};
-use cryonaut_engine::relocate::Relocation;
+use cryonaut_engine::relocate::{Relocated, Relocation, relocate};
 use cryonaut_engine::restart::{self, Input, Pids, RestartRequest, Restarted};
+use cryonaut_engine::view::{self, View};
+use cryonaut_image::{RecordSet, SeekableImage};
 use cryonaut_launch::registry::{Job, NewJob, ProcessIdentity, Registry, check_name};
 use cryonaut_launch::{Nursery, WatchedSignals};
 use cryonaut_procfs::ProcessDirectory;
@@ -187,6 +189,27 @@ impl Conditions {
         &self.relocate
     }
 
+    /// How files that differ here are taken.
+    fn choice(&self) -> view::Choice {
+        view::Choice {
+            changed: self.changed(),
+            grown: self.grown(),
+        }
+    }
+
+    /// Lays the files of the image that are needed here over this machine's, for this process and the job.
+    fn enter_view(&self, image: &SeekableImage) -> Result<Option<View>, Failure> {
+        let Relocated { records, .. } = relocate(&image.records()?, self.relocations())?;
+        // The list of jobs lies where all of the user's processes see it. Where that cannot be, it is told later.
+        let _ = Registry::open();
+        Ok(view::enter(image, &records, self.choice())?)
+    }
+
+    /// The paths of files that the image provides here.
+    pub fn provided(&self, records: &RecordSet) -> Result<BTreeSet<Vec<u8>>, Failure> {
+        Ok(view::provided(records, self.choice())?)
+    }
+
     /// This machine, as it is to be taken.
     pub fn host(&self, shares_pids: bool) -> Result<Host, Failure> {
         Ok(Host {
@@ -277,17 +300,27 @@ impl Arguments {
             inherited: Some(self.conditions.inherited()?),
             ..RestartRequest::default()
         };
-        let restarted = {
-            let progress = Progress::new(console, Count::Read, "restarting");
-            stoppable(&signals, |stop| -> Result<Restarted, Failure> {
+        let image = {
+            let _progress = Progress::new(console, Count::Read, "reading the image");
+            stoppable(&signals, |_| -> Result<SeekableImage, Failure> {
                 let image = open(&self.image)?;
                 if from_stream {
                     take_input(terminal.as_ref())?;
                 }
+                Ok(image)
+            })??
+        };
+        // Now, while there is one thread again, and before anything of the job is there to be seen.
+        let view = self.conditions.enter_view(&image)?;
+        let request = RestartRequest { view, ..request };
+        let restarted = {
+            let progress = Progress::new(console, Count::Read, "restarting");
+            stoppable(&signals, |stop| -> Result<Restarted, Failure> {
                 progress.expect(image.summary().bytes);
                 Ok(restart::restart(&image, request, stop)?)
             })??
         };
+        drop(image);
         if let Some(mut file) = pidfile {
             let written = writeln!(file, "{}", restarted.root.pid);
             if let Err(error) = written {

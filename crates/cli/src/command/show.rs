@@ -34,6 +34,9 @@ pub struct Arguments {
     /// List every descriptor, not only the first of each process
     #[arg(long)]
     descriptors: bool,
+    /// List every file whose content is in the image, with the size that it takes
+    #[arg(long)]
+    embedded: bool,
     /// Make a page for a browser, which needs no network: in FILE, - for standard output [default: IMAGE.html in the working
     /// directory]. It also says whether the image can be restarted here
     #[arg(long, value_name = "FILE", num_args = 0..=1, value_hint = ValueHint::FilePath)]
@@ -67,6 +70,7 @@ impl Arguments {
         let wanted = Wanted {
             mappings: self.mappings,
             descriptors: self.descriptors,
+            embedded: self.embedded,
         };
         console.coloured_result(&description, || {
             text::text(&description, wanted, Look::of_output())

@@ -1,4 +1,5 @@
-//! The build id of a program or library: the note that a linker leaves in it (`ld --build-id`, elf(5)).
+//! What programs and libraries say of themselves (elf(5)): the build id, a note that a linker leaves in them
+//! (`ld --build-id`), and what they ask of the dynamic loader.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -38,6 +39,101 @@ pub fn build_id(path: &Path) -> Option<Vec<u8>> {
 }
 
 fn read(file: &File) -> Option<Vec<u8>> {
+    segments(file)?.iter().find_map(|segment| {
+        if segment.kind != u64::from(NOTES) {
+            return None;
+        }
+        let alignment = if segment.alignment == 8 { 8 } else { 4 };
+        let mut notes = vec![0; segment.length.min(MOST_NOTES) as usize];
+        file.read_exact_at(&mut notes, segment.offset).ok()?;
+        in_notes(&notes, alignment)
+    })
+}
+
+/// What a program or library says to the dynamic loader.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dynamic {
+    /// The path of the loader that a program asks for.
+    pub interpreter: Option<Vec<u8>>,
+    /// Names of the libraries that it needs.
+    pub needed: Vec<Vec<u8>>,
+    /// Where these are looked for first, separated by colons; `$ORIGIN` stands for its own directory.
+    pub search: Vec<Vec<u8>>,
+    /// The name by which others need it.
+    pub name: Option<Vec<u8>>,
+}
+
+/// What the file at `path` says to the dynamic loader, if it is an ELF file of 64 bits and may be read.
+pub fn dynamic(path: &Path) -> Option<Dynamic> {
+    const LOAD: u64 = 1;
+    const DYNAMIC: u64 = 2;
+    const INTERPRETER: u64 = 3;
+    const LONGEST_PATH: u64 = 4096;
+    const MOST_ENTRIES: u64 = 1 << 16;
+    const MOST_STRINGS: u64 = 1 << 24;
+    let (file, _) = super::open(path)?;
+    let segments = segments(&file)?;
+    let of = |kind: u64| move |segment: &&Segment| segment.kind == kind;
+    let read = |offset: u64, length: u64| {
+        let mut bytes = vec![0; length as usize];
+        file.read_exact_at(&mut bytes, offset).ok().map(|()| bytes)
+    };
+    let mut found = Dynamic::default();
+    if let Some(segment) = segments.iter().find(of(INTERPRETER)) {
+        let bytes = read(segment.offset, segment.length.min(LONGEST_PATH))?;
+        found.interpreter = Some(until_zero(&bytes).to_vec());
+    }
+    let Some(segment) = segments.iter().find(of(DYNAMIC)) else {
+        return Some(found);
+    };
+    let table = read(segment.offset, segment.length.min(MOST_ENTRIES))?;
+    let entries = || {
+        table.chunks_exact(16).map_while(|entry| {
+            let (tag, value) = (number(entry, 0, 8)?, number(entry, 8, 8)?);
+            (tag != 0).then_some((tag, value))
+        })
+    };
+    let value = |wanted: u64| {
+        entries()
+            .find(|(tag, _)| *tag == wanted)
+            .map(|(_, value)| value)
+    };
+    // DT_STRTAB, DT_STRSZ
+    let (Some(address), Some(length)) = (value(5), value(10)) else {
+        return Some(found);
+    };
+    let place = segments.iter().filter(of(LOAD)).find_map(|segment| {
+        let inside = address.checked_sub(segment.address)?;
+        (inside < segment.length).then(|| segment.offset.checked_add(inside))?
+    })?;
+    let strings = read(place, length.min(MOST_STRINGS))?;
+    let text = |at: u64| {
+        strings
+            .get(at as usize..)
+            .map(|rest| until_zero(rest).to_vec())
+    };
+    for (tag, at) in entries() {
+        match tag {
+            // DT_NEEDED, DT_SONAME, DT_RPATH, DT_RUNPATH
+            1 => found.needed.extend(text(at)),
+            14 => found.name = text(at),
+            15 | 29 => found.search.extend(text(at)),
+            _ => {}
+        }
+    }
+    Some(found)
+}
+
+/// A segment of a program or library.
+struct Segment {
+    kind: u64,
+    offset: u64,
+    address: u64,
+    length: u64,
+    alignment: u64,
+}
+
+fn segments(file: &File) -> Option<Vec<Segment>> {
     let mut header = [0; HEADER];
     file.read_exact_at(&mut header, 0).ok()?;
     // 64 bits, little endian.
@@ -50,18 +146,23 @@ fn read(file: &File) -> Option<Vec<u8>> {
     if entry < SEGMENT {
         return None;
     }
-    let mut segments = vec![0; entry * count];
-    file.read_exact_at(&mut segments, table).ok()?;
-    segments.chunks_exact(entry).find_map(|segment| {
-        if number(segment, 0, 4)? != u64::from(NOTES) {
-            return None;
-        }
-        let (offset, length) = (number(segment, 8, 8)?, number(segment, 32, 8)?);
-        let alignment = if number(segment, 48, 8)? == 8 { 8 } else { 4 };
-        let mut notes = vec![0; length.min(MOST_NOTES) as usize];
-        file.read_exact_at(&mut notes, offset).ok()?;
-        in_notes(&notes, alignment)
-    })
+    let mut bytes = vec![0; entry * count];
+    file.read_exact_at(&mut bytes, table).ok()?;
+    let read = |segment: &[u8]| {
+        Some(Segment {
+            kind: number(segment, 0, 4)?,
+            offset: number(segment, 8, 8)?,
+            address: number(segment, 16, 8)?,
+            length: number(segment, 32, 8)?,
+            alignment: number(segment, 48, 8)?,
+        })
+    };
+    bytes.chunks_exact(entry).map(read).collect()
+}
+
+fn until_zero(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().position(|&byte| byte == 0);
+    &bytes[..end.unwrap_or(bytes.len())]
 }
 
 /// Looks for the build id in a segment of notes: lengths of owner and content, type, owner, content, each of the latter two
@@ -97,6 +198,14 @@ fn number(bytes: &[u8], at: usize, length: usize) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_says_what_it_asks_of_the_loader() {
+        let found = dynamic(&std::env::current_exe().unwrap()).unwrap();
+        assert!(found.interpreter.unwrap().starts_with(b"/"));
+        assert!(found.needed.contains(&b"libc.so.6".to_vec()));
+        assert_eq!(dynamic(Path::new("/proc/self/maps")), None);
+    }
 
     fn note(owner: &[u8], kind: u32, content: &[u8]) -> Vec<u8> {
         let mut note = Vec::new();

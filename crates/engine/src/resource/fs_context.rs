@@ -332,7 +332,7 @@ fn check_directories(record: &FsContextRecord, name: &str, host: &Host, plan: &m
     let kept = [record.kept_root, record.kept_working_directory];
     for ((what, path), _) in both.into_iter().zip(kept).filter(|(_, kept)| *kept == 0) {
         // What lies in /proc comes with the processes themselves.
-        if path.starts_with(b"/proc/") {
+        if path.starts_with(b"/proc/") || host.provides(path) {
             continue;
         }
         // The dot at the end asks for the permission to enter it too.

@@ -16,6 +16,8 @@ mod make;
 mod node;
 mod place;
 
+pub(crate) use content::{data, fill, open};
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use cryonaut_image::{Kind, Record, RecordSet};

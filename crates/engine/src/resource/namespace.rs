@@ -21,6 +21,7 @@ use crate::collect::Collection;
 use crate::freeze::Frozen;
 use crate::host::Host;
 use crate::plan::Plan;
+use crate::resource::embedded;
 use crate::resource::{Level, Resource, Support};
 use crate::target::Target;
 use crate::{Error, Refusals, Result};
@@ -355,10 +356,12 @@ fn is_own_terminals(mount: &Mount) -> bool {
 /// A mount of `there`, besides those at and below /proc, that is not found `here`.
 fn foreign_mount<'a>(here: &[Mount], there: &'a [Mount]) -> Option<&'a Mount> {
     let mut left: Vec<&Mount> = here.iter().collect();
+    let has_view = there.iter().any(embedded::is_of_view);
     there
         .iter()
         .filter(|mount| !mount.mount_point.starts_with(b"/proc/") && mount.mount_point != b"/proc")
         .filter(|mount| !is_own_terminals(mount))
+        .filter(|mount| !has_view || !(embedded::is_of_view(mount) || is_at_its_place(here, mount)))
         .find(|mount| {
             let same = |other: &&Mount| {
                 (
@@ -384,6 +387,31 @@ fn foreign_mount<'a>(here: &[Mount], there: &'a [Mount]) -> Option<&'a Mount> {
                 None => true,
             }
         })
+}
+
+/// Whether a mount shows what is at its place here without it: as a restart makes them in directories that it lays out anew.
+fn is_at_its_place(here: &[Mount], mount: &Mount) -> bool {
+    let below = |above: &Mount| {
+        let rest = mount
+            .mount_point
+            .strip_prefix(above.mount_point.as_slice())?;
+        let whole = above.mount_point == b"/" || rest.is_empty() || rest.starts_with(b"/");
+        whole.then(|| rest.strip_prefix(b"/").unwrap_or(rest).to_vec())
+    };
+    let around = here.iter().filter(|above| below(above).is_some());
+    // Of several at one place the last covers the others.
+    let Some(above) = around.max_by_key(|above| above.mount_point.len()) else {
+        return false;
+    };
+    let mut root = above.root.clone();
+    let rest = below(above).unwrap_or_default();
+    if !rest.is_empty() {
+        if !root.ends_with(b"/") {
+            root.push(b'/');
+        }
+        root.extend(rest);
+    }
+    (above.device, &above.options, &root) == (mount.device, &mount.options, &mount.root)
 }
 
 /// The machine's name as `cryo` sees it; a job in another UTS namespace is refused.
@@ -494,6 +522,7 @@ mod tests {
             hashing: Default::default(),
             external: Default::default(),
             notification: Default::default(),
+            embedding: Default::default(),
         };
         let mut refusals = Refusals::default();
         Namespaces.inspect(&target, &mut refusals);

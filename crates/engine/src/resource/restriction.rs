@@ -302,6 +302,7 @@ mod tests {
             hashing: Default::default(),
             external: Default::default(),
             notification: Default::default(),
+            embedding: Default::default(),
         };
         let mut refusals = Refusals::default();
         Restrictions.inspect(&target, &mut refusals);

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::objects::flags_in_words;
 use crate::Result;
+use crate::resource::embedded::EmbeddedFile;
 use crate::resource::file::{Fifo, NamedPlace, OpenDirectory, RegularFile};
 use crate::resource::fs_context::FsContextRecord;
 use crate::resource::memory::{AddressSpace, FileIdentity, printable};
@@ -79,6 +80,52 @@ pub(super) fn read(records: &RecordSet) -> Result<Vec<FileDescription>> {
         }
     }
     Ok(files.0.into_values().collect())
+}
+
+/// A file that is in an image for machines that lack it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct EmbeddedDescription {
+    /// Its path.
+    pub path: String,
+    /// What it is: `file`, `directory`, `link`.
+    pub kind: &'static str,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Bytes that it takes in the image, holes left out; 0 where another file has the same content.
+    pub stored_bytes: u64,
+    /// What a symbolic link leads to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+/// All embedded files, by path.
+///
+/// # Errors
+/// When their records are damaged.
+pub(crate) fn embedded(records: &RecordSet) -> Result<Vec<EmbeddedDescription>> {
+    let mut files = Vec::new();
+    let mut told = std::collections::BTreeSet::new();
+    for file in records.all::<EmbeddedFile>()? {
+        let identity = file.checked()?;
+        let kind = match identity.mode & libc::S_IFMT {
+            libc::S_IFDIR => "directory",
+            libc::S_IFLNK => "link",
+            _ => "file",
+        };
+        files.push(EmbeddedDescription {
+            path: printable(&identity.path),
+            kind,
+            bytes: if kind == "file" { identity.size } else { 0 },
+            stored_bytes: if told.insert(file.content) {
+                file.stored
+            } else {
+                0
+            },
+            target: (kind == "link").then(|| printable(&file.target)),
+        });
+    }
+    files.sort_by(|one, other| one.path.cmp(&other.path));
+    Ok(files)
 }
 
 #[derive(Default)]

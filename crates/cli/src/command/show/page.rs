@@ -588,6 +588,7 @@ mod tests {
             processes,
             channels: (0..1000).map(channel).collect(),
             files: (0..5000).map(file).collect(),
+            embedded: Vec::new(),
             records: Vec::new(),
         }
     }
@@ -638,6 +639,7 @@ mod tests {
         let alone = Description {
             channels: Vec::new(),
             files: Vec::new(),
+            embedded: Vec::new(),
             ..alone
         };
         expect_harmless(&page(&alone, &verdict()));

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::os::fd::AsFd;
 
 use cryonaut_engine::show::{
-    Channel, Description, DescriptorDescription, ProcessDescription, State,
+    Channel, Description, DescriptorDescription, EmbeddedDescription, ProcessDescription, State,
 };
 use cryonaut_sys::terminal;
 
@@ -22,6 +22,8 @@ pub struct Wanted {
     pub mappings: bool,
     /// Every descriptor, not only the first of each process.
     pub descriptors: bool,
+    /// Every embedded file, not only their sum.
+    pub embedded: bool,
 }
 
 /// How text looks where it goes.
@@ -101,9 +103,50 @@ pub fn text(image: &Description, wanted: Wanted, look: Look) -> String {
         lines.push(look.paint(Tone::Strong, "Pipes and other ties"));
         lines.extend(joined);
     }
+    lines.extend(embedded(&image.embedded, wanted, look));
     let mut text = lines.join("\n");
     text.push('\n');
     text
+}
+
+/// The files in the image: their sum, and if that is wanted each, the size that it takes before its path.
+fn embedded(files: &[EmbeddedDescription], wanted: Wanted, look: Look) -> Vec<String> {
+    if files.is_empty() {
+        return Vec::new();
+    }
+    let regular = files.iter().filter(|file| file.kind == "file").count();
+    let stored = files.iter().map(|file| file.stored_bytes).sum();
+    let mut lines = vec![
+        String::new(),
+        look.paint(Tone::Strong, "Files in the image"),
+        format!(
+            "  {} and {}, {}",
+            count(regular, "file", "files"),
+            count(
+                files.len() - regular,
+                "directory or link",
+                "directories and links"
+            ),
+            size(stored)
+        ),
+    ];
+    if wanted.embedded {
+        lines.extend(files.iter().map(|file| {
+            let taken = match (file.kind, file.stored_bytes) {
+                ("directory", _) => "directory".to_owned(),
+                ("link", _) => "link".to_owned(),
+                (_, 0) if file.bytes > 0 => "the same".to_owned(),
+                (_, bytes) => size(bytes),
+            };
+            let leads = file
+                .target
+                .as_ref()
+                .map(|target| format!(" → {}", clean(target)));
+            let path = format!("{}{}", clean(&file.path), leads.unwrap_or_default());
+            format!("  {taken:>9}  {}", look.fit(&path, 13))
+        }));
+    }
+    lines
 }
 
 fn heading(image: &Description, look: Look) -> Vec<String> {

@@ -106,6 +106,7 @@ fn this_process_is_not_refused() {
         hashing: Default::default(),
         external: Default::default(),
         notification: Default::default(),
+        embedding: Default::default(),
     };
     let mut refusals = Refusals::default();
     Credentials.inspect(&target, &mut refusals);

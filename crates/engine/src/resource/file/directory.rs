@@ -93,7 +93,7 @@ impl DescriptorKind for Directories {
         Ok(())
     }
 
-    fn plan(&self, records: &RecordSet, _host: &Host, plan: &mut Plan) -> Result<()> {
+    fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
         let holders = holders(records)?;
         for directory in records.all::<OpenDirectory>()? {
             let then = directory.identity.as_ref().ok_or_else(damaged)?;
@@ -105,6 +105,10 @@ impl DescriptorKind for Directories {
             let (process, number) = holders.get(&directory.object).copied().unwrap_or_default();
             let what = format!("descriptor {number}, directory {}", printable(&then.path));
             let now = identity(&then.path, Path::new("/"));
+            if host.provides(&then.path) {
+                plan.step(Stage::Objects, 0, Open { directory });
+                continue;
+            }
             if now.is_none_or(|now| now.mode & libc::S_IFMT != libc::S_IFDIR) {
                 plan.refusals.add(
                     (process, ""),

@@ -91,7 +91,7 @@ impl DescriptorKind for Places {
         Ok(())
     }
 
-    fn plan(&self, records: &RecordSet, _host: &Host, plan: &mut Plan) -> Result<()> {
+    fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
         let holders = holders(records)?;
         for place in records.all::<NamedPlace>()? {
             let then = place.identity.as_ref().ok_or_else(damaged)?;
@@ -102,7 +102,8 @@ impl DescriptorKind for Places {
             }
             let (process, number) = holders.get(&place.object).copied().unwrap_or_default();
             let now = identity(&then.path, Path::new("/"));
-            if now.is_none_or(|now| now.mode & libc::S_IFMT != then.mode & libc::S_IFMT) {
+            let other = |now: FileIdentity| now.mode & libc::S_IFMT != then.mode & libc::S_IFMT;
+            if !host.provides(&then.path) && now.is_none_or(other) {
                 let what = format!("descriptor {number}, place {}", printable(&then.path));
                 plan.refusals
                     .add((process, ""), what, "it does not exist here", PUT_BACK);

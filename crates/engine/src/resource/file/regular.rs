@@ -285,6 +285,9 @@ fn check(
         plan.refusals.add((process, ""), &what, reason, remedy);
         Growth::None
     };
+    if host.provides(&then.path) {
+        return Growth::None;
+    }
     let Some(now) = identity(&then.path, Path::new("/")) else {
         return refuse("it does not exist here".into(), PUT_BACK);
     };

@@ -31,7 +31,7 @@ const LARGE: u64 = 1 << 32;
 ///
 /// # Errors
 /// When it may not be read.
-pub(super) fn open(path: &Path) -> std::io::Result<File> {
+pub(crate) fn open(path: &Path) -> std::io::Result<File> {
     let open = |flags: i32| {
         OpenOptions::new()
             .read(true)
@@ -122,7 +122,10 @@ fn range(start: u64, end: u64) -> PageRange {
 }
 
 /// The parts of a file that are no holes.
-fn data(file: &File) -> Result<Vec<PageRange>> {
+///
+/// # Errors
+/// When the file cannot tell.
+pub(crate) fn data(file: &File) -> Result<Vec<PageRange>> {
     let attempt = || "looking for the holes of a file".into();
     let size = file.metadata().attempt(attempt)?.size();
     let mut ranges: Vec<PageRange> = Vec::new();
@@ -408,7 +411,7 @@ pub(super) fn stored(
 ///
 /// # Errors
 /// When the image is damaged, or there is no room.
-pub(super) fn fill(
+pub(crate) fn fill(
     image: &SeekableImage,
     (space, size): (u64, u64),
     file: &File,

@@ -1,16 +1,17 @@
 //! Finding the files of a frozen job that are to be kept, and everything that refers to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use cryonaut_procfs::maps::AreaName;
+use cryonaut_procfs::maps::{AreaName, Device};
 use cryonaut_procfs::smaps::{SmapsArea, VmFlag};
 use cryonaut_sys::file::{self, HUGETLBFS, RAMFS, TMPFS};
 
 use super::{Standing, Use};
 use crate::freeze::{Frozen, FrozenProcess};
+use crate::resource::embedded::mounts_of_view;
 use crate::resource::file::{FdFacts, Job, Place, is_kernel_file, is_stateless};
 use crate::resource::memory::{Files, device_number, device_of};
 use crate::resource::sharing::Shared;
@@ -111,6 +112,11 @@ pub(crate) fn removed_directory(link: &Path, shown: &[u8]) -> Option<(Key, Vec<u
 /// Finds all files that are to be kept.
 pub(super) fn find(frozen: &Frozen, job: &Job<'_>) -> Vec<Found> {
     let mut search = Search::default();
+    for process in frozen.alive().take(1) {
+        let mounts = mounts_of_view(&process.directory).into_iter();
+        let number = |device: Device| u64::from(device.major) << 32 | u64::from(device.minor);
+        search.embedded = mounts.map(|mount| number(mount.device)).collect();
+    }
     search.demands_of_descriptors(job);
     let mut files: Vec<Option<Files>> = Vec::new();
     for process in &frozen.processes {
@@ -139,6 +145,8 @@ pub(super) fn find(frozen: &Frozen, job: &Job<'_>) -> Vec<Found> {
 struct Search {
     found: BTreeMap<Key, Found>,
     kinds: BTreeMap<u64, i64>,
+    /// Devices with files that are embedded anyway.
+    embedded: BTreeSet<u64>,
 }
 
 impl Search {
@@ -158,6 +166,7 @@ impl Search {
                 && facts.place == Place::Leads
                 && facts.writes()
                 && !facts.is_place()
+                && !self.embedded.contains(&facts.file.0)
             {
                 let slot = description.first();
                 let path = job.owner(slot).descriptor_path(slot.number);

@@ -1,0 +1,134 @@
+//! Mounts by descriptors: open_tree(2), move_mount(2), fsopen(2) (Linux 5.2).
+
+use std::ffi::{CStr, CString};
+use std::io::{Error, Result};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::spawn::{check, check_int, owned};
+
+// include/uapi/linux/mount.h
+const OPEN_TREE_CLONE: u32 = 1;
+const OPEN_TREE_CLOEXEC: u32 = libc::O_CLOEXEC as u32;
+const AT_RECURSIVE: u32 = 0x8000;
+const MOVE_MOUNT_F_EMPTY_PATH: u32 = 4;
+const MOVE_MOUNT_T_EMPTY_PATH: u32 = 0x40;
+const FSOPEN_CLOEXEC: u32 = 1;
+const FSCONFIG_SET_STRING: u32 = 1;
+const FSCONFIG_CMD_CREATE: u32 = 6;
+const FSMOUNT_CLOEXEC: u32 = 1;
+const MOUNT_ATTR_NOSUID: u32 = 2;
+const MOUNT_ATTR_NODEV: u32 = 4;
+
+/// How much of what lies below is taken along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// What a descriptor refers to alone: a file.
+    Alone,
+    /// A directory with all that is mounted in it.
+    WithMounts,
+}
+
+/// A mount, not attached anywhere, of what a descriptor refers to.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN over the mount namespace, EINVAL for what lies in another one.
+pub fn copy_of(place: BorrowedFd<'_>, extent: Extent) -> Result<OwnedFd> {
+    let mut flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH as u32;
+    if extent == Extent::WithMounts {
+        flags |= AT_RECURSIVE;
+    }
+    // SAFETY: the path is a C string; the other arguments are numbers.
+    owned(unsafe { libc::syscall(libc::SYS_open_tree, place.as_raw_fd(), c"".as_ptr(), flags) })
+}
+
+/// Attaches a mount over what another descriptor refers to. The first descriptor leads into the attached mount from then on.
+///
+/// # Errors
+/// EINVAL where one is a directory and the other is not, or `place` lies in another mount namespace.
+pub fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: both paths are C strings; the other arguments are numbers.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            place.as_raw_fd(),
+            c"".as_ptr(),
+            MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH,
+        )
+    })?;
+    Ok(())
+}
+
+/// A new file system in memory (tmpfs(5)), not attached anywhere, which mountinfo shows with `source`. Set-user-id programs and
+/// devices have no effect on it.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN over the mount namespace.
+pub fn new_tmpfs(source: &CStr) -> Result<OwnedFd> {
+    // SAFETY: the name is a C string.
+    let context =
+        owned(unsafe { libc::syscall(libc::SYS_fsopen, c"tmpfs".as_ptr(), FSOPEN_CLOEXEC) })?;
+    let set = |key: &CStr, value: &CStr| {
+        // SAFETY: key and value are C strings, as FSCONFIG_SET_STRING wants them.
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_fsconfig,
+                context.as_raw_fd(),
+                FSCONFIG_SET_STRING,
+                key.as_ptr(),
+                value.as_ptr(),
+                0,
+            )
+        })
+    };
+    set(c"source", source)?;
+    set(c"mode", c"755")?;
+    // SAFETY: this command takes neither key nor value.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_fsconfig,
+            context.as_raw_fd(),
+            FSCONFIG_CMD_CREATE,
+            std::ptr::null::<u8>(),
+            std::ptr::null::<u8>(),
+            0,
+        )
+    })?;
+    // SAFETY: numbers only.
+    owned(unsafe {
+        libc::syscall(
+            libc::SYS_fsmount,
+            context.as_raw_fd(),
+            FSMOUNT_CLOEXEC,
+            MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
+        )
+    })
+}
+
+/// Takes away what is mounted last at a path; what uses it keeps it until then (umount2(2), MNT_DETACH).
+///
+/// # Errors
+/// EINVAL where nothing is mounted there.
+pub fn detach(path: &Path) -> Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(Error::other)?;
+    // SAFETY: the path is a C string.
+    check_int(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) })?;
+    Ok(())
+}
+
+/// Makes an attached mount the root of the mount namespace, and takes the old root away from it. The working directory of the
+/// caller is the new root then (pivot_root(2), "pivot_root(".", ".")").
+///
+/// # Errors
+/// EINVAL where the old root is no mount that can be moved (the initial RAM file system).
+pub fn become_root(mount: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: numbers only.
+    check_int(unsafe { libc::fchdir(mount.as_raw_fd()) })?;
+    // SAFETY: both are C strings.
+    check(unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) })?;
+    detach(Path::new("."))?;
+    crate::spawn::change_directory(c"/")
+}
