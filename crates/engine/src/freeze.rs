@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cryonaut_procfs::ProcessDirectory;
 use cryonaut_procfs::smaps::SmapsArea;
 use cryonaut_procfs::stat::Stat;
 use cryonaut_procfs::status::Status;
+use cryonaut_procfs::{AreaName, ProcessDirectory};
+use cryonaut_sys::arch::Registers;
 use cryonaut_sys::{RemotePtr, pidfd, ptrace, task};
 use cryonaut_tracee::{
     CallList, Filtered, Guest, JOB_OPTIONS, Outcomes, Running, Stop, Stopped, Stopping, find_room,
@@ -41,6 +42,9 @@ const SOON: Duration = Duration::from_millis(50);
 const VFORK_MOMENT: Duration = Duration::from_millis(200);
 /// Instructions of the longest call list that a task may have to finish after its tracer was killed.
 const STEPS_HOME: usize = 100_000;
+/// Instructions that a task in the vDSO is given to leave it: reading a clock takes a hundred or two, but random numbers may be
+/// asked for by the megabyte.
+const STEPS_OUT: usize = 10_000;
 /// How often the job is searched for tasks that appeared meanwhile.
 const PASSES: usize = 50;
 
@@ -696,16 +700,7 @@ fn frozen_process(look: Look, tasks: BTreeMap<i32, Stopped>) -> Result<FrozenPro
         .then(|| pidfd::open(pid).attempt(|| format!("opening process {pid}")))
         .transpose()?;
     let plain: Vec<_> = areas.iter().map(|area| area.area.clone()).collect();
-    for range in left_behind(through, &plain) {
-        for task in &mut frozen {
-            // A tracer was killed a moment ago: its code takes the task home in a few instructions.
-            task.stopped
-                .step_until(STEPS_HOME, |registers| !range.contains(&registers.rip))?;
-        }
-    }
-    for task in &mut frozen {
-        abort_restartable_sequence(&memory, &mut task.stopped)?;
-    }
+    settle(&mut frozen, through, &plain, &memory)?;
     Ok(FrozenProcess {
         pid,
         inner,
@@ -719,6 +714,32 @@ fn frozen_process(look: Look, tasks: BTreeMap<i32, Stopped>) -> Result<FrozenPro
         pagemap,
         guest: Arc::default(),
     })
+}
+
+/// Brings tasks out of code in which they cannot be taken for what they are.
+fn settle(
+    tasks: &mut [FrozenTask],
+    through: i32,
+    areas: &[cryonaut_procfs::Area],
+    memory: &File,
+) -> Result<()> {
+    let left_behind = left_behind(through, areas);
+    let mut areas = areas.iter();
+    let vdso = areas.find(|area| matches!(area.name, AreaName::Vdso));
+    for task in tasks {
+        for range in &left_behind {
+            // A tracer was killed a moment ago: its code takes the task home in a few instructions.
+            task.stopped
+                .step_until(STEPS_HOME, |registers| !range.contains(&registers.rip))?;
+        }
+        if let Some(vdso) = vdso {
+            // Another kernel's functions have other instructions. One that stays inside can go on under this kernel build only.
+            let outside = |registers: &Registers| !(vdso.start..vdso.end).contains(&registers.rip);
+            task.stopped.go_on_until(STEPS_OUT, outside)?;
+        }
+        abort_restartable_sequence(memory, &mut task.stopped)?;
+    }
+    Ok(())
 }
 
 /// The guest of a process; nobody panics while holding it.

@@ -9,7 +9,7 @@ use cryonaut_procfs::{Stat, system};
 use crate::Result;
 use crate::plan::Plan;
 use crate::reference::{self, Mapped};
-use crate::resource::memory::FileIdentity;
+use crate::resource::memory::{AreaRecord, FileIdentity};
 
 /// How files that changed since the checkpoint are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -59,6 +59,8 @@ pub enum Inherited {
 pub struct Host {
     /// The vDSO's image here.
     pub vdso: Vec<u8>,
+    /// What the kernel maps into every process here: the vDSO and its data, as they lie to each other, by address.
+    pub kernel_areas: Vec<AreaRecord>,
     /// Processor features, as /proc/cpuinfo names them.
     pub features: BTreeSet<String>,
     /// Whether the pids of the image are to be free here (false in a fresh pid namespace, where all are).
@@ -83,52 +85,6 @@ pub struct Host {
     pub seen: OnceLock<Vec<Stat>>,
 }
 
-/// Processor features that change what instructions a program may use: the beginnings of their names in /proc/cpuinfo.
-const INSTRUCTION_SETS: [&str; 27] = [
-    "sse",
-    "ssse",
-    "pni",
-    "avx",
-    "aes",
-    "vaes",
-    "pclmulqdq",
-    "vpclmulqdq",
-    "gfni",
-    "sha_ni",
-    "amx",
-    "bmi",
-    "abm",
-    "fma",
-    "f16c",
-    "movbe",
-    "popcnt",
-    "adx",
-    "rdrand",
-    "rdseed",
-    "rdpid",
-    "fsgsbase",
-    "xsave",
-    "clwb",
-    "cx16",
-    "lahf",
-    "erms",
-];
-
-/// The instruction sets among a processor's features.
-pub fn instruction_sets(features: &BTreeSet<String>) -> String {
-    let known = |name: &&String| {
-        INSTRUCTION_SETS
-            .iter()
-            .any(|beginning| name.starts_with(beginning))
-    };
-    features
-        .iter()
-        .filter(known)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(" ")
-}
-
 impl Host {
     /// Looks at this machine. Files that grew are taken as they are used, hard limits are not clamped, and no process is about to
     /// leave: set [`Host::grown`], [`Host::clamp_limits`] and [`Host::leaving`] for that.
@@ -138,7 +94,9 @@ impl Host {
     pub fn look(shares_pids: bool, changed: Changed) -> Result<Self> {
         let own = cryonaut_procfs::ProcessDirectory::open(std::process::id() as i32)?;
         let mut vdso = Vec::new();
+        let mut kernel_areas = Vec::new();
         for area in own.maps()? {
+            kernel_areas.extend(AreaRecord::provided(&area));
             if matches!(area.name, cryonaut_procfs::AreaName::Vdso) {
                 vdso = vec![0; area.length() as usize];
                 cryonaut_tracee::read_exact(
@@ -155,6 +113,7 @@ impl Host {
         vdso.truncate(end);
         Ok(Self {
             vdso,
+            kernel_areas,
             features: system::processor()?.flags,
             shares_pids,
             user: cryonaut_sys::task::effective_ids().0,

@@ -18,6 +18,7 @@ pub mod host;
 pub mod notify;
 pub mod pattern;
 pub mod plan;
+pub mod processor;
 pub mod rebuild;
 pub mod reference;
 pub mod relocate;

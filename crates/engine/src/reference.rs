@@ -22,6 +22,7 @@ use crate::host::{Changed, Grown, Host};
 use crate::plan::Plan;
 use crate::resource::memory::{AddressSpace, Backing, FileIdentity, identity, printable};
 
+pub(crate) use elf::number;
 pub use elf::{Dynamic, build_id, dynamic};
 pub use hash::{beginning_hash, content_hash};
 

@@ -281,21 +281,38 @@ impl Stopped {
             return Ok(());
         }
         self.suspend_judges()?;
-        let outcome = self.step_home(limit, arrived);
-        outcome.and(self.restore_judges())
+        let outcome = self.steps(limit, arrived);
+        self.restore_judges()?;
+        if outcome? {
+            return Ok(());
+        }
+        Err(Error::Unexpected(
+            self.tid,
+            format!("it did not leave its place within {limit} instructions"),
+        ))
     }
 
-    fn step_home(&mut self, limit: usize, arrived: impl Fn(&Registers) -> bool) -> Result<()> {
+    /// Has it go on with its own program, instruction by instruction, until `arrived` says so of the registers; tells whether that
+    /// came about within `limit` instructions. Signals are delivered.
+    ///
+    /// # Errors
+    /// [`Error::Gone`].
+    pub fn go_on_until(
+        &mut self,
+        limit: usize,
+        arrived: impl Fn(&Registers) -> bool,
+    ) -> Result<bool> {
+        if arrived(&self.registers) {
+            return Ok(true);
+        }
+        self.steps(limit, arrived)
+    }
+
+    fn steps(&mut self, limit: usize, arrived: impl Fn(&Registers) -> bool) -> Result<bool> {
         let mut signal = 0;
-        for _ in 0..limit {
-            if signal == 0 && arrived(&self.registers) {
-                self.mask = at(
-                    self.tid,
-                    "reading its signal mask",
-                    ptrace::signal_mask(self.tid),
-                )?;
-                return Ok(());
-            }
+        let mut left = limit;
+        while left > 0 && (signal != 0 || !arrived(&self.registers)) {
+            left -= 1;
             at(self.tid, "stepping", ptrace::single_step(self.tid, signal))?;
             signal = match at(self.tid, "waiting for it", wait::wait_for(self.tid))? {
                 wait::Status::Stopped { event: 0, signal } if signal != libc::SIGTRAP => signal,
@@ -308,10 +325,15 @@ impl Stopped {
                 ptrace::registers(self.tid),
             )?;
         }
-        Err(Error::Unexpected(
+        if signal != 0 {
+            self.hold(signal);
+        }
+        self.mask = at(
             self.tid,
-            format!("it did not leave its place within {limit} instructions"),
-        ))
+            "reading its signal mask",
+            ptrace::signal_mask(self.tid),
+        )?;
+        Ok(arrived(&self.registers))
     }
 
     /// Makes it continue at `address`, with its other registers unchanged.

@@ -102,9 +102,9 @@ impl Drop for Place {
     }
 }
 
-/// A skip where this machine cannot restore any job of the machine that the image was made on.
+/// A skip where this processor cannot restore any job of the machine that the image was made on.
 fn skip_on_another_machine(image: &SeekableImage) -> Outcome {
-    const MACHINE: [&str; 3] = ["the vDSO", "processor features", "processor state"];
+    const MACHINE: [&str; 2] = ["processor features", "processor state"];
     let host = or_fail(Host::look(false, Changed::Allow))?;
     let plan = or_fail(restart::plan(image, &or_fail(image.records())?, &host))?;
     for refusal in plan.refusals.list() {

@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use clap::{Args, ValueHint};
+use clap::{Args, ValueEnum, ValueHint};
 use cryonaut_engine::checkpoint::temporary_file;
+use cryonaut_engine::processor::InstructionSet;
 use cryonaut_engine::restart::may_choose_pids;
 use cryonaut_launch::registry::{Job, NewJob, ProcessIdentity, Registry};
 use cryonaut_launch::terminal::{DetachKey, Pty, WindowSize};
@@ -62,9 +63,45 @@ pub struct Arguments {
     keep: u32,
     #[command(flatten)]
     notify: NotifyArguments,
+    /// Keep it to instructions that every machine has on which it may be restarted: the C library, and other libraries that heed
+    /// their own variables, choose by that; programs that ask the processor themselves do not
+    #[arg(long, value_name = "SET", value_enum, default_value_t = Isa::Host)]
+    isa: Isa,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
     command: Vec<OsString>,
+}
+
+/// Sets of instructions, by what offers them.
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum Isa {
+    /// Every x86-64 processor
+    Baseline,
+    /// With SSE4.2: since about 2009
+    #[value(name = "x86-64-v2")]
+    V2,
+    /// With AVX2: since about 2013
+    #[value(name = "x86-64-v3")]
+    V3,
+    /// With AVX-512
+    #[value(name = "x86-64-v4")]
+    V4,
+    /// This processor
+    Host,
+}
+
+impl Isa {
+    /// The variables that keep a program to it.
+    fn environment(self) -> Vec<(&'static str, String)> {
+        let set = match self {
+            Self::Baseline => InstructionSet::Baseline,
+            Self::V2 => InstructionSet::V2,
+            Self::V3 => InstructionSet::V3,
+            Self::V4 => InstructionSet::V4,
+            Self::Host => return Vec::new(),
+        };
+        set.environment(|name| std::env::var_os(name))
+    }
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -102,6 +139,9 @@ impl Arguments {
             .or_else(|| Registry::open().ok()?.free_name(&words(&self.command)).ok());
         let spec = ChildSpec::command(self.command.clone());
         let mut spec = spec.variable(JOB_NAME, self.name.as_deref());
+        for (name, value) in self.isa.environment() {
+            spec = spec.variable(name, Some(&value));
+        }
         spec.keep_descriptors = inherited;
         let (spec, master) = self.give_terminal(spec)?;
         // Before the job is there, so that nothing can fail any more that it would miss.

@@ -10,7 +10,7 @@ use cryonaut_tracee::{CallId, CallList};
 
 use super::{Built, OPTIONS, Rebuild, STUB_DATA, STUB_MASK, write_memory};
 use crate::error::Attempt;
-use crate::resource::memory::{AreaRecord, Backing};
+use crate::resource::memory::AreaRecord;
 use crate::resource::process::ProcessRecord;
 use crate::resource::sharing::ThreadBirths;
 use crate::{Error, Result};
@@ -137,23 +137,16 @@ impl Rebuild<'_> {
         let mut list = CallList::new();
         let own = self.stub.base()..self.stub.base() + self.stub.length();
         for area in ProcessDirectory::open(pid)?.maps()? {
-            let backing = match area.name {
-                cryonaut_procfs::AreaName::Vdso => Backing::Vdso,
-                cryonaut_procfs::AreaName::Vvar => Backing::Vvar,
-                cryonaut_procfs::AreaName::VvarVclock => Backing::VvarVclock,
-                cryonaut_procfs::AreaName::Vsyscall => continue,
-                _ if own.contains(&area.start) => continue,
-                _ => {
+            if matches!(area.name, cryonaut_procfs::AreaName::Vsyscall) || own.contains(&area.start)
+            {
+                continue;
+            }
+            match AreaRecord::provided(&area) {
+                Some(provided) => kept.push(provided),
+                None => {
                     list.call(libc::SYS_munmap, &[area.start.into(), area.length().into()]);
-                    continue;
                 }
-            };
-            kept.push(AreaRecord {
-                start: area.start,
-                end: area.end,
-                backing: backing as i32,
-                ..AreaRecord::default()
-            });
+            }
         }
         // Standard descriptors came along from us; only the channel stays.
         let channel = self.numbers.channel;

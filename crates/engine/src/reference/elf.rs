@@ -184,9 +184,9 @@ fn in_notes(mut notes: &[u8], alignment: usize) -> Option<Vec<u8>> {
     }
 }
 
-/// A number of `length` bytes at most 8, little endian.
-fn number(bytes: &[u8], at: usize, length: usize) -> Option<u64> {
-    let bytes = bytes.get(at..at + length)?;
+/// A number of `length` bytes at most 8, little endian, if all of it is there.
+pub(crate) fn number(bytes: &[u8], at: usize, length: usize) -> Option<u64> {
+    let bytes = bytes.get(at..at.checked_add(length)?)?;
     Some(
         bytes
             .iter()

@@ -10,6 +10,7 @@ mod layout;
 mod pages;
 mod policy;
 mod record;
+mod vdso;
 mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -163,17 +164,9 @@ impl Resource for Memory {
     }
 
     fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
-        if let Some(vdso) = records.optional::<Vdso>()?
-            && host.vdso != vdso.content
-        {
-            plan.refusals.add_for_job(
-                "the vDSO",
-                "this machine runs another kernel build than the one that the job ran on, and its vDSO has another layout",
-                "restart the image under the kernel that it was made on",
-            );
-        }
         let mut spaces = records.all::<AddressSpace>()?;
         check_abilities(&mut spaces, plan);
+        vdso::adapt(&mut spaces, records, host, plan)?;
         for object in records.all::<SharedObject>()? {
             plan.linked_step(
                 Stage::Objects,
@@ -632,8 +625,9 @@ const SUPPORT: &[Support] = &[
     },
     Support {
         what: "vDSO",
-        level: Level::Partly,
-        how: "moved to its old address; under another kernel build the restart is refused",
+        level: Level::Restored,
+        how: "moved to its old address; under another kernel build the old one stays where it was, and its functions lead to those \
+              of the new one",
     },
     Support {
         what: "memfd_secret, System V segments, mapped devices",

@@ -5,11 +5,11 @@
 //! the kernel's own restart block where the remaining time is known (the remainder argument of nanosleep); other relative
 //! time-outs start afresh. Not preserved: processor time used, the processor last run on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use cryonaut_image::{Kind, Record, RecordSet};
-use cryonaut_sys::arch::{Interrupted, Registers};
+use cryonaut_sys::arch::{self, Interrupted, Registers};
 use cryonaut_sys::ptrace;
 use cryonaut_sys::task;
 use cryonaut_tracee::CallList;
@@ -19,6 +19,7 @@ use crate::error::Attempt;
 use crate::freeze::{Frozen, FrozenProcess};
 use crate::host::Host;
 use crate::plan::{Action, Plan, Stage};
+use crate::processor;
 use crate::rebuild::Rebuild;
 use crate::resource::attribute::{Groups, Questions, TaskAttributesRecord};
 use crate::resource::memory::{self, MemoryPolicy, PolicyQuestion};
@@ -91,6 +92,10 @@ pub struct TaskRecord {
     /// Its memory policy, if it has one (set_mempolicy(2)).
     #[prost(message, optional, tag = "24")]
     pub policy: Option<MemoryPolicy>,
+    /// Where the xsave area has its parts beyond the first 576 bytes, which differs between processors: number, offset and length
+    /// in bytes, and so on.
+    #[prost(uint32, repeated, tag = "25")]
+    pub extended_layout: Vec<u32>,
 }
 
 impl Record for TaskRecord {
@@ -132,28 +137,16 @@ impl Resource for Threads {
         collection
             .needs
             .insert("cpu.xsave-bytes".into(), largest.to_string());
-        let processor = cryonaut_procfs::system::processor()?;
-        collection.needs.insert(
-            "cpu.features".into(),
-            crate::host::instruction_sets(&processor.flags),
-        );
+        let needed = processor::needed(frozen)?;
+        collection.needs.insert("cpu.features".into(), needed);
         Ok(())
     }
 
     fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
-        let own = own_extended_state();
-        let mut checked = false;
         let mut tasks = records.all::<TaskRecord>()?;
         memory::leave_out_policies(tasks.iter_mut().map(|task| &mut task.policy), plan);
+        translate_states(&mut tasks, plan);
         for task in tasks.iter().cloned() {
-            if !checked && own.is_some_and(|own| own < task.extended.len()) {
-                checked = true;
-                plan.refusals.add_for_job(
-                    "processor state",
-                    "this processor has fewer features than the one that the job ran on (its xsave area is smaller)",
-                    "restart on a machine with a processor of the same or a newer kind",
-                );
-            }
             if task.registers.len() != REGISTER_COUNT {
                 return Err(Error::Failed(format!(
                     "task {}: its registers are damaged in the image",
@@ -209,9 +202,38 @@ fn plan_farewells(records: &RecordSet, tasks: &[TaskRecord], plan: &mut Plan) ->
 
 const REGISTER_COUNT: usize = 27;
 
-/// The size of this processor's xsave area, as PTRACE_GETREGSET would give it: CPUID leaf 13 through the sys crate.
-fn own_extended_state() -> Option<usize> {
-    cryonaut_sys::arch::extended_state_size()
+/// Makes the extended states those of this processor, and refuses what it has no place for.
+fn translate_states(tasks: &mut [TaskRecord], plan: &mut Plan) {
+    let Some(size) = arch::extended_state_size() else {
+        return;
+    };
+    let own = arch::extended_state_layout();
+    let mut missing = BTreeSet::new();
+    for task in tasks {
+        // Earlier images do not tell where the parts lie: then as here.
+        let saved = match task.extended_layout.as_slice() {
+            [] => own.clone(),
+            words => processor::from_words(words),
+        };
+        if saved == own && task.extended.len() == size {
+            continue;
+        }
+        match processor::translate(&task.extended, (&saved, &own), size) {
+            Ok(state) => task.extended = state,
+            Err(parts) => missing.extend(parts),
+        }
+    }
+    if !missing.is_empty() {
+        let parts: Vec<String> = missing.into_iter().collect();
+        plan.refusals.add_for_job(
+            "processor state",
+            format!(
+                "this processor lacks what the job was using: {}",
+                parts.join(", ")
+            ),
+            "restart on a machine with a processor of the same or a newer kind",
+        );
+    }
 }
 
 fn collect_task(
@@ -303,6 +325,7 @@ fn collect_task(
         timer_slack,
         parent_death_signal: outcomes.word(death) as i32,
         remaining: remaining_time(process, &registers),
+        extended_layout: processor::to_words(&arch::extended_state_layout()),
         policy: policy
             .answer(&outcomes)
             .attempt(what("asking for its memory policy"))?,
@@ -553,7 +576,7 @@ const SUPPORT: &[Support] = &[
     Support {
         what: "Registers with the full xsave state, thread-local storage, signal masks and stacks, robust lists, rseq, names",
         level: Level::Restored,
-        how: "as they were; a processor with a smaller xsave area is refused",
+        how: "as they were, wherever the processor's xsave area has them; one that lacks what is in use is refused",
     },
     Support {
         what: "Memory policies of threads (set_mempolicy)",

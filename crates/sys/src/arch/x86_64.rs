@@ -479,9 +479,105 @@ pub fn extended_state_size() -> Option<usize> {
     Some(__cpuid_count(13, 0).ebx as usize)
 }
 
+/// A part of the xsave area beyond the first 576 bytes, which every processor has alike (Intel SDM volume 1, 13.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateComponent {
+    /// Its number: the bit in XCR0.
+    pub number: u32,
+    /// Where it begins in the standard format, in bytes.
+    pub offset: u32,
+    /// Its length in bytes.
+    pub size: u32,
+}
+
+/// The parts of this processor's xsave area that the system has enabled. Processors differ in where they lie.
+pub fn extended_state_layout() -> Vec<StateComponent> {
+    use std::arch::x86_64::__cpuid_count;
+    if extended_state_size().is_none() {
+        return Vec::new();
+    }
+    let (low, high): (u32, u32);
+    // SAFETY: reading XCR0 is permitted where the system has enabled xsave, as was just seen; nothing else is touched.
+    unsafe {
+        std::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack));
+    }
+    let enabled = u64::from(high) << 32 | u64::from(low);
+    (2..63)
+        .filter(|number| enabled & 1 << number != 0)
+        .map(|number| {
+            let leaf = __cpuid_count(13, number);
+            StateComponent {
+                number,
+                offset: leaf.ebx,
+                size: leaf.eax,
+            }
+        })
+        .collect()
+}
+
 /// Whether this processor can have the CPUID instruction fault for a task (arch_prctl(2), ARCH_SET_CPUID). Changes nothing.
 pub fn may_disable_identification() -> bool {
     const ARCH_SET_CPUID: libc::c_long = 0x1012;
     // SAFETY: no pointers are passed; the instruction is enabled, as it is.
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_CPUID, 1_u64) == 0 }
+}
+
+/// The first address that no program can have: the kernel leaves out the last page (TASK_SIZE_MAX, arch/x86/include/asm/page_64.h).
+pub const USER_END: u64 = (1 << 47) - 4096;
+
+/// Instructions that go on at `address`. They use the register r11, which no function's caller minds at its beginning.
+pub fn jump_to(address: u64) -> [u8; 13] {
+    let mut code = [0x49, 0xbb, 0, 0, 0, 0, 0, 0, 0, 0, 0x41, 0xff, 0xe3];
+    code[2..10].copy_from_slice(&address.to_le_bytes());
+    code
+}
+
+/// What does the work of a function of the vDSO where a kernel does not have that function (vdso(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VdsoCall {
+    /// A system call with the same arguments and results.
+    System(u32),
+    /// getrandom(2), which knows nothing of the function's state, nor tells the form of it (-ENOSYS).
+    Random,
+    /// Nothing does: -ENOSYS.
+    None,
+}
+
+impl VdsoCall {
+    /// The one of the function of this name, without `__vdso_`.
+    pub fn by_name(name: &str) -> Option<Self> {
+        let number = match name {
+            "clock_gettime" => libc::SYS_clock_gettime,
+            "clock_getres" => libc::SYS_clock_getres,
+            "gettimeofday" => libc::SYS_gettimeofday,
+            "time" => libc::SYS_time,
+            "getcpu" => libc::SYS_getcpu,
+            "getrandom" => return Some(Self::Random),
+            _ => return None,
+        };
+        Some(Self::System(number as u32))
+    }
+
+    /// The instructions of a function that does it.
+    pub fn code(self) -> Vec<u8> {
+        let call = |number: u32| {
+            let mut code = vec![0xb8]; // mov eax, number
+            code.extend(number.to_le_bytes());
+            code.extend([0x0f, 0x05, 0xc3]); // syscall; ret
+            code
+        };
+        let missing = [0x48, 0xc7, 0xc0, 0xda, 0xff, 0xff, 0xff, 0xc3]; // mov rax, -ENOSYS; ret
+        match self {
+            Self::System(number) => call(number),
+            Self::Random => {
+                let call = call(libc::SYS_getrandom as u32);
+                // The length of the state is -1 where its form is asked for: cmp r8, -1; je behind the call.
+                let mut code = vec![0x49, 0x83, 0xf8, 0xff, 0x74, call.len() as u8];
+                code.extend(call);
+                code.extend(missing);
+                code
+            }
+            Self::None => missing.to_vec(),
+        }
+    }
 }

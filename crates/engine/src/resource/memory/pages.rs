@@ -35,8 +35,11 @@ pub fn private_pages(process: &FrozenProcess, areas: &mut [AreaRecord]) -> Resul
         }
         index += 1;
         let mut current = first;
-        let span = (areas[first].start, areas[index - 1].end);
-        runs(process, span, |mut start, end, is_file| {
+        let spans: Vec<(u64, u64)> = areas[first..index]
+            .iter()
+            .map(|area| (area.start, area.end))
+            .collect();
+        runs(process, &spans, |mut start, end, is_file| {
             while start < end {
                 while current < index && areas[current].end <= start {
                     current += 1;
@@ -201,16 +204,20 @@ fn protect_sharing(process: &FrozenProcess, ranges: Vec<PageRange>) -> Result<Ve
     Ok(checked)
 }
 
-/// Calls `found(start, end, is file page)` for runs of pages that are present or in swap, the zero page left out.
+/// Calls `found(start, end, is file page)` for runs of pages that are present or in swap, the zero page left out; in these spans,
+/// which are in order, and possibly between them.
 fn runs(
     process: &FrozenProcess,
-    span: (u64, u64),
+    spans: &[(u64, u64)],
     mut found: impl FnMut(u64, u64, bool),
 ) -> Result<()> {
+    let (Some(first), Some(last)) = (spans.first(), spans.last()) else {
+        return Ok(());
+    };
     let any = page::PRESENT | page::SWAPPED;
     let scanned = memory::scan(
         process.pagemap.as_fd(),
-        span,
+        (first.0, last.1),
         any,
         any | page::FILE | page::ZERO,
         |region| {
@@ -227,22 +234,8 @@ fn runs(
         Ok(()) => Ok(()),
         // Kernels before 6.7 have no PAGEMAP_SCAN: read the words themselves, piece by piece.
         Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
-            const PIECE: u64 = 64 << 20;
-            let mut start = span.0;
-            while start < span.1 {
-                let end = (start + PIECE).min(span.1);
-                for (index, entry) in process
-                    .directory
-                    .pagemap(start, end)?
-                    .into_iter()
-                    .enumerate()
-                {
-                    if entry.present() || entry.swapped() {
-                        let address = start + index as u64 * PAGE_SIZE;
-                        found(address, address + PAGE_SIZE, entry.file_or_shared());
-                    }
-                }
-                start = end;
+            for &(start, end) in spans {
+                words_of(process, (start, end), &mut found)?;
             }
             Ok(())
         }
@@ -251,6 +244,27 @@ fn runs(
             process.pid
         ))),
     }
+}
+
+/// What [`runs`] does, for one span, by the words of the page table.
+fn words_of(
+    process: &FrozenProcess,
+    (mut start, last): (u64, u64),
+    found: &mut impl FnMut(u64, u64, bool),
+) -> Result<()> {
+    const PIECE: u64 = 64 << 20;
+    while start < last {
+        let end = start.saturating_add(PIECE).min(last);
+        let entries = process.directory.pagemap(start, end)?;
+        for (index, entry) in entries.into_iter().enumerate() {
+            if entry.present() || entry.swapped() {
+                let address = start + index as u64 * PAGE_SIZE;
+                found(address, address + PAGE_SIZE, entry.file_or_shared());
+            }
+        }
+        start = end;
+    }
+    Ok(())
 }
 
 /// Finds the pages of a shared object that exist, through the area of a process that maps it.

@@ -1,6 +1,7 @@
 //! Records of address spaces.
 
 use cryonaut_image::{Kind, Record};
+use cryonaut_procfs::AreaName;
 
 use super::policy::MemoryPolicy;
 
@@ -229,6 +230,22 @@ impl AreaRecord {
             self.backing(),
             Backing::Anonymous | Backing::FilePrivate | Backing::AnonymousHuge
         )
+    }
+
+    /// What the kernel made at exec, as this area of a process is; `None` where it is anything else.
+    pub fn provided(area: &cryonaut_procfs::maps::Area) -> Option<Self> {
+        let backing = match area.name {
+            AreaName::Vdso => Backing::Vdso,
+            AreaName::Vvar => Backing::Vvar,
+            AreaName::VvarVclock => Backing::VvarVclock,
+            _ => return None,
+        };
+        Some(Self {
+            start: area.start,
+            end: area.end,
+            backing: backing as i32,
+            ..Self::default()
+        })
     }
 
     /// Whether the kernel made it at exec.
