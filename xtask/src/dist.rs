@@ -107,7 +107,7 @@ fn has_target() -> bool {
 }
 
 /// Where cargo builds.
-fn target_directory() -> PathBuf {
+pub fn target_directory() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(
         || repository().join("target"),
         |path| repository().join(path),

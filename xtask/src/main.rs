@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod dist;
+mod kernel;
 mod notices;
 mod packages;
 mod setup;

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::kernel;
 use crate::steps::{self, Result, cargo, program, succeeds};
 
 /// Debian packages: compilers for the victims, and the real programs that are tested.
@@ -39,6 +40,9 @@ const PACKAGES: &[&str] = &[
     // A browser, in which the pages of `cryo show --html` are looked at, and letters for it.
     "chromium",
     "fonts-dejavu-core",
+    // Another machine, for another kernel.
+    "qemu-system-x86",
+    "busybox-static",
 ];
 
 /// Cargo's tools, at the versions that are known to work here.
@@ -51,6 +55,9 @@ const TOOLS: &[(&str, &str)] = &[
 /// Installs what is missing.
 pub fn run() -> Result {
     install_packages()?;
+    if succeeds(program("apt-get").arg("--version")) {
+        kernel::fetch()?;
+    }
     for (tool, version) in TOOLS {
         install_tool(tool, version)?;
     }
