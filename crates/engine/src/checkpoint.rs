@@ -346,6 +346,8 @@ impl Save<'_> {
     ) -> Result<(Frozen, Collection)> {
         const LONGEST: Duration = Duration::from_millis(200);
         const PATIENCE: Duration = Duration::from_secs(2);
+        // Known before the job stands still.
+        crate::host::processor()?;
         let start = Instant::now();
         let mut pause = Duration::from_millis(1);
         loop {

@@ -4,12 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use cryonaut_image::Need;
-use cryonaut_procfs::{Stat, system};
+use cryonaut_procfs::{Processor, Stat, system};
 
 use crate::Result;
 use crate::plan::Plan;
 use crate::reference::{self, Mapped};
 use crate::resource::memory::{AreaRecord, FileIdentity};
+
+/// This machine's processor. What the kernel tells of it takes long to make where there are many: it is asked for once.
+///
+/// # Errors
+/// When /proc/cpuinfo cannot be read.
+pub fn processor() -> Result<&'static Processor> {
+    static KNOWN: OnceLock<Processor> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(known);
+    }
+    let found = system::processor()?;
+    Ok(KNOWN.get_or_init(|| found))
+}
 
 /// How files that changed since the checkpoint are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -114,7 +127,7 @@ impl Host {
         Ok(Self {
             vdso,
             kernel_areas,
-            features: system::processor()?.flags,
+            features: processor()?.flags.clone(),
             shares_pids,
             user: cryonaut_sys::task::effective_ids().0,
             changed,

@@ -216,7 +216,7 @@ fn instructions(features: &BTreeSet<String>) -> impl Iterator<Item = &str> {
 /// # Errors
 /// When /proc cannot be read.
 pub fn needed(frozen: &Frozen) -> Result<String> {
-    let features = cryonaut_procfs::system::processor()?.flags;
+    let features = &crate::host::processor()?.flags;
     let mut highest = Some(InstructionSet::Baseline);
     for process in frozen.alive() {
         // What a program has overwritten, or nobody may read, says nothing.
@@ -224,7 +224,7 @@ pub fn needed(frozen: &Frozen) -> Result<String> {
         highest = highest.zip(kept_to(&variables)).map(|(a, b)| a.max(b));
     }
     let names: Vec<&str> = match highest {
-        None => instructions(&features).collect(),
+        None => instructions(features).collect(),
         Some(level) => level
             .features()
             .filter(|name| features.contains(*name))

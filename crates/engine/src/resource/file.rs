@@ -556,6 +556,20 @@ pub(crate) fn raise_limit(pid: i32) -> Result<()> {
     task::set_limit(pid, LIMIT, raised).attempt(|| "raising the limit on descriptors".into())
 }
 
+/// Puts an object that was made late, once the tables had been filled, into its slots: (process, slot).
+fn give_late(
+    rebuild: &mut Rebuild<'_>,
+    object: u64,
+    made: OwnedFd,
+    slots: &[(i32, SlotRecord)],
+) -> Result<()> {
+    for (process, slot) in slots {
+        rebuild.give(*process, &[(made.as_fd(), slot.number, slot.at_exec())])?;
+    }
+    rebuild.objects.insert(object, made);
+    Ok(())
+}
+
 /// Fills the descriptor table of a process.
 struct GiveDescriptors {
     table: DescriptorTable,

@@ -21,7 +21,8 @@ use cryonaut_tracee::CallList;
 
 use super::facts::{Description, FdFacts, Job, Place};
 use super::{
-    DescriptorKind, DescriptorTable, SETTABLE, SlotRecord, holders, options, path_of, refused,
+    DescriptorKind, DescriptorTable, SETTABLE, SlotRecord, give_late, holders, options, path_of,
+    refused,
 };
 use crate::collect::Collection;
 use crate::error::Attempt;
@@ -376,12 +377,7 @@ impl fmt::Display for Open {
 impl Action for Open {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let opened = open_in(rebuild, self.slots[0].0, &self.file)?;
-        for (process, slot) in &self.slots {
-            let close = slot.at_exec();
-            rebuild.give(*process, &[(opened.as_fd(), slot.number, close)])?;
-        }
-        rebuild.objects.insert(self.file.object, opened);
-        Ok(())
+        give_late(rebuild, self.file.object, opened, &self.slots)
     }
 }
 

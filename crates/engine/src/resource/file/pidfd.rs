@@ -13,7 +13,7 @@ use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_sys::pidfd;
 
 use super::facts::{Description, FdFacts, Job};
-use super::{Count, DescriptorKind, DescriptorTable, SlotRecord};
+use super::{Count, DescriptorKind, DescriptorTable, SlotRecord, give_late};
 use crate::collect::Collection;
 use crate::error::Attempt;
 use crate::host::Host;
@@ -277,12 +277,7 @@ impl fmt::Display for OpenThread {
 impl Action for OpenThread {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let opened = open(rebuild, &self.descriptor)?;
-        for (process, slot) in &self.slots {
-            let close = slot.at_exec();
-            rebuild.give(*process, &[(opened.as_fd(), slot.number, close)])?;
-        }
-        rebuild.objects.insert(self.descriptor.object, opened);
-        Ok(())
+        give_late(rebuild, self.descriptor.object, opened, &self.slots)
     }
 }
 

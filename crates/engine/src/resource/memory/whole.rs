@@ -81,8 +81,7 @@ pub fn refuse_protection_keys(process: &mut FrozenProcess) -> Result<()> {
 /// # Errors
 /// When /proc/cpuinfo cannot be read.
 pub fn has_protection_keys() -> Result<bool> {
-    let processor = cryonaut_procfs::system::processor().map_err(Error::from)?;
-    Ok(processor.flags.contains("ospke"))
+    Ok(crate::host::processor()?.flags.contains("ospke"))
 }
 
 /// Arguments of the call that has new mappings locked.
