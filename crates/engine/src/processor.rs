@@ -106,7 +106,7 @@ const LEVELS: [Level; 4] = [
         ],
         // Without xsave too: glibc would set aside room for its area, whose size differs between processors.
         glibc: "-XSAVE,-XSAVEC,-OSXSAVE,-AVX,-AVX2,-BMI1,-BMI2,-F16C,-FMA,-FMA4,-LZCNT,-MOVBE",
-        numpy: "AVX F16C FMA3 FMA4 XOP AVX2",
+        numpy: "AVX F16C FMA3 AVX2",
         core: "Haswell",
         // FMA, MOVBE, XSAVE, OSXSAVE, AVX, F16C; BMI1, AVX2, BMI2.
         openssl: (
@@ -119,7 +119,7 @@ const LEVELS: [Level; 4] = [
         name: "x86-64-v4",
         features: &["avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"],
         glibc: "-AVX512F,-AVX512BW,-AVX512CD,-AVX512DQ,-AVX512ER,-AVX512PF,-AVX512VL",
-        numpy: "AVX512F AVX512CD AVX512_KNL AVX512_KNM AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL",
+        numpy: "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL",
         core: "SkylakeX",
         // AVX-512 F, DQ, CD, BW, VL.
         openssl: (0, 1 << 16 | 1 << 17 | 1 << 28 | 1 << 30 | 1 << 31),
