@@ -285,7 +285,7 @@ impl Save<'_> {
             progress(Progress::Telling);
         }
         let notified = Notified::tell(self.target, self.stop)?;
-        let (frozen, collection) = self.freeze(&notified, progress)?;
+        let (mut frozen, collection) = self.freeze(&notified, progress)?;
         let pages: u64 = collection
             .spaces
             .iter()
@@ -307,8 +307,10 @@ impl Save<'_> {
             records,
             contents,
             later,
+            connections,
             ..
         } = collection;
+        frozen.connections = connections;
         let beginning = Beginning {
             sink: match self.afterwards {
                 Afterwards::Kill => ReadBack::checked(sink)?,

@@ -91,6 +91,8 @@ pub struct Collection {
     pub later: Vec<Later>,
     /// The descriptors of the frozen job, once they have been looked at.
     pub descriptors: Option<Known>,
+    /// Connections within the job that end without a trace when it is killed: process as we see it, and descriptor.
+    pub connections: Vec<(i32, i32)>,
 }
 
 impl Collection {

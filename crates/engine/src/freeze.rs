@@ -1,5 +1,6 @@
 //! Freezing: every task of the job stands still under our hands. Dropping [`Frozen`] lets the job run on.
 
+mod connection;
 mod end;
 mod vfork;
 
@@ -210,6 +211,8 @@ pub struct Frozen {
     /// Processes that were told of this, by their pids as we see them: those among them that are stopped have stopped themselves
     /// to say that they are ready.
     pub told: BTreeSet<i32>,
+    /// Connections within the job that end without a trace when it is killed: process as we see it, and descriptor.
+    pub connections: Vec<(i32, i32)>,
 }
 
 impl Frozen {
@@ -306,6 +309,7 @@ impl Frozen {
     fn kill(&mut self) -> Result<()> {
         let descriptors = present(self.processes.iter().map(|process| process.pidfd.as_ref()));
         let guardian = Guardian::watch(&descriptors)?;
+        connection::cut(&self.connections, &self.processes);
         for process in descriptors {
             let _ = pidfd::send_signal(process, libc::SIGKILL);
         }
@@ -539,6 +543,7 @@ impl Hold {
             notification: target.notification,
             told: BTreeSet::new(),
             embedding: Arc::clone(&target.embedding),
+            connections: Vec::new(),
         })
     }
 }

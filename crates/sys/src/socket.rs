@@ -1,12 +1,14 @@
 //! Sockets: options, names, peeking into queues, messages with ancillary data (socket(7), unix(7)), and what sock_diag(7) lists.
 
 pub mod diagnosis;
+mod internet;
 mod message;
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::{Result, check};
 
+pub use internet::{Tcp, namespace_cookie, state, take_error};
 pub use message::{Credentials, Peeked, peek, peek_whole_buffers, receive_urgent, send, send_as};
 
 /// Room for any socket address (struct sockaddr_storage).

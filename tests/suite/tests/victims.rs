@@ -211,6 +211,14 @@ victims! {
     unix_urgent => Victim::new("unix_urgent");
     unix_rights => Victim::new("unix_rights");
     unix_credentials => Victim::new("unix_credentials");
+    tcp_listen => Victim::new("tcp_listen");
+    tcp_pair => Victim::new("tcp_pair");
+    tcp_pair_six => Victim::new("tcp_pair").arguments(&["::1"]);
+    tcp_pair_mapped => Victim::new("tcp_pair").arguments(&["mapped"]);
+    tcp_closing => Victim::new("tcp_closing");
+    tcp_full => Victim::new("tcp_full");
+    tcp_backlog => Victim::new("tcp_backlog");
+    tcp_urgent => Victim::new("tcp_urgent");
     fanotify_marks => Victim::new("fanotify_marks").only(User::Root);
     fs_context => Victim::new("fs_context");
     fs_root => Victim::new("fs_root").only(User::Root);
@@ -272,6 +280,8 @@ const ELSEWHERE: &[&str] = &[
     "pipe_external",
     "unix_external",
     "unix_unaccepted",
+    "tcp_external",
+    "tcp_unaccepted",
 ];
 
 #[test]

@@ -20,6 +20,7 @@ mod fifo;
 mod flight;
 mod hardware;
 mod inotify;
+mod internet;
 pub(crate) mod kernel_file;
 mod lock;
 mod numbers;
@@ -33,6 +34,7 @@ mod regular;
 mod signalfd;
 mod socket;
 mod standard;
+mod tcp_socket;
 mod terminal;
 mod timerfd;
 mod unix_socket;
@@ -152,6 +154,7 @@ static KINDS: &[&dyn DescriptorKind] = &[
     &standard::StandardStreams,
     &external::ExternalPipes,
     &unix_socket::UnixSockets,
+    &tcp_socket::TcpSockets,
 ];
 
 /// The descriptors of one process.

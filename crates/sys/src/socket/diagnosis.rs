@@ -1,11 +1,15 @@
-//! What the kernel lists of sockets (sock_diag(7)): here all unix sockets of this process' network namespace.
+//! What the kernel lists of sockets (sock_diag(7)): all unix and internet sockets of this process' network namespace.
 //!
-//! The answer is a row of netlink messages (include/uapi/linux/unix_diag.h), parsed over bytes.
+//! The answer is a row of netlink messages (include/uapi/linux/unix_diag.h, inet_diag.h), parsed over bytes.
+
+mod internet;
 
 use std::os::fd::{AsFd, AsRawFd};
 
 use super::socket;
 use crate::{Result, check};
+
+pub use internet::{InternetSocket, internet_sockets};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLMSG_ERROR: u16 = 2;
@@ -43,18 +47,25 @@ pub struct UnixSocket {
 /// # Errors
 /// EPROTONOSUPPORT or ENOENT where the kernel has no such listing (CONFIG_UNIX_DIAG).
 pub fn unix_sockets() -> Result<Vec<UnixSocket>> {
-    let netlink = socket(libc::AF_NETLINK, libc::SOCK_DGRAM, libc::NETLINK_SOCK_DIAG)?;
-    let mut request = Vec::with_capacity(40);
-    request.extend_from_slice(&40_u32.to_ne_bytes());
-    request.extend_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    request.extend_from_slice(&((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes());
-    request.extend_from_slice(&[0; 8]);
     // struct unix_diag_req: family, protocol, padding, states, inode, what to show, cookie.
-    request.extend_from_slice(&[libc::AF_UNIX as u8, 0, 0, 0]);
+    let mut request = vec![libc::AF_UNIX as u8, 0, 0, 0];
     request.extend_from_slice(&u32::MAX.to_ne_bytes());
     request.extend_from_slice(&[0; 4]);
     request.extend_from_slice(&SHOW.to_ne_bytes());
     request.extend_from_slice(&[0; 8]);
+    list(&request, entry)
+}
+
+/// Asks for all sockets that a request is about; `entry` makes of each body what is wanted, or nothing of a damaged one.
+fn list<T>(body: &[u8], entry: fn(&[u8]) -> Option<T>) -> Result<Vec<T>> {
+    let netlink = socket(libc::AF_NETLINK, libc::SOCK_DGRAM, libc::NETLINK_SOCK_DIAG)?;
+    let length = HEADER + body.len();
+    let mut request = Vec::with_capacity(length);
+    request.extend_from_slice(&(length as u32).to_ne_bytes());
+    request.extend_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    request.extend_from_slice(&((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes());
+    request.extend_from_slice(&[0; 8]);
+    request.extend_from_slice(body);
     super::send(netlink.as_fd(), &request, None, &[], 0)?;
     let mut found = Vec::new();
     let mut room = vec![0_u8; 64 * 1024];
@@ -71,7 +82,7 @@ pub fn unix_sockets() -> Result<Vec<UnixSocket>> {
         if length > room.len() {
             return Err(std::io::Error::from_raw_os_error(libc::EMSGSIZE));
         }
-        if let Answer::End = parse(&room[..length], &mut found)? {
+        if let Answer::End = parse(&room[..length], &mut found, entry)? {
             return Ok(found);
         }
     }
@@ -87,7 +98,7 @@ fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at + N)?.try_into().ok()
 }
 
-fn parse(mut bytes: &[u8], found: &mut Vec<UnixSocket>) -> Result<Answer> {
+fn parse<T>(mut bytes: &[u8], found: &mut Vec<T>, entry: fn(&[u8]) -> Option<T>) -> Result<Answer> {
     let damaged = || std::io::Error::from_raw_os_error(libc::EBADMSG);
     while bytes.len() >= HEADER {
         let length = u32::from_ne_bytes(number(bytes, 0).ok_or_else(damaged)?) as usize;
@@ -195,10 +206,10 @@ mod tests {
     fn damaged_answers_are_errors() {
         let mut bytes = vec![0_u8; 40];
         bytes[0] = 60;
-        assert!(parse(&bytes, &mut Vec::new()).is_err());
+        assert!(parse(&bytes, &mut Vec::new(), entry).is_err());
         bytes[0] = 18;
         bytes[4] = 20;
-        assert!(parse(&bytes, &mut Vec::new()).is_err());
+        assert!(parse(&bytes, &mut Vec::new(), entry).is_err());
         assert!(entry(&[0; 15]).is_none());
         assert!(entry(&[&[0; 16][..], &[40, 0, 2, 0]].concat()).is_none());
     }

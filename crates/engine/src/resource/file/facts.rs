@@ -18,6 +18,7 @@ use cryonaut_sys::task::{self, Compare};
 use super::addressee::Told;
 use super::alike::{Likeness, group};
 use super::flight::{Flight, Letter};
+use super::internet;
 use super::owner::{Owner, Sight, flight_owner, owner, thread_owner};
 use super::pty::Terminal;
 use super::socket::SocketFacts;
@@ -194,6 +195,8 @@ pub struct Job<'a> {
     flight: Flight,
     /// What the kernel lists of unix sockets.
     listing: OnceCell<Listing>,
+    /// What the kernel lists of TCP.
+    connections: OnceCell<internet::Listing>,
     /// Whether it runs while it is looked at.
     pub(super) motion: Motion,
 }
@@ -442,6 +445,7 @@ impl<'a> Job<'a> {
             by_inode,
             flight,
             listing: OnceCell::new(),
+            connections: OnceCell::new(),
             motion: manner.motion,
         }
     }
@@ -529,6 +533,12 @@ impl<'a> Job<'a> {
     /// What the kernel lists of unix sockets, read once.
     pub fn listing(&self) -> &Listing {
         self.listing.get_or_init(Listing::read)
+    }
+
+    /// What the kernel lists of TCP, read once.
+    pub fn connections(&self) -> &internet::Listing {
+        let read = || internet::Listing::read(libc::IPPROTO_TCP);
+        self.connections.get_or_init(read)
     }
 
     /// What a person calls a description: its first number and its link.

@@ -86,7 +86,8 @@ impl Flight {
         let what = || "looking at a descriptor in flight".to_owned();
         let first = self.copies.len();
         {
-            let _reading = Reading::begin(full.iter().map(|full| full.socket.as_fd()))?;
+            let _reading =
+                Reading::begin(full.iter().map(|full| full.socket.as_fd()), queue::CHANGES)?;
             for full in full {
                 let mut letters = Vec::new();
                 for waiting in queue::read(full.socket.as_fd(), full.facts.kind)? {

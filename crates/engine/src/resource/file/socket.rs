@@ -1,8 +1,10 @@
-//! What sockets of every family have in common: what they are, and the options of level SOL_SOCKET.
+//! What sockets of every family have in common: what they are, and their options.
 //!
 //! A socket shows itself to who holds a copy of its descriptor: family, type and protocol by getsockopt(2), and so each option.
 //! An option is stored where it differs from that of a fresh socket; the sizes of buffers are stored always, since the usual
 //! ones are the machine's. Not preserved: whether a buffer's size was set or grown, before Linux 5.14.
+
+mod row;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,6 +14,11 @@ use cryonaut_sys::socket;
 use crate::error::Attempt;
 use crate::plan::Plan;
 use crate::{Error, Result};
+
+use row::{When, rows};
+
+/// Which buffers have sizes that the program has set (Linux 5.16).
+pub const SO_BUF_LOCK: i32 = 72;
 
 /// What a socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +73,12 @@ impl SocketFacts {
             (libc::AF_INET6, libc::SOCK_STREAM, 0 | libc::IPPROTO_TCP) => {
                 return "a TCP socket over IPv6".into();
             }
+            (libc::AF_INET | libc::AF_INET6, libc::SOCK_STREAM, libc::IPPROTO_MPTCP) => {
+                return "a Multipath TCP socket".into();
+            }
+            (libc::AF_INET | libc::AF_INET6, _, libc::IPPROTO_SCTP) => {
+                return "an SCTP socket".into();
+            }
             (libc::AF_INET, libc::SOCK_DGRAM, 0 | libc::IPPROTO_UDP) => {
                 return "a UDP socket".into();
             }
@@ -108,97 +121,6 @@ pub struct SocketOption {
     pub value: Vec<u8>,
 }
 
-/// When an option is set again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum When {
-    /// Before anything is sent: sizes of buffers.
-    Early,
-    /// Once the queues are full: what would change messages on their way.
-    Late,
-}
-
-/// One option that is kept.
-struct Row {
-    name: i32,
-    text: &'static str,
-    room: usize,
-    when: When,
-}
-
-const fn row(name: i32, text: &'static str, room: usize, when: When) -> Row {
-    Row {
-        name,
-        text,
-        room,
-        when,
-    }
-}
-
-// Numbers newer than the libc crate's: include/uapi/asm-generic/socket.h.
-const SO_TIMESTAMP_NEW: i32 = 63;
-const SO_TIMESTAMPNS_NEW: i32 = 64;
-const SO_TIMESTAMPING_NEW: i32 = 65;
-const SO_BUF_LOCK: i32 = 72;
-const SO_RESERVE_MEM: i32 = 73;
-const SO_TXREHASH: i32 = 74;
-const SO_RCVMARK: i32 = 75;
-const SO_PASSPIDFD: i32 = 76;
-const SO_RCVPRIORITY: i32 = 82;
-const SO_PASSRIGHTS: i32 = 83;
-const SO_INQ: i32 = 84;
-
-/// The options of level SOL_SOCKET that are kept. Those that a family lacks are left out of themselves.
-const ROWS: &[Row] = &[
-    row(libc::SO_DEBUG, "SO_DEBUG", 4, When::Late),
-    row(libc::SO_REUSEADDR, "SO_REUSEADDR", 4, When::Early),
-    row(libc::SO_REUSEPORT, "SO_REUSEPORT", 4, When::Early),
-    row(libc::SO_DONTROUTE, "SO_DONTROUTE", 4, When::Late),
-    row(libc::SO_BROADCAST, "SO_BROADCAST", 4, When::Late),
-    row(libc::SO_KEEPALIVE, "SO_KEEPALIVE", 4, When::Late),
-    row(libc::SO_OOBINLINE, "SO_OOBINLINE", 4, When::Late),
-    row(libc::SO_NO_CHECK, "SO_NO_CHECK", 4, When::Late),
-    row(libc::SO_PRIORITY, "SO_PRIORITY", 4, When::Late),
-    row(libc::SO_LINGER, "SO_LINGER", 8, When::Late),
-    row(libc::SO_PASSCRED, "SO_PASSCRED", 4, When::Late),
-    row(libc::SO_PASSSEC, "SO_PASSSEC", 4, When::Late),
-    row(SO_PASSPIDFD, "SO_PASSPIDFD", 4, When::Late),
-    row(SO_PASSRIGHTS, "SO_PASSRIGHTS", 4, When::Late),
-    row(SO_INQ, "SO_INQ", 4, When::Late),
-    row(libc::SO_RCVLOWAT, "SO_RCVLOWAT", 4, When::Late),
-    row(libc::SO_RCVTIMEO, "SO_RCVTIMEO", 16, When::Late),
-    row(libc::SO_SNDTIMEO, "SO_SNDTIMEO", 16, When::Late),
-    row(libc::SO_TIMESTAMP, "SO_TIMESTAMP", 4, When::Late),
-    row(libc::SO_TIMESTAMPNS, "SO_TIMESTAMPNS", 4, When::Late),
-    row(SO_TIMESTAMP_NEW, "SO_TIMESTAMP_NEW", 4, When::Late),
-    row(SO_TIMESTAMPNS_NEW, "SO_TIMESTAMPNS_NEW", 4, When::Late),
-    row(libc::SO_TIMESTAMPING, "SO_TIMESTAMPING", 8, When::Late),
-    row(SO_TIMESTAMPING_NEW, "SO_TIMESTAMPING_NEW", 8, When::Late),
-    row(libc::SO_MARK, "SO_MARK", 4, When::Late),
-    row(SO_RCVMARK, "SO_RCVMARK", 4, When::Late),
-    row(SO_RCVPRIORITY, "SO_RCVPRIORITY", 4, When::Late),
-    row(libc::SO_RXQ_OVFL, "SO_RXQ_OVFL", 4, When::Late),
-    row(libc::SO_WIFI_STATUS, "SO_WIFI_STATUS", 4, When::Late),
-    row(libc::SO_NOFCS, "SO_NOFCS", 4, When::Late),
-    row(libc::SO_PEEK_OFF, "SO_PEEK_OFF", 4, When::Late),
-    row(
-        libc::SO_SELECT_ERR_QUEUE,
-        "SO_SELECT_ERR_QUEUE",
-        4,
-        When::Late,
-    ),
-    row(libc::SO_BUSY_POLL, "SO_BUSY_POLL", 4, When::Late),
-    row(
-        libc::SO_MAX_PACING_RATE,
-        "SO_MAX_PACING_RATE",
-        8,
-        When::Late,
-    ),
-    row(libc::SO_INCOMING_CPU, "SO_INCOMING_CPU", 4, When::Late),
-    row(libc::SO_ZEROCOPY, "SO_ZEROCOPY", 4, When::Late),
-    row(SO_RESERVE_MEM, "SO_RESERVE_MEM", 4, When::Late),
-    row(SO_TXREHASH, "SO_TXREHASH", 4, When::Late),
-];
-
 /// The sizes of buffers, which the kernel doubles as they are set: option, the one that needs privilege, limit, bit of SO_BUF_LOCK.
 const BUFFERS: [(i32, i32, &str, i32); 2] = [
     (
@@ -215,7 +137,7 @@ const BUFFERS: [(i32, i32, &str, i32); 2] = [
     ),
 ];
 
-/// The options that a fresh socket has, for each family, type and protocol: those of [`ROWS`], in their order.
+/// The options that a fresh socket has, for each family, type and protocol: in the order of its rows.
 #[derive(Debug, Default)]
 pub struct Usual(BTreeMap<(i32, i32, i32), Values>);
 
@@ -227,11 +149,11 @@ impl Usual {
         let (family, kind, protocol) = (facts.family, facts.kind, facts.protocol);
         self.0.entry((family, kind, protocol)).or_insert_with(|| {
             let fresh = socket::socket(family, kind, protocol).ok();
-            let ask = |row: &Row| {
+            let ask = |row: &row::Row| {
                 let fresh = fresh.as_ref()?.as_fd();
-                socket::option(fresh, libc::SOL_SOCKET, row.name, row.room).ok()
+                socket::option(fresh, row.level, row.name, row.room).ok()
             };
-            ROWS.iter().map(ask).collect()
+            rows(facts).map(ask).collect()
         })
     }
 }
@@ -246,13 +168,10 @@ pub fn options(
     usual: &mut Usual,
 ) -> Result<Vec<SocketOption>> {
     let mut found = Vec::new();
-    let mut put = |name: i32, value: Vec<u8>| {
-        found.push(SocketOption {
-            level: libc::SOL_SOCKET,
-            name,
-            value,
-        });
+    let mut put_at = |level: i32, name: i32, value: Vec<u8>| {
+        found.push(SocketOption { level, name, value });
     };
+    let mut put = |name: i32, value: Vec<u8>| put_at(libc::SOL_SOCKET, name, value);
     for (buffer, ..) in BUFFERS {
         if let Ok(value) = socket::option(socket, libc::SOL_SOCKET, buffer, 4) {
             put(buffer, value);
@@ -261,12 +180,13 @@ pub fn options(
     if let Ok(value) = socket::option(socket, libc::SOL_SOCKET, SO_BUF_LOCK, 4) {
         put(SO_BUF_LOCK, value);
     }
-    for (row, usual) in ROWS.iter().zip(usual.of(facts)) {
-        match socket::option(socket, libc::SOL_SOCKET, row.name, row.room) {
-            Ok(value) if usual.as_ref() != Some(&value) => put(row.name, value),
+    for (row, usual) in rows(facts).zip(usual.of(facts)) {
+        match socket::option(socket, row.level, row.name, row.room) {
+            Ok(value) if usual.as_ref() != Some(&value) => put_at(row.level, row.name, value),
             _ => {}
         }
     }
+    let mut put = |name: i32, value: Vec<u8>| put_at(libc::SOL_SOCKET, name, value);
     let filter = socket::filter(socket)
         .attempt(|| "reading the filter of a socket (only classic programs can be saved)".into())?;
     if !filter.is_empty() {
@@ -359,6 +279,19 @@ fn set_buffer(socket: BorrowedFd<'_>, (name, force): (i32, i32), size: i32) -> R
     )))
 }
 
+/// Says whether a socket shares its port, as it did: for one that had to share it while names were given.
+///
+/// # Errors
+/// When that may not be set.
+pub fn set_sharing(socket: BorrowedFd<'_>, options: &[SocketOption]) -> Result<()> {
+    for name in [libc::SO_REUSEADDR, libc::SO_REUSEPORT] {
+        let value = stored_number(options, name).unwrap_or(0).to_ne_bytes();
+        socket::set_option(socket, libc::SOL_SOCKET, name, &value)
+            .attempt(|| "setting whether a socket shares its port".into())?;
+    }
+    Ok(())
+}
+
 /// Gives a socket all its options; done when its queues are full.
 ///
 /// # Errors
@@ -399,17 +332,15 @@ pub fn restore(socket: BorrowedFd<'_>, options: &[SocketOption]) -> Result<()> {
 
 fn set_rows(socket: BorrowedFd<'_>, options: &[SocketOption], when: When) -> Result<()> {
     for option in options {
-        let row = ROWS
-            .iter()
-            .find(|row| row.name == option.name && row.when == when);
-        let Some(row) = row.filter(|_| option.level == libc::SOL_SOCKET) else {
+        let row = row::find(option.level, option.name).filter(|row| row.when == when);
+        let Some(row) = row else {
             continue;
         };
-        let now = socket::option(socket, libc::SOL_SOCKET, row.name, row.room);
+        let now = socket::option(socket, row.level, row.name, row.room);
         if now.is_ok_and(|now| now == option.value) {
             continue;
         }
-        socket::set_option(socket, libc::SOL_SOCKET, row.name, &option.value)
+        socket::set_option(socket, row.level, row.name, &option.value)
             .attempt(|| format!("setting {} of a socket", row.text))?;
     }
     Ok(())

@@ -39,8 +39,8 @@ use crate::{Error, Refusals, Result};
 
 pub(crate) use record::UnixSocket;
 use record::{Link, Message, Sender, TAKEN, URGENT, readable};
-pub(crate) use standing::Listing;
 use standing::Standing;
+pub(crate) use standing::{Listing, holder};
 
 /// The kind.
 pub(super) struct UnixSockets;

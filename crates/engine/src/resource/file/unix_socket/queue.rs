@@ -18,8 +18,11 @@ use cryonaut_sys::spawn::{self, WaitFor};
 use crate::error::Attempt;
 use crate::{Error, Refusal, Result};
 
-/// The options that are changed for reading: their values then.
-const CHANGED: [(i32, i32); 3] = [
+/// Options that are changed for reading: their values then.
+pub type Changes = &'static [(i32, i32)];
+
+/// The options of unix sockets that are changed for reading.
+pub const CHANGES: Changes = &[
     (libc::SO_PEEK_OFF, 0),
     (libc::SO_PASSCRED, 1),
     (libc::SO_OOBINLINE, 0),
@@ -54,7 +57,8 @@ pub struct Waiting {
 
 /// Sockets whose options are changed for reading. Dropping it puts them back.
 pub struct Reading<'a> {
-    sockets: Vec<(BorrowedFd<'a>, [i32; CHANGED.len()])>,
+    sockets: Vec<(BorrowedFd<'a>, Vec<i32>)>,
+    changes: Changes,
     link: Option<PipeWriter>,
     keeper: i32,
 }
@@ -64,13 +68,13 @@ impl<'a> Reading<'a> {
     ///
     /// # Errors
     /// When no process can be started, or an option may not be set; then all is as it was.
-    pub fn begin(sockets: impl Iterator<Item = BorrowedFd<'a>>) -> Result<Self> {
+    pub fn begin(sockets: impl Iterator<Item = BorrowedFd<'a>>, changes: Changes) -> Result<Self> {
         let what = || "reading the queues of sockets".to_owned();
         let mut found = Vec::new();
         for socket in sockets {
-            let mut old = [0; CHANGED.len()];
-            for (old, (option, _)) in old.iter_mut().zip(CHANGED) {
-                *old = socket::number_option(socket, libc::SOL_SOCKET, option).attempt(what)?;
+            let mut old = Vec::with_capacity(changes.len());
+            for (option, _) in changes {
+                old.push(socket::number_option(socket, libc::SOL_SOCKET, *option).attempt(what)?);
             }
             found.push((socket, old));
         }
@@ -81,19 +85,20 @@ impl<'a> Reading<'a> {
             let _ = spawn::set_thread_name(c"cryo-keeper");
             let _ = spawn::close_number(link.as_raw_fd());
             if told.read(&mut [0]).unwrap_or(0) == 0 {
-                put_back(&found);
+                put_back(&found, changes);
             }
             0
         })
         .attempt(what)?;
         let reading = Self {
             sockets: found,
+            changes,
             link: Some(link),
             keeper: started.pid,
         };
         for (socket, _) in &reading.sockets {
-            for (option, value) in CHANGED {
-                socket::set_option(*socket, libc::SOL_SOCKET, option, &value.to_ne_bytes())
+            for (option, value) in changes {
+                socket::set_option(*socket, libc::SOL_SOCKET, *option, &value.to_ne_bytes())
                     .attempt(what)?;
             }
         }
@@ -102,17 +107,17 @@ impl<'a> Reading<'a> {
 }
 
 /// Gives sockets their options back. Each accepted the value before.
-fn put_back(sockets: &[(BorrowedFd<'_>, [i32; CHANGED.len()])]) {
+fn put_back(sockets: &[(BorrowedFd<'_>, Vec<i32>)], changes: Changes) {
     for (socket, old) in sockets {
-        for (value, (option, _)) in old.iter().zip(CHANGED) {
-            let _ = socket::set_option(*socket, libc::SOL_SOCKET, option, &value.to_ne_bytes());
+        for (value, (option, _)) in old.iter().zip(changes) {
+            let _ = socket::set_option(*socket, libc::SOL_SOCKET, *option, &value.to_ne_bytes());
         }
     }
 }
 
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
-        put_back(&self.sockets);
+        put_back(&self.sockets, self.changes);
         if let Some(mut link) = self.link.take() {
             let _ = link.write_all(b"d");
         }
@@ -352,7 +357,7 @@ mod tests {
     use super::*;
 
     fn read_all(socket: &OwnedFd, kind: i32) -> Vec<Waiting> {
-        let _reading = Reading::begin(std::iter::once(socket.as_fd())).unwrap();
+        let _reading = Reading::begin(std::iter::once(socket.as_fd()), CHANGES).unwrap();
         read(socket.as_fd(), kind).unwrap()
     }
 

@@ -1,0 +1,115 @@
+//! What an image says of TCP sockets.
+
+use cryonaut_image::{Kind, Record};
+use cryonaut_sys::socket::Address;
+
+use crate::resource::file::internet::Place;
+use crate::resource::file::socket::SocketOption;
+
+/// A TCP socket.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TcpSocket {
+    /// Its number among the open file descriptions.
+    #[prost(uint64, tag = "1")]
+    pub object: u64,
+    /// `O_*` flags.
+    #[prost(uint32, tag = "2")]
+    pub flags: u32,
+    /// What other sockets of the image call it: its inode number then.
+    #[prost(uint64, tag = "3")]
+    pub inode: u64,
+    /// `AF_INET` or `AF_INET6`.
+    #[prost(int32, tag = "4")]
+    pub family: i32,
+    /// Its options.
+    #[prost(message, repeated, tag = "5")]
+    pub options: Vec<SocketOption>,
+    /// Its own address (struct sockaddr_in, sockaddr_in6); absent where it has no port.
+    #[prost(bytes = "vec", optional, tag = "6")]
+    pub own_address: Option<Vec<u8>>,
+    /// The address of its peer.
+    #[prost(bytes = "vec", optional, tag = "7")]
+    pub peer_address: Option<Vec<u8>>,
+    /// How it stands to others.
+    #[prost(enumeration = "Link", tag = "8")]
+    pub link: i32,
+    /// The `inode` of its peer, where that is in the image.
+    #[prost(uint64, tag = "9")]
+    pub peer: u64,
+    /// Closed directions: 1 receiving, 2 sending.
+    #[prost(uint32, tag = "10")]
+    pub shutdown: u32,
+    /// How many connections may wait, for one that listens.
+    #[prost(uint32, tag = "11")]
+    pub backlog: u32,
+    /// Where the urgent byte (MSG_OOB) is among the bytes that it has not received yet.
+    #[prost(uint64, optional, tag = "12")]
+    pub urgent: Option<u64>,
+    /// Whether that one has been received.
+    #[prost(bool, tag = "13")]
+    pub urgent_taken: bool,
+}
+
+impl Record for TcpSocket {
+    const KIND: Kind = Kind {
+        name: "file.tcp-socket",
+        version: 1,
+    };
+}
+
+/// Bytes that a TCP socket has not received yet; all records of one socket together, in order.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TcpData {
+    /// The `inode` of the socket.
+    #[prost(uint64, tag = "1")]
+    pub inode: u64,
+    /// The bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub bytes: Vec<u8>,
+}
+
+impl Record for TcpData {
+    const KIND: Kind = Kind {
+        name: "file.tcp-data",
+        version: 1,
+    };
+}
+
+/// How a socket stands to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum Link {
+    /// It is not connected.
+    Alone = 0,
+    /// It waits for connections.
+    Listening = 1,
+    /// `peer` is its peer, perhaps itself.
+    Connected = 2,
+    /// Its peer has closed and is gone; it has not closed its own direction.
+    Gone = 3,
+    /// It waits to be accepted at `peer_address`.
+    Waiting = 4,
+    /// It has asked `peer_address` for a connection, and waits for the answer.
+    Connecting = 5,
+    /// It was connected; both directions are closed.
+    Ended = 6,
+    /// It is to be connected again to `peer_address`, which is outside the job.
+    Again = 7,
+}
+
+impl TcpSocket {
+    /// Its own address.
+    pub fn own(&self) -> Option<Address> {
+        self.own_address.clone().map(Address::from_bytes)
+    }
+
+    /// The address of its peer.
+    pub fn to(&self) -> Option<Address> {
+        self.peer_address.clone().map(Address::from_bytes)
+    }
+
+    /// Where it is.
+    pub fn place(&self) -> Option<Place> {
+        self.own()?.place()
+    }
+}

@@ -1,0 +1,32 @@
+/*
+ * A connection whose peer is outside the job, at the port that the second argument names: it is sent to before, and something it
+ * has sent waits.
+ *   close      the peer is seen to have gone, after what waits
+ *   reconnect  it is connected to the same address again
+ */
+#include "inet.h"
+
+int main(int count, char **arguments)
+{
+	if (count < 3)
+		broken("usage: tcp_external close|reconnect PORT");
+	bool again = strcmp(arguments[1], "reconnect") == 0;
+	union place there = place_at("127.0.0.1", atoi(arguments[2]));
+	int stream = connected_to(there);
+	put(stream, "before");
+	struct pollfd poll_for = {.fd = stream, .events = POLLIN};
+	must(poll(&poll_for, 1, -1));
+
+	victim_ready();
+	victim_wait();
+
+	if (again) {
+		expect_place("the service", there, peer_place(stream));
+		expect_put("to the service", stream, "after");
+	} else {
+		expect_get("what waited", stream, "answer");
+		expect_end("from the service", stream);
+		expect_error("to the service", EPIPE, send(stream, "after", 5, MSG_NOSIGNAL));
+	}
+	victim_ok();
+}
