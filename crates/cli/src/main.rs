@@ -12,6 +12,7 @@ mod interrupt;
 mod job;
 mod logging;
 mod notify;
+mod opening;
 mod packing;
 mod progress;
 mod subject;

@@ -117,7 +117,7 @@ pub struct Restarted {
 pub fn open(input: Input) -> Result<SeekableImage> {
     let file = match input {
         Input::File(path) => {
-            let file = File::open(&path).attempt(|| format!("opening {}", path.display()))?;
+            let mut file = File::open(&path).attempt(|| format!("opening {}", path.display()))?;
             let metadata = file
                 .metadata()
                 .attempt(|| format!("opening {}", path.display()))?;
@@ -130,18 +130,26 @@ pub fn open(input: Input) -> Result<SeekableImage> {
             if metadata.is_file() {
                 file
             } else {
-                spool(file)?
+                spool(&mut file)?
             }
         }
-        Input::Stream(stream) => spool(stream)?,
+        Input::Stream(mut stream) => spool(&mut stream)?,
     };
     Ok(SeekableImage::open(file)?)
 }
 
-fn spool(mut stream: File) -> Result<File> {
+/// Opens an image from a stream, as [`open`] does.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_stream(stream: &mut dyn Read) -> Result<SeekableImage> {
+    Ok(SeekableImage::open(spool(stream)?)?)
+}
+
+fn spool(stream: &mut dyn Read) -> Result<File> {
     let mut file = temporary_file()?;
     ImageReader::open(Tee {
-        from: &mut stream,
+        from: stream,
         to: &mut file,
     })?;
     let mut buffer = vec![0_u8; 1 << 20];
@@ -159,7 +167,7 @@ fn spool(mut stream: File) -> Result<File> {
 
 /// A stream whose bytes are kept as they are read.
 struct Tee<'a> {
-    from: &'a mut File,
+    from: &'a mut dyn Read,
     to: &'a mut File,
 }
 

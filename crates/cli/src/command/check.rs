@@ -12,9 +12,10 @@ use cryonaut_image::SeekableImage;
 use cryonaut_launch::registry::Registry;
 use serde::Serialize;
 
-use super::restart::{Conditions, open};
+use super::restart::Conditions;
 use crate::console::Console;
 use crate::exit::{self, Code, Failure};
+use crate::opening::{KeyArguments, open};
 use crate::subject::{ExternalArguments, ScopeArguments, Subject};
 
 /// Tells whether something can be checkpointed, or an image restarted here, and if not, every reason
@@ -33,6 +34,8 @@ pub struct Arguments {
     external: ExternalArguments,
     #[command(flatten)]
     conditions: Conditions,
+    #[command(flatten)]
+    opening: KeyArguments,
     /// Of an image, print every step of the restart
     #[arg(long)]
     plan: bool,
@@ -120,7 +123,7 @@ impl Arguments {
     }
 
     fn check_image(self, console: Console) -> Result<u8, Failure> {
-        let image = open(Path::new(&self.subject))?;
+        let image = open(Path::new(&self.subject), &self.opening)?;
         let Planned { plan, pids } = plan_here(&image, &self.conditions)?;
         let refusals = plan.refusals.list().to_vec();
         let remarks = plan.remarks.clone();

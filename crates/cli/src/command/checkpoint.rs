@@ -15,6 +15,7 @@ use cryonaut_engine::pattern::Pattern;
 use cryonaut_engine::reference::Hashing;
 use cryonaut_engine::resource::embedded::{Embedding, Extent};
 use cryonaut_engine::show::EmbeddedDescription;
+use cryonaut_envelope::Wrapping;
 use cryonaut_launch::WatchedSignals;
 use cryonaut_launch::registry::{CheckpointEntry, Registry};
 use indicatif::BinaryBytes;
@@ -155,24 +156,29 @@ impl Arguments {
     /// Makes the checkpoint.
     pub fn run(self, console: Console) -> Result<u8, Failure> {
         let to_stream = self.output.as_deref() == Some(Path::new("-"));
-        if to_stream && std::io::stdout().is_terminal() {
+        if to_stream && std::io::stdout().is_terminal() && !self.packing.is_text() {
             return Err(Failure::usage(
                 "an image is no text for a terminal: redirect it (`-o - | ssh HOST 'cat > FILE'`), or name a file with -o",
             ));
         }
         let afterwards = self.afterwards.chosen();
         let subject = self.find()?;
+        // It may ask for a passphrase: before anything is stopped, and once.
+        let wrapping = self.packing.wrapping()?;
         if !cryonaut_engine::resource::seccomp::confines(&subject.target)
-            && let Some(status) =
-                self.clone()
-                    .save(subject, (afterwards, Tracer::Named), console)?
+            && let Some(status) = self.clone().save(
+                subject,
+                (afterwards, Tracer::Named),
+                wrapping.clone(),
+                console,
+            )?
         {
             return Ok(status);
         }
         apart(|| {
-            let saved = self
-                .find()
-                .and_then(|subject| self.save(subject, (afterwards, Tracer::Apart), console));
+            let saved = self.find().and_then(|subject| {
+                self.save(subject, (afterwards, Tracer::Apart), wrapping, console)
+            });
             match saved {
                 Ok(status) => status.unwrap_or(exit::Code::Unexpected as u8),
                 Err(failure) => {
@@ -201,6 +207,7 @@ impl Arguments {
         self,
         subject: Subject,
         (afterwards, tracer): (Afterwards, Tracer),
+        wrapping: Option<Wrapping>,
         console: Console,
     ) -> Result<Option<u8>, Failure> {
         let to_stream = self.output.as_deref() == Some(Path::new("-"));
@@ -221,7 +228,7 @@ impl Arguments {
             job_name,
             generation: job.as_ref().map_or(0, |job| job.generation),
             tracer,
-            packing: self.packing.chosen(),
+            packing: self.packing.packing(wrapping),
         };
         let Some(report) = save(request, console)? else {
             return Ok(None);

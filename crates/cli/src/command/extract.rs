@@ -8,9 +8,9 @@ use cryonaut_engine::extract::extract;
 use cryonaut_engine::pattern::Pattern;
 use serde::Serialize;
 
-use super::restart::open;
 use crate::console::Console;
 use crate::exit::{self, Failure};
+use crate::opening::{KeyArguments, open};
 use crate::units::{count, size};
 
 /// Writes the files that an image holds (--embed, --self-contained) to a directory
@@ -23,6 +23,8 @@ pub struct Arguments {
     /// The image: a file, or - for standard input
     #[arg(value_name = "IMAGE", value_hint = ValueHint::FilePath)]
     image: PathBuf,
+    #[command(flatten)]
+    opening: KeyArguments,
     /// Where the files go; / puts them to their own places
     #[arg(value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
     directory: PathBuf,
@@ -48,7 +50,7 @@ impl Arguments {
         let patterns = parsed
             .collect::<std::io::Result<Vec<_>>>()
             .map_err(Failure::system("understand a pattern"))?;
-        let image = open(&self.image)?;
+        let image = open(&self.image, &self.opening)?;
         let done = extract(&image, &self.directory, &patterns)?;
         if done.files + done.there == 0 {
             console.remark(match patterns.is_empty() {

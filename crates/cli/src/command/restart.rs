@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Write, stdin};
-use std::os::fd::{AsFd, AsRawFd};
+use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use clap::builder::TypedValueParser;
 use clap::{Args, ValueEnum, ValueHint};
 use cryonaut_engine::host::{Changed, ClampLimits, Grown, Host, Inherited};
 use cryonaut_engine::relocate::{Relocated, Relocation, relocate};
-use cryonaut_engine::restart::{self, Input, Pids, RestartRequest, Restarted};
+use cryonaut_engine::restart::{self, Pids, RestartRequest, Restarted};
 use cryonaut_engine::view::{self, View};
 use cryonaut_image::{RecordSet, SeekableImage};
 use cryonaut_launch::registry::{Job, NewJob, ProcessIdentity, Registry, check_name};
@@ -26,6 +26,7 @@ use crate::console::Console;
 use crate::exit::{self, Failure};
 use crate::interrupt::stoppable;
 use crate::job::{self, Detached, Foreground, Sight};
+use crate::opening::{KeyArguments, open};
 use crate::progress::{Count, Progress};
 use crate::terminal::{self, DetachKeyArgument, User};
 
@@ -45,6 +46,8 @@ pub struct Arguments {
     detach: bool,
     #[command(flatten)]
     key: DetachKeyArgument,
+    #[command(flatten)]
+    opening: KeyArguments,
     /// Write the pid of the job's first process, as it is seen here, to this file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pidfile: Option<PathBuf>,
@@ -247,20 +250,6 @@ impl Conditions {
     }
 }
 
-/// An image opened from its file or standard input.
-pub fn open(image: &Path) -> Result<cryonaut_image::SeekableImage, Failure> {
-    let input = match image == Path::new("-") {
-        true => {
-            let copy = stdin().as_fd().try_clone_to_owned();
-            Input::Stream(File::from(
-                copy.map_err(Failure::system("use standard input"))?,
-            ))
-        }
-        false => Input::File(image.to_owned()),
-    };
-    Ok(restart::open(input)?)
-}
-
 impl Arguments {
     /// Restarts the job.
     pub fn run(self, console: Console) -> Result<u8, Failure> {
@@ -301,9 +290,9 @@ impl Arguments {
             ..RestartRequest::default()
         };
         let image = {
-            let _progress = Progress::new(console, Count::Read, "reading the image");
             stoppable(&signals, |_| -> Result<SeekableImage, Failure> {
-                let image = open(&self.image)?;
+                // It may ask for a passphrase, where a bar would be in the way.
+                let image = open(&self.image, &self.opening)?;
                 if from_stream {
                     take_input(terminal.as_ref())?;
                 }

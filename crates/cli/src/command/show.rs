@@ -16,9 +16,10 @@ use serde::Serialize;
 use self::page::Verdict;
 use self::text::{Look, Wanted};
 use super::check::{Planned, plan_here};
-use super::restart::{Conditions, open};
+use super::restart::Conditions;
 use crate::console::Console;
 use crate::exit::{self, Failure};
+use crate::opening::{KeyArguments, open};
 use crate::units::size;
 
 /// Shows what an image holds: processes, threads, memory, descriptors, pipes
@@ -28,6 +29,8 @@ pub struct Arguments {
     /// The image: a file, or - for standard input
     #[arg(value_name = "IMAGE", value_hint = ValueHint::FilePath)]
     image: PathBuf,
+    #[command(flatten)]
+    opening: KeyArguments,
     /// List every mapping, not only sums by kind
     #[arg(long)]
     mappings: bool,
@@ -53,7 +56,7 @@ struct Made {
 impl Arguments {
     /// Shows it.
     pub fn run(self, console: Console) -> Result<u8, Failure> {
-        let image = open(&self.image)?;
+        let image = open(&self.image, &self.opening)?;
         let description = show::describe(&image)?;
         if let Some(file) = &self.html {
             let verdict = match plan_here(&image, &Conditions::default()) {

@@ -6,9 +6,9 @@ use clap::{Args, ValueHint};
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
-use super::restart::open;
 use crate::console::Console;
 use crate::exit::{self, Failure};
+use crate::opening::{KeyArguments, open};
 use crate::progress::{Count, Progress};
 
 /// Checks every checksum and the structure of an image, without restarting it
@@ -18,6 +18,8 @@ pub struct Arguments {
     /// The image: a file, or - for standard input
     #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
     image: PathBuf,
+    #[command(flatten)]
+    opening: KeyArguments,
 }
 
 /// What was checked.
@@ -35,8 +37,8 @@ struct Report {
 impl Arguments {
     /// Checks it.
     pub fn run(self, console: Console) -> Result<u8, Failure> {
+        let image = open(&self.image, &self.opening)?;
         let progress = Progress::new(console, Count::Read, "verifying");
-        let image = open(&self.image)?;
         progress.expect(image.summary().bytes);
         let summary = image.verify()?;
         // Whether each record is a message of its kind.
