@@ -9,7 +9,7 @@ use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::Value;
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "run",
     "checkpoint",
     "restart",
@@ -17,6 +17,7 @@ const COMMANDS: [&str; 12] = [
     "check",
     "show",
     "verify",
+    "extract",
     "list",
     "doctor",
     "demo",
