@@ -212,6 +212,43 @@ pub fn option(socket: BorrowedFd<'_>, level: i32, name: i32, room: usize) -> Res
     Ok(value)
 }
 
+/// As [`option`], for an option whose value says what is asked about.
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn ask_option(
+    socket: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+    mut value: Vec<u8>,
+) -> Result<Vec<u8>> {
+    let mut length = value.len() as libc::socklen_t;
+    // SAFETY: the value outlives the call, and its length is told.
+    check(i64::from(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            value.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    }))?;
+    Ok(value)
+}
+
+/// The number of a network interface (if_nametoindex(3)).
+///
+/// # Errors
+/// ENODEV when there is none of this name.
+pub fn interface_number(name: &[u8]) -> Result<u32> {
+    let name = std::ffi::CString::new(name)?;
+    // SAFETY: the name is ended by a zero and outlives the call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(std::io::Error::last_os_error()),
+        number => Ok(number),
+    }
+}
+
 /// The value of an option that is a number.
 ///
 /// # Errors

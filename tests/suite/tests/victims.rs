@@ -211,6 +211,8 @@ victims! {
     unix_urgent => Victim::new("unix_urgent");
     unix_rights => Victim::new("unix_rights");
     unix_credentials => Victim::new("unix_credentials");
+    udp_queue => Victim::new("udp_queue");
+    udp_groups => Victim::new("udp_groups");
     tcp_listen => Victim::new("tcp_listen");
     tcp_pair => Victim::new("tcp_pair");
     tcp_pair_six => Victim::new("tcp_pair").arguments(&["::1"]);

@@ -9,6 +9,7 @@
 
 mod addressee;
 mod alike;
+mod datagram_socket;
 mod device;
 mod directory;
 mod epoll;
@@ -155,6 +156,7 @@ static KINDS: &[&dyn DescriptorKind] = &[
     &external::ExternalPipes,
     &unix_socket::UnixSockets,
     &tcp_socket::TcpSockets,
+    &datagram_socket::DatagramSockets,
 ];
 
 /// The descriptors of one process.

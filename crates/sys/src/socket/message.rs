@@ -39,6 +39,8 @@ pub struct Peeked {
     pub descriptors: Vec<OwnedFd>,
     /// The sender's credentials, where the socket is set to pass them on.
     pub credentials: Option<Credentials>,
+    /// The address that a datagram was sent to, 4 or 16 bytes in network order, where the socket is set to pass it on.
+    pub to: Option<Vec<u8>>,
 }
 
 /// Looks at a message without consuming it and without waiting: MSG_PEEK and the flags given, at most `room` bytes.
@@ -72,8 +74,8 @@ pub fn peek(socket: BorrowedFd<'_>, room: usize, flags: i32) -> Result<Peeked> {
     peeked.flags = message.msg_flags;
     let named = (message.msg_namelen as usize).min(ADDRESS_ROOM);
     peeked.from = Address::from_bytes(from[..named].to_vec());
-    // SAFETY: the kernel wrote well-formed control messages; those of descriptors hold new ones that nothing else owns, and one
-    // of credentials holds a struct ucred.
+    // SAFETY: the kernel wrote well-formed control messages; those of descriptors hold new ones that nothing else owns, and those
+    // of credentials and packet information hold the structures that are read.
     unsafe {
         let mut header = libc::CMSG_FIRSTHDR(&raw const message);
         while !header.is_null() {
@@ -100,6 +102,14 @@ pub fn peek(socket: BorrowedFd<'_>, room: usize, flags: i32) -> Result<Peeked> {
                         user: found.uid,
                         group: found.gid,
                     });
+                }
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    let found = data.cast::<libc::in_pktinfo>().read_unaligned();
+                    peeked.to = Some(found.ipi_addr.s_addr.to_ne_bytes().to_vec());
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    let found = data.cast::<libc::in6_pktinfo>().read_unaligned();
+                    peeked.to = Some(found.ipi6_addr.s6_addr.to_vec());
                 }
                 _ => {}
             }
