@@ -46,6 +46,7 @@ fuzz_target!(|data: &[u8]| {
         b'u' => drop((scalar::parse_loginuid(text), scalar::parse_comm(text))),
         b'v' => drop((system::parse_boot_id(text), system::parse_boot_time(text))),
         b'w' => drop(locks::parse(text)),
+        b'x' => drop(swap::parse(text)),
         _ => {}
     }
 });

@@ -10,7 +10,7 @@ use cryonaut_launch::registry::{Notices, Notification};
 const GRACE: Duration = Duration::from_secs(10);
 
 /// How programs are told of checkpoints.
-#[derive(Args, Debug, Clone)]
+#[derive(Args, Debug, Clone, Default)]
 pub struct NotifyArguments {
     /// Tell programs by signals: checkpoint=SIGNAL before it, then continue=SIGNAL, or restart=SIGNAL in a restarted life, as in
     /// checkpoint=USR1,restart=USR2,continue=CONT. Only processes that catch the signal get it. One that stops itself (kill -STOP

@@ -21,6 +21,8 @@ pub enum Count {
     Read,
     /// It writes an image.
     Written,
+    /// Something else does; how far that is, is told ([`Progress::reached`]).
+    Told,
 }
 
 impl Count {
@@ -29,6 +31,7 @@ impl Count {
         let name = match self {
             Count::Read => "rchar: ",
             Count::Written => "wchar: ",
+            Count::Told => return 0,
         };
         let text = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
         let number = text
@@ -69,7 +72,9 @@ impl Progress {
                         drawn.set_draw_target(ProgressDrawTarget::stderr());
                         wait = INTERVAL;
                     }
-                    drawn.set_position(count.now().saturating_sub(before));
+                    if !matches!(count, Count::Told) {
+                        drawn.set_position(count.now().saturating_sub(before));
+                    }
                     drawn.tick();
                 }
             });
@@ -82,6 +87,11 @@ impl Progress {
     /// Says what is being done.
     pub fn now(&self, message: &str) {
         self.bar.set_message(message.to_owned());
+    }
+
+    /// Says how far it is, of what is told.
+    pub fn reached(&self, bytes: u64) {
+        self.bar.set_position(bytes);
     }
 
     /// Says how many bytes there are to go through.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
+use cryonaut_engine::suspend::{Standing, discover, standing};
 use cryonaut_engine::target::{External, Scope, Target};
 use cryonaut_launch::registry::{Job, Registry};
 use cryonaut_procfs::ProcessDirectory;
@@ -11,7 +12,7 @@ use cryonaut_procfs::system::all_pids;
 use crate::exit::Failure;
 
 /// Which processes around the named one belong to the job.
-#[derive(Args, Debug, Clone, Copy)]
+#[derive(Args, Debug, Clone, Copy, Default)]
 #[group(multiple = false)]
 pub struct ScopeArguments {
     /// The process and all its descendants (the default for a pid)
@@ -41,16 +42,17 @@ impl ScopeArguments {
 }
 
 /// What becomes of sockets whose other end is outside the job.
-#[derive(Args, Debug, Clone, Copy)]
+#[derive(Args, Debug, Clone, Copy, Default)]
 pub struct ExternalArguments {
     /// What becomes of a socket whose peer is outside the job
     #[arg(long, value_name = "HOW", value_enum, default_value_t = ExternalChoice::Refuse)]
     external: ExternalChoice,
 }
 
-#[derive(ValueEnum, Debug, Clone, Copy)]
+#[derive(ValueEnum, Debug, Clone, Copy, Default)]
 enum ExternalChoice {
     /// The checkpoint is refused
+    #[default]
     Refuse,
     /// It comes back as if the peer had closed
     Close,
@@ -92,6 +94,15 @@ pub struct Subject {
 impl Subject {
     /// Finds what `text` means.
     pub fn find(text: &str, scope: ScopeArguments) -> Result<Subject, Failure> {
+        let mut subject = Subject::named(text, scope)?;
+        let noted = subject.job.as_ref().and_then(|job| job.suspension.clone());
+        let found = noted.or_else(|| discover(&subject.target.live_pids()));
+        // One that was only begun, or was ended by somebody, is none.
+        subject.target.suspension = found.filter(|found| standing(found) != Standing::Running);
+        Ok(subject)
+    }
+
+    fn named(text: &str, scope: ScopeArguments) -> Result<Subject, Failure> {
         match text.parse::<i32>() {
             Ok(pid) => Subject::of_pid(pid, scope),
             Err(_) if text.chars().all(|letter| letter.is_ascii_digit()) => Err(Failure::usage(
@@ -120,7 +131,7 @@ impl Subject {
         let target = Target::find(pid, scope.chosen().unwrap_or_default())?;
         let job = jobs
             .into_iter()
-            .find(|job| job.root.pid == pid && job.root.is_alive());
+            .find(|job| job.root.pid == pid && job.root.is_alive() || job.holds(pid));
         Ok(Subject { target, job })
     }
 

@@ -17,7 +17,7 @@ use self::pack::Patient;
 pub use self::pack::{Envelope, Packing, Seal};
 use self::read_back::ReadBack;
 use crate::collect::{Collection, collect};
-use crate::copy_out::{Beginning, copy_out};
+use crate::copy_out::{Beginning, Keeping, copy_out};
 use crate::error::Attempt;
 use crate::freeze::{Afterwards, Frozen};
 use crate::notify::Notified;
@@ -319,7 +319,11 @@ impl Save<'_> {
             preamble,
             records,
         };
-        let mut copying = copy_out(&spaces, &contents, beginning, self.stop)?;
+        let keeping = match &self.target.suspension {
+            Some(_) => Keeping::GiveBack,
+            None => Keeping::InMemory,
+        };
+        let mut copying = copy_out(&spaces, &contents, beginning, (keeping, self.stop))?;
         tracing::debug!(elapsed = ?frozen.since.elapsed(), "copied");
         if self.afterwards == Afterwards::Kill {
             copying.copy_later(&later, &contents, self.stop)?;
@@ -330,6 +334,9 @@ impl Save<'_> {
             crate::restart::prove(&image, &image.records()?, self.target.pids())?;
             let report = self.report(extent, &summary, frozen.since.elapsed());
             return Ok((sink, Some(Held { frozen, notified }), report));
+        }
+        if self.target.suspension.is_some() {
+            crate::suspend::push_out_again(&mut frozen, self.stop)?;
         }
         let still = frozen.release(self.afterwards)?;
         notified.finish(self.afterwards);
@@ -357,6 +364,9 @@ impl Save<'_> {
             frozen.told = notified.pids();
             if self.tracer == Tracer::Named && frozen.is_delicate() {
                 return Err(Error::NeedsProcessApart);
+            }
+            if let Some(suspension) = &self.target.suspension {
+                frozen.thaw(suspension)?;
             }
             tracing::debug!(elapsed = ?frozen.since.elapsed(), "frozen");
             progress(Progress::Frozen);

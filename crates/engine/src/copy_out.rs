@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -16,7 +17,8 @@ use cryonaut_image::{
     ImageError, ImageWriter, PageBatchBuilder, PageBuffer, Preamble, RecordSet, SealedPages,
     Summary,
 };
-use cryonaut_sys::{PAGE_SIZE, RemotePtr, memory};
+use cryonaut_sys::memory::RemoteAdvice;
+use cryonaut_sys::{PAGE_SIZE, RemotePtr, memory, pidfd};
 
 use crate::collect::{Access, Later, PageRange, Space};
 use crate::error::Attempt;
@@ -38,6 +40,7 @@ pub struct Copying<W: Write> {
     sender: SyncSender<SealedPages>,
     recycled: Mutex<Receiver<PageBuffer>>,
     written: Arc<AtomicUsize>,
+    keeping: Keeping,
 }
 
 /// Who waits for the output.
@@ -99,6 +102,7 @@ impl<W: Write> Copying<W> {
             recycled: &self.recycled,
             written: &self.written,
             waiting,
+            keeping: self.keeping,
             stop,
         };
         let readers = crate::workers(batches.len().div_ceil(2));
@@ -167,6 +171,15 @@ pub struct Beginning<W> {
     pub records: RecordSet,
 }
 
+/// What becomes of pages that were in swap when they were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeping {
+    /// They stay in memory.
+    InMemory,
+    /// They go back at once, where the caller may see to that: the job is suspended.
+    GiveBack,
+}
+
 /// Copies all pages of `spaces`, those of files from `contents`; returns once the job's memory is no longer needed.
 ///
 /// # Errors
@@ -175,7 +188,7 @@ pub fn copy_out<W: Write + Send + 'static>(
     spaces: &[Space],
     contents: &BTreeMap<u64, File>,
     beginning: Beginning<W>,
-    stop: &AtomicBool,
+    (keeping, stop): (Keeping, &AtomicBool),
 ) -> Result<Copying<W>> {
     let (sender, receiver) = sync_channel::<SealedPages>(QUEUE);
     let (recycle, recycled) = sync_channel::<PageBuffer>(QUEUE + 8);
@@ -193,6 +206,7 @@ pub fn copy_out<W: Write + Send + 'static>(
         sender,
         recycled: Mutex::new(recycled),
         written: bytes,
+        keeping,
     };
     copying.copy(spaces, contents, Waiting::Job, stop)?;
     Ok(copying)
@@ -225,6 +239,7 @@ struct Shared<'a> {
     recycled: &'a Mutex<Receiver<PageBuffer>>,
     written: &'a AtomicUsize,
     waiting: Waiting,
+    keeping: Keeping,
     stop: &'a AtomicBool,
 }
 
@@ -301,6 +316,9 @@ impl Shared<'_> {
                 Some(file) => read_content(file, ranges, &mut builder)?,
                 None => read_ranges(space.pid, ranges, &mut builder)?,
             }
+            if self.keeping == Keeping::GiveBack && !self.contents.contains_key(&space.id) {
+                give_back(space.pid, ranges);
+            }
             index = alike;
         }
         for &(address, pages, other) in &batch.same {
@@ -360,6 +378,17 @@ fn read_ranges(pid: i32, ranges: &[PageRange], builder: &mut PageBatchBuilder) -
         rest = later;
     }
     Ok(())
+}
+
+/// What cannot be given back this way stays until the job is let go.
+fn give_back(pid: i32, ranges: &[PageRange]) {
+    let Ok(process) = pidfd::open(pid) else {
+        return;
+    };
+    for range in ranges {
+        let (start, length) = (RemotePtr::new(range.start), range.end - range.start);
+        let _ = memory::advise(process.as_fd(), start, length, RemoteAdvice::PageOut);
+    }
 }
 
 fn cut_into_batches(spaces: &[Space]) -> Vec<Batch> {

@@ -2,6 +2,7 @@
 
 mod connection;
 mod end;
+mod suspended;
 mod vfork;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use cryonaut_procfs::{AreaName, ProcessDirectory};
 use cryonaut_sys::arch::Registers;
 use cryonaut_sys::{RemotePtr, pidfd, ptrace, task};
 use cryonaut_tracee::{
-    CallList, Filtered, Guest, JOB_OPTIONS, Outcomes, Running, Stop, Stopped, Stopping, find_room,
+    CallList, Filtered, Guest, JOB_OPTIONS, Outcomes, Running, Stopped, Stopping, find_room,
     left_behind,
 };
 
@@ -30,9 +31,11 @@ use crate::reference::Hashing;
 use crate::resource::embedded::Embedding;
 use crate::resource::restriction;
 use crate::resource::sharing::{self, Shared, Sharing};
+use crate::suspend::Thawed;
 use crate::target::{External, Scope, Target, TargetProcess, parents_first};
 use crate::{Error, Result};
 
+pub(crate) use suspended::job_stop;
 use vfork::InVfork;
 
 /// How long a task may take to stop before the checkpoint is given up.
@@ -84,6 +87,8 @@ pub struct FrozenProcess {
     memory: File,
     /// Its /proc/PID/pagemap; for a zombie nothing of use.
     pub pagemap: File,
+    /// Only its suspension has stopped it (SIGSTOP): an image shows it running.
+    pub suspended: bool,
     /// Shared by processes that share memory.
     guest: Arc<Mutex<Option<Guest>>>,
 }
@@ -213,6 +218,8 @@ pub struct Frozen {
     pub told: BTreeSet<i32>,
     /// Connections within the job that end without a trace when it is killed: process as we see it, and descriptor.
     pub connections: Vec<(i32, i32)>,
+    /// The freezer that held it before, and will again.
+    thawed: Option<Thawed>,
 }
 
 impl Frozen {
@@ -279,7 +286,7 @@ impl Frozen {
     /// # Errors
     /// When a part of the job has ended meanwhile; the rest goes on.
     pub fn release(mut self, afterwards: Afterwards) -> Result<Duration> {
-        let mut outcome = Ok(());
+        let mut outcome = self.go_back();
         for process in &mut self.processes {
             if afterwards == Afterwards::Kill {
                 continue;
@@ -544,6 +551,7 @@ impl Hold {
             told: BTreeSet::new(),
             embedding: Arc::clone(&target.embedding),
             connections: Vec::new(),
+            thawed: None,
         })
     }
 }
@@ -717,6 +725,7 @@ fn frozen_process(look: Look, tasks: BTreeMap<i32, Stopped>) -> Result<FrozenPro
         areas,
         memory,
         pagemap,
+        suspended: false,
         guest: Arc::default(),
     })
 }
@@ -778,15 +787,4 @@ fn abort_restartable_sequence(memory: &File, task: &mut Stopped) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The stop that a process was found in, for its record: the signal of a job-control stop.
-pub(crate) fn job_stop(process: &FrozenProcess) -> Option<i32> {
-    process
-        .tasks
-        .first()
-        .and_then(|task| match task.stopped.stop() {
-            Stop::Group(signal) => Some(signal),
-            Stop::Trap => None,
-        })
 }

@@ -25,6 +25,7 @@ pub mod relocate;
 pub mod resource;
 pub mod restart;
 pub mod show;
+pub mod suspend;
 pub mod target;
 pub mod view;
 

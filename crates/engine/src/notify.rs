@@ -126,7 +126,9 @@ impl Notified {
             guardian: None,
             remarks: Vec::new(),
         };
-        let Some(signal) = notices.checkpoint else {
+        // Who is suspended runs no handler.
+        let signal = notices.checkpoint.filter(|_| target.suspension.is_none());
+        let Some(signal) = signal else {
             return Ok(notified);
         };
         notified.told = to_be_told(target, signal);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use cryonaut_launch::registry::Suspension;
 use cryonaut_procfs::stat::Stat;
 use cryonaut_procfs::status::Status;
 use cryonaut_procfs::{ProcError, ProcessDirectory};
@@ -202,6 +203,8 @@ pub struct Target {
     pub notification: Notification,
     /// Which files by reference go into the image.
     pub embedding: Arc<Embedding>,
+    /// The suspension that it is in, and stays in.
+    pub suspension: Option<Suspension>,
 }
 
 impl Target {
@@ -293,6 +296,7 @@ impl Target {
             external: External::default(),
             notification: Notification::default(),
             embedding: Arc::default(),
+            suspension: None,
         })
     }
 
@@ -307,6 +311,7 @@ impl Target {
             external: self.external,
             notification: self.notification,
             embedding: Arc::clone(&self.embedding),
+            suspension: self.suspension.clone(),
             ..Self::find(self.named, self.scope)?
         })
     }

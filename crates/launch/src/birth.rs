@@ -90,6 +90,7 @@ pub(crate) struct Birth {
     directory: Option<CString>,
     image: Option<usize>,
     terminal: Option<usize>,
+    cgroup: Option<usize>,
     placements: Vec<(usize, RawFd)>,
     closed: Vec<RawFd>,
 }
@@ -124,6 +125,7 @@ impl Birth {
             directory: None,
             image: None,
             terminal: None,
+            cgroup: None,
             placements: Vec::new(),
             closed: Vec::new(),
         };
@@ -156,6 +158,7 @@ impl Birth {
                 .placements
                 .push((list(descriptor.as_raw_fd()), *number));
         }
+        birth.cgroup = spec.cgroup.as_ref().map(|cgroup| list(cgroup.as_raw_fd()));
         if let Program::Image { file, .. } = &spec.program {
             birth.image = Some(list(file.as_raw_fd()));
         }
@@ -226,6 +229,7 @@ impl Birth {
         out.strings(self.directory.as_slice());
         out.number(self.image.map_or(-1, |place| place as i64));
         out.number(self.terminal.map_or(-1, |place| place as i64));
+        out.number(self.cgroup.map_or(-1, |place| place as i64));
         out.number(self.placements.len() as i64);
         for (place, number) in &self.placements {
             out.number(*place as i64);
@@ -269,6 +273,7 @@ impl Birth {
         let directory = from.strings()?.into_iter().next();
         let image = usize::try_from(from.number()?).ok();
         let terminal = usize::try_from(from.number()?).ok();
+        let cgroup = usize::try_from(from.number()?).ok();
         let mut placements = Vec::new();
         for _ in 0..from.number()? {
             placements.push((from.number()? as usize, from.number()? as RawFd));
@@ -290,6 +295,7 @@ impl Birth {
             directory,
             image,
             terminal,
+            cgroup,
             placements,
             closed,
         })
@@ -411,6 +417,10 @@ impl Prepared {
         signal::reset_signal_actions();
         for number in &mut self.numbers {
             *number = spawn::duplicate_above(*number, self.lowest_free).map_err(at(1))?;
+        }
+        if let Some(place) = self.birth.cgroup {
+            // 0 is the writer itself. It can do without.
+            let _ = spawn::write_number(self.numbers[place], b"0");
         }
         if self.birth.session != SessionKind::Inherit {
             spawn::new_session().map_err(at(2))?;

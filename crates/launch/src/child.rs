@@ -99,6 +99,9 @@ pub struct ChildSpec {
     pub role: Role,
     /// The signals it starts with blocked.
     pub signal_mask: SignalSet,
+    /// The file `cgroup.procs` of the cgroup v2 that it enters before anything else, open for writing. Where the kernel does not
+    /// let it enter it stays in its parent's.
+    pub cgroup: Option<OwnedFd>,
 }
 
 impl ChildSpec {
@@ -115,6 +118,7 @@ impl ChildSpec {
             privilege: Privilege::Ordinary,
             role: Role::Root,
             signal_mask: SignalSet::EMPTY,
+            cgroup: None,
         }
     }
 

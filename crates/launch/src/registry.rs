@@ -5,6 +5,8 @@
 //! files are JSON, replaced by rename under a lock. A file whose job has gone is removed when seen, by
 //! whoever shares the namespaces that its pids and start times are of: others cannot tell.
 
+mod suspension;
+
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -16,6 +18,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cryonaut_sys::spawn;
 use serde::{Deserialize, Serialize};
+
+pub use suspension::{Phase, SuspendedProcess, Suspension, Way};
 
 /// The list of jobs could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -229,14 +233,21 @@ pub struct Job {
     /// How its programs are told of checkpoints.
     #[serde(default)]
     pub notification: Notification,
+    /// That it is suspended, if it is.
+    #[serde(default)]
+    pub suspension: Option<Suspension>,
+    /// It is in the list only because it is suspended: it was not started here.
+    #[serde(default)]
+    pub adopted: bool,
 }
 
 impl Job {
     /// Whether it still runs: its init, which lives as long as any process of the job, or without
-    /// namespaces its root.
+    /// namespaces its root; of a suspended job any process.
     pub fn is_alive(&self) -> bool {
         let process = self.init.map_or(self.root, |init| init.process);
-        self.boot == current_boot() && process.is_alive()
+        let held = || self.suspension.as_ref().is_some_and(Suspension::is_alive);
+        self.boot == current_boot() && (process.is_alive() || held())
     }
 
     /// Whether it may run where this process cannot see it.
@@ -301,6 +312,10 @@ impl Registry {
 
     /// Enters a job, under its name or a generated one.
     pub fn register(&self, new: NewJob) -> Result<Job, RegistryError> {
+        self.enter(new, |_| {})
+    }
+
+    fn enter(&self, new: NewJob, edit: impl FnOnce(&mut Job)) -> Result<Job, RegistryError> {
         if let Some(name) = &new.name {
             check_name(name)?;
         }
@@ -309,7 +324,7 @@ impl Registry {
             Some(name) => self.free(&name).map(|()| name)?,
             None => self.generate_name(&new.command)?,
         };
-        let job = Job {
+        let mut job = Job {
             name,
             supervisor: new.supervisor,
             init: new.init,
@@ -323,7 +338,10 @@ impl Registry {
             checkpoints: Vec::new(),
             generation: new.generation,
             notification: new.notification,
+            suspension: None,
+            adopted: false,
         };
+        edit(&mut job);
         self.store(&job)?;
         Ok(job)
     }
@@ -452,7 +470,11 @@ impl Registry {
     }
 
     fn lock(&self) -> Result<File, RegistryError> {
-        let path = self.directory.join(".lock");
+        self.lock_file(".lock")
+    }
+
+    fn lock_file(&self, name: &str) -> Result<File, RegistryError> {
+        let path = self.directory.join(name);
         let failed = |source| RegistryError::File {
             what: "lock",
             path: path.clone(),
@@ -498,7 +520,11 @@ impl Registry {
             }
             Ok(job) if job.is_alive() && job.name == name => Ok(Some(job)),
             // Of a dead job, or not written by us: nothing that could be used again.
-            _ => self.erase(name).map(|()| None),
+            Ok(job) => {
+                let _ = fs::remove_file(self.directory.join(suspension::claim_name(job.root.pid)));
+                self.erase(name).map(|()| None)
+            }
+            Err(_) => self.erase(name).map(|()| None),
         }
     }
 

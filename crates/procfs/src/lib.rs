@@ -28,6 +28,7 @@ pub mod smaps;
 pub mod stat;
 pub mod status;
 pub mod strings;
+pub mod swap;
 pub mod system;
 pub mod timers;
 
@@ -44,4 +45,5 @@ pub use process::ProcessDirectory;
 pub use smaps::{SmapsArea, VmFlag, VmFlags};
 pub use stat::Stat;
 pub use status::Status;
+pub use swap::SwapArea;
 pub use timers::{NotifyKind, NotifyTarget, Timer};

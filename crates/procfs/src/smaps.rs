@@ -15,6 +15,10 @@ pub struct SmapsArea {
     pub kernel_page_size: u64,
     /// Resident pages of any kind, without hugetlb.
     pub rss: u64,
+    /// Resident pages, each divided by the number of processes that map it.
+    pub proportional: u64,
+    /// Resident pages used since the kernel last looked, or since 1 was written to `clear_refs`.
+    pub referenced: u64,
     /// Resident anonymous pages; for a private file mapping the pages written to.
     pub anonymous: u64,
     /// Anonymous memory in huge pages.
@@ -49,6 +53,8 @@ impl SmapsArea {
             area,
             kernel_page_size: 0,
             rss: 0,
+            proportional: 0,
+            referenced: 0,
             anonymous: 0,
             anonymous_huge_pages: 0,
             shared_memory_huge_pages: 0,
@@ -303,6 +309,8 @@ impl<'text> SmapsAreas<'text> {
 fn store(area: &mut SmapsArea, key: &[u8], value: &[u8]) -> Option<()> {
     let place = match key {
         b"Rss" => &mut area.rss,
+        b"Pss" => &mut area.proportional,
+        b"Referenced" => &mut area.referenced,
         b"Anonymous" => &mut area.anonymous,
         b"Swap" => &mut area.swap,
         b"Locked" => &mut area.locked,

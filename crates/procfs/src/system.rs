@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::error::{ParseError, ProcError};
 use crate::process::{self, PROC, ProcessDirectory};
 use crate::scan;
-use crate::{FileLock, Processor, Stat, cpuinfo, locks};
+use crate::{FileLock, Processor, Stat, SwapArea, cpuinfo, locks, swap};
 
 /// Every process of the reader's `/proc`, ascending; threads are not listed.
 ///
@@ -80,6 +80,17 @@ pub fn processor() -> Result<Processor, ProcError> {
 /// If `/proc/locks` cannot be read.
 pub fn locks() -> Result<Vec<FileLock>, ProcError> {
     parsed("locks", locks::parse)
+}
+
+/// The swap areas in use; none where the kernel was built without swap.
+///
+/// # Errors
+/// If `/proc/swaps` is there and cannot be read.
+pub fn swaps() -> Result<Vec<SwapArea>, ProcError> {
+    match parsed("swaps", swap::parse) {
+        Err(error) if error.is_missing() => Ok(Vec::new()),
+        outcome => outcome,
+    }
 }
 
 /// Parses `/proc/sys/kernel/random/boot_id`.

@@ -2,7 +2,7 @@
 
 use cryonaut_procfs::{
     AreaName, auxv, cgroup, cpuinfo, fdinfo, locks, maps, mountinfo, namespace, pagemap, scalar,
-    smaps, stat, status, strings, system, timers,
+    smaps, stat, status, strings, swap, system, timers,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -25,6 +25,7 @@ fn parse_with_all(bytes: &[u8]) {
     let _ = namespace::parse_time_offsets(bytes);
     let _ = pagemap::decode(bytes).count();
     let _ = strings::parse(bytes);
+    let _ = swap::parse(bytes);
     let _ = scalar::parse_personality(bytes);
     let _ = scalar::parse_oom_score_adj(bytes);
     let _ = scalar::parse_timerslack_ns(bytes);

@@ -625,6 +625,21 @@ fn machine_files() {
 }
 
 #[test]
+fn swap_areas() {
+    let areas = cryonaut_procfs::swap::parse(
+        b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n/var/my\\040swap\\040(deleted)             file\t\t262140\t\t163932\t\t-2\n/dev/zram0                              partition\t1048572\t\t0\t\t100\n",
+    )
+    .unwrap();
+    assert_eq!(areas.len(), 2);
+    assert_eq!(areas[0].name, b"/var/my swap (deleted)");
+    assert_eq!((areas[0].free(), areas[0].priority), (98_208, -2));
+    assert!(!areas[0].is_compressed_memory() && areas[1].is_compressed_memory());
+    assert_eq!(areas[1].kind, b"partition");
+    assert!(cryonaut_procfs::swap::parse(b"").unwrap().is_empty());
+    assert!(cryonaut_procfs::swap::parse(b"Filename\n/swap file x 0 -2\n").is_err());
+}
+
+#[test]
 fn twenty_thousand_areas() {
     use std::fmt::Write;
     let mut text = String::new();

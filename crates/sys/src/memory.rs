@@ -92,6 +92,49 @@ pub fn write_ranges(pid: i32, ranges: &[(RemotePtr, usize)], bytes: &[u8]) -> Re
     .map(|n| n as usize)
 }
 
+/// What process_madvise(2) may ask for of another process' memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemoteAdvice {
+    /// Push the pages out: `MADV_PAGEOUT` (Linux 5.10 for other processes).
+    PageOut,
+    /// Read the pages in: `MADV_WILLNEED`.
+    WillNeed,
+}
+
+/// Gives the kernel advice about `length` bytes from `address` of another process; returns for how many it was taken, which
+/// may be fewer. An empty range is checked for permission alone.
+///
+/// # Errors
+/// EPERM without ptrace access or CAP_SYS_NICE in the initial user namespace; EINVAL for locked or hugetlb areas and those of
+/// devices, or when this kernel does not know the advice for other processes; ENOMEM where nothing is mapped; ESRCH when the
+/// process has ended; ENOSYS before Linux 5.10.
+pub fn advise(
+    process: BorrowedFd<'_>,
+    address: RemotePtr,
+    length: u64,
+    advice: RemoteAdvice,
+) -> Result<u64> {
+    let range = libc::iovec {
+        iov_base: address.address() as *mut _,
+        iov_len: length as usize,
+    };
+    let advice = match advice {
+        RemoteAdvice::PageOut => libc::MADV_PAGEOUT,
+        RemoteAdvice::WillNeed => libc::MADV_WILLNEED,
+    };
+    // SAFETY: the vector holds one range of the other process, whose addresses the kernel checks; neither advice changes content.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_process_madvise,
+            process.as_raw_fd(),
+            &raw const range,
+            1_usize,
+            advice,
+            0,
+        )
+    })
+}
+
 /// Categories of a page, as PAGEMAP_SCAN names them (include/uapi/linux/fs.h).
 pub mod page {
     /// Written to since write protection was armed, or not tracked at all.

@@ -23,6 +23,7 @@ pub mod program;
 pub mod random;
 pub mod scene;
 pub mod screen;
+pub mod swap;
 pub mod victim;
 
 pub use huge_pages::HugePages;

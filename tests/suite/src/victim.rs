@@ -32,6 +32,8 @@ pub enum Mode {
     Twice,
     /// Started by `cryo run` under a name, checkpointed by that name, killed, restarted.
     Named,
+    /// Suspended and resumed, twice.
+    Suspended,
 }
 
 /// One victim of the table.
@@ -114,7 +116,7 @@ impl Victim {
             scene.start("victim", &program)?
         };
         await_ready(scene, &job)?;
-        if mode != Mode::Plain
+        if !matches!(mode, Mode::Plain | Mode::Suspended)
             && let Some(text) = self.refusal
         {
             let target = if mode == Mode::Named {
@@ -130,6 +132,12 @@ impl Victim {
                 for number in 1..=3 {
                     let image = scene.file(format!("image.{number}"));
                     checkpoint(scene, &job.pid().to_string(), &image, "--leave-running")?;
+                }
+                finish(scene, &job, &job)
+            }
+            Mode::Suspended => {
+                for _ in 0..2 {
+                    suspend_and_resume(scene, &job)?;
                 }
                 finish(scene, &job, &job)
             }
@@ -223,6 +231,25 @@ pub fn checkpoint(scene: &Scene, target: &str, image: &Path, afterwards: &str) -
     } else {
         failed(format!("{} was not written", image.display()))
     }
+}
+
+/// Suspends a job, sees all of it stand still, and resumes it.
+fn suspend_and_resume(scene: &Scene, job: &Running) -> Outcome {
+    let pid = job.pid().to_string();
+    // Where there is no swap only pages of files go.
+    let suspended = scene
+        .cryo(["suspend", "--partial", &pid])
+        .run()?
+        .success()?;
+    let listed = scene.cryo(["list"]).run()?.success()?;
+    if !listed.stdout.contains("suspended since") {
+        return failed(format!(
+            "after {:?} cryo list says {:?}",
+            suspended.stdout, listed.stdout
+        ));
+    }
+    scene.cryo(["resume", &pid]).run()?.success()?;
+    Ok(())
 }
 
 /// A restarted job.

@@ -77,6 +77,8 @@ fn look_around(scene: &Scene) -> Outcome {
         "checkpoint",
         "restart",
         "attach",
+        "suspend",
+        "resume",
         "check",
         "show",
         "verify",

@@ -13,9 +13,9 @@ macro_rules! victims {
             const VICTIM: Victim = $victim;
             victims!(@tests $name
                 root_plain Root Plain, root_continued Root Continued, root_restarted Root Restarted,
-                root_twice Root Twice, root_named Root Named,
+                root_twice Root Twice, root_named Root Named, root_suspended Root Suspended,
                 user_plain Ordinary Plain, user_continued Ordinary Continued, user_restarted Ordinary Restarted,
-                user_twice Ordinary Twice, user_named Ordinary Named);
+                user_twice Ordinary Twice, user_named Ordinary Named, user_suspended Ordinary Suspended);
         })*
     };
     (@tests $name:ident $($test:ident $user:ident $mode:ident),*) => {
@@ -276,6 +276,7 @@ const ELSEWHERE: &[&str] = &[
     "file_forbidden",
     "keyring",
     "torture",
+    "holder",
     "landlock",
     "heartbeat",
     "refused_state",

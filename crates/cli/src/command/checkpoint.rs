@@ -153,6 +153,24 @@ struct Report {
 }
 
 impl Arguments {
+    /// A checkpoint of this target into a file, which ends it.
+    pub fn killing(target: TargetArguments, file: PathBuf) -> Self {
+        Self {
+            target,
+            output: Some(file),
+            afterwards: AfterwardsArguments {
+                leave_running: false,
+                stop: false,
+                kill: true,
+            },
+            hash_files: false,
+            external: ExternalArguments::default(),
+            notify: NotifyArguments::default(),
+            packing: PackingArguments::default(),
+            embedding: EmbeddingArguments::default(),
+        }
+    }
+
     /// Makes the checkpoint.
     pub fn run(self, console: Console) -> Result<u8, Failure> {
         let to_stream = self.output.as_deref() == Some(Path::new("-"));
@@ -165,7 +183,9 @@ impl Arguments {
         let subject = self.find()?;
         // It may ask for a passphrase: before anything is stopped, and once.
         let wrapping = self.packing.wrapping()?;
-        if !cryonaut_engine::resource::seccomp::confines(&subject.target)
+        // A suspended job would run for an instant if its tracer were killed.
+        if subject.target.suspension.is_none()
+            && !cryonaut_engine::resource::seccomp::confines(&subject.target)
             && let Some(status) = self.clone().save(
                 subject,
                 (afterwards, Tracer::Named),
@@ -220,6 +240,12 @@ impl Arguments {
             Some(path) => Output::File(path.clone()),
             None => Output::Stream(standard_output()?),
         };
+        let suspended = subject.target.suspension.is_some();
+        let afterwards = match (suspended, afterwards) {
+            // It stands still already.
+            (true, Afterwards::Stop) => Afterwards::LeaveRunning,
+            _ => afterwards,
+        };
         let (job_name, job) = (subject.job_name(), subject.job);
         let request = CheckpointRequest {
             target: subject.target,
@@ -252,6 +278,7 @@ impl Arguments {
             still_seconds: report.still.as_secs_f64(),
             total_seconds: report.total.as_secs_f64(),
             afterwards: match afterwards {
+                Afterwards::LeaveRunning if suspended => "suspended, as before",
                 Afterwards::LeaveRunning => "running",
                 Afterwards::Stop => "stopped",
                 Afterwards::Kill => "killed",

@@ -2,6 +2,7 @@
 
 mod file_capabilities;
 mod probe;
+mod suspending;
 
 use clap::Args;
 use serde::Serialize;
@@ -107,6 +108,7 @@ impl Arguments {
                 vec![pids],
                 file_capabilities::finding().into_iter().collect(),
                 probe::surroundings(),
+                suspending::findings(),
             ]
             .concat(),
         };

@@ -10,9 +10,11 @@ mod extract;
 mod hold_terminal;
 mod list;
 mod restart;
+mod resume;
 mod run;
 mod show;
 mod support;
+mod suspend;
 mod verify;
 
 use std::process::ExitCode;
@@ -52,6 +54,8 @@ enum Command {
     Checkpoint(checkpoint::Arguments),
     Restart(restart::Arguments),
     Attach(attach::Arguments),
+    Suspend(suspend::Arguments),
+    Resume(resume::Arguments),
     Check(check::Arguments),
     Show(show::Arguments),
     Extract(extract::Arguments),
@@ -82,6 +86,8 @@ impl Command {
             Command::Checkpoint(arguments) => arguments.run(console),
             Command::Restart(arguments) => arguments.run(console),
             Command::Attach(arguments) => arguments.run(console),
+            Command::Suspend(arguments) => arguments.run(console),
+            Command::Resume(arguments) => arguments.run(console),
             Command::Check(arguments) => arguments.run(console),
             Command::Show(arguments) => arguments.run(console),
             Command::Extract(arguments) => arguments.run(console),

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use cryonaut_engine::checkpoint::temporary_file;
 use cryonaut_engine::processor::InstructionSet;
 use cryonaut_engine::restart::may_choose_pids;
+use cryonaut_engine::suspend::Cgroup;
 use cryonaut_launch::registry::{Job, NewJob, ProcessIdentity, Registry};
 use cryonaut_launch::terminal::{DetachKey, Pty, WindowSize};
 use cryonaut_launch::{
@@ -143,6 +144,11 @@ impl Arguments {
             spec = spec.variable(name, Some(&value));
         }
         spec.keep_descriptors = inherited;
+        // There it can be frozen as it is, daemons included.
+        let cgroup = Cgroup::make_for_job().map(|(cgroup, enter)| {
+            spec.cgroup = Some(enter);
+            JobCgroup(cgroup)
+        });
         let (spec, master) = self.give_terminal(spec)?;
         // Before the job is there, so that nothing can fail any more that it would miss.
         let keeper = master
@@ -191,6 +197,7 @@ impl Arguments {
         if let Some(periodic) = periodic {
             periodic.finish();
         }
+        drop(cgroup);
         Ok(status)
     }
 
@@ -268,6 +275,16 @@ fn words(command: &[OsString]) -> Vec<String> {
     words
         .map(|word| word.to_string_lossy().into_owned())
         .collect()
+}
+
+/// The job's cgroup, removed when nobody is in it any more.
+struct JobCgroup(Cgroup);
+
+impl Drop for JobCgroup {
+    fn drop(&mut self) {
+        // With daemons in it, it stays, and is swept up by a later look.
+        let _ = self.0.remove();
+    }
 }
 
 /// Leaves the job to itself.

@@ -1,6 +1,7 @@
 //! `cryo __support`: SUPPORT.md, generated from the registry of resources.
 
 use cryonaut_engine::resource::{Level, REGISTRY};
+use cryonaut_engine::suspend::GIVEN_BACK;
 
 use crate::console::Console;
 use crate::exit::Failure;
@@ -21,6 +22,16 @@ tells for a running program or an image what stands in its way.
 |---|---|---|
 ";
 
+const SUSPENDED: &str = "
+# What a suspension gives back
+
+Any program can be suspended, also one that cannot be checkpointed: it keeps all that it has in the kernel. This becomes of its
+memory:
+
+| What | Given back | How |
+|---|---|---|
+";
+
 /// Prints the document.
 pub fn run(console: Console) -> Result<u8, Failure> {
     let mut text = INTRODUCTION.to_owned();
@@ -35,6 +46,10 @@ pub fn run(console: Console) -> Result<u8, Failure> {
             cell(row.what),
             cell(row.how)
         ));
+    }
+    text.push_str(SUSPENDED);
+    for [what, whether, how] in GIVEN_BACK {
+        text.push_str(&format!("| {} | {whether} | {} |\n", cell(what), cell(how)));
     }
     console.result(&text, || text.clone())?;
     Ok(0)

@@ -523,6 +523,7 @@ mod tests {
             external: Default::default(),
             notification: Default::default(),
             embedding: Default::default(),
+            suspension: None,
         };
         let mut refusals = Refusals::default();
         Namespaces.inspect(&target, &mut refusals);

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use cryonaut_image::{Kind, RecordSet};
+use cryonaut_launch::registry::Suspension;
 use cryonaut_procfs::{Mount, ProcessDirectory, Status};
 use cryonaut_sys::{spawn, task};
 
@@ -16,6 +17,7 @@ use crate::freeze::{Frozen, FrozenProcess};
 use crate::host::Host;
 use crate::plan::Plan;
 use crate::resource::{Level, Resource, Support};
+use crate::suspend::Cgroup;
 use crate::target::{Target, TargetProcess};
 use crate::{Refusal, Refusals, Result};
 
@@ -50,7 +52,8 @@ impl Resource for Restrictions {
             let (pid, name) = process.label();
             let process_name = (pid, name.as_str());
             traced_by_another(process, refusals);
-            frozen_by_cgroup(process_name, &process.directory, &mounts, refusals);
+            let ours = (&mounts[..], target.suspension.as_ref());
+            frozen_by_cgroup(process_name, &process.directory, ours, refusals);
             shown_outside(process_name, &process.status, refusals);
         }
     }
@@ -180,7 +183,7 @@ fn own_mounts() -> Vec<Mount> {
 fn frozen_by_cgroup(
     process: (i32, &str),
     directory: &ProcessDirectory,
-    mounts: &[Mount],
+    (mounts, suspension): (&[Mount], Option<&Suspension>),
     refusals: &mut Refusals,
 ) {
     let Ok(groups) = directory.cgroups() else {
@@ -204,6 +207,11 @@ fn frozen_by_cgroup(
         } else {
             ("freezer.state", &["FROZEN", "FREEZING"])
         };
+        let cgroup = Cgroup::at(&path);
+        let ours = suspension.is_some_and(|known| known.cgroups.contains(&path));
+        if unified && ours && cgroup.frozen_from_above().is_none() {
+            continue;
+        }
         let state = std::fs::read_to_string(path.join(file)).unwrap_or_default();
         if state.lines().any(|line| frozen.contains(&line)) {
             refusals.add(
@@ -221,7 +229,7 @@ fn frozen_by_cgroup(
 }
 
 /// The directory of a cgroup: where its hierarchy is mounted, then its path without the part that the mount begins below.
-fn cgroup_path(mounts: &[Mount], unified: bool, group: &[u8]) -> Option<PathBuf> {
+pub(crate) fn cgroup_path(mounts: &[Mount], unified: bool, group: &[u8]) -> Option<PathBuf> {
     use std::os::unix::ffi::OsStrExt;
     let wanted: &[u8] = if unified { b"cgroup2" } else { b"cgroup" };
     mounts
@@ -303,6 +311,7 @@ mod tests {
             external: Default::default(),
             notification: Default::default(),
             embedding: Default::default(),
+            suspension: None,
         };
         let mut refusals = Refusals::default();
         Restrictions.inspect(&target, &mut refusals);

@@ -107,6 +107,7 @@ fn this_process_is_not_refused() {
         external: Default::default(),
         notification: Default::default(),
         embedding: Default::default(),
+        suspension: None,
     };
     let mut refusals = Refusals::default();
     Credentials.inspect(&target, &mut refusals);

@@ -1,0 +1,107 @@
+//! Holding a job by SIGSTOP, where no freezer can be used.
+//!
+//! Parents are stopped first and let go last, so that no process of the job sees the state of another change. Parents outside
+//! the job see it, and anybody's SIGCONT ends it: the report says so.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use cryonaut_launch::registry::{ProcessIdentity, SuspendedProcess};
+use cryonaut_procfs::ProcessDirectory;
+use cryonaut_sys::pidfd;
+
+use crate::error::Attempt;
+use crate::target::Target;
+use crate::{Error, Result};
+
+/// How often a job is searched for processes that were born before their parent stopped.
+const PASSES: usize = 50;
+/// How long a process may take to stop.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Whether a process is stopped by job control.
+pub(super) fn is_stopped(pid: i32) -> bool {
+    ProcessDirectory::open(pid)
+        .and_then(|directory| directory.stat())
+        .is_ok_and(|stat| stat.state == 'T')
+}
+
+/// Stops all processes of a job, parents first, and those that are born meanwhile.
+///
+/// # Errors
+/// When one may not be signalled, or does not stop in time.
+pub(super) fn stop(target: &Target) -> Result<Vec<i32>> {
+    let mut stopped: Vec<i32> = Vec::new();
+    let mut wanted = target.live_pids();
+    for _ in 0..PASSES {
+        for &pid in &wanted {
+            send(pid, libc::SIGSTOP)?;
+        }
+        await_stopped(&wanted)?;
+        stopped.append(&mut wanted);
+        wanted = target.again()?.live_pids();
+        wanted.retain(|pid| !stopped.contains(pid));
+        if wanted.is_empty() {
+            return Ok(stopped);
+        }
+    }
+    Err(Error::Failed(
+        "the job creates processes faster than they can be stopped: try again".into(),
+    ))
+}
+
+fn send(pid: i32, signal: i32) -> Result<()> {
+    // One that has ended meanwhile needs no signal.
+    let Ok(process) = pidfd::open(pid) else {
+        return Ok(());
+    };
+    match pidfd::send_signal(process.as_fd(), signal) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Err(Error::NotPermitted(
+            format!("process {pid} may not be stopped: permission denied"),
+            "only its owner or root may suspend it".into(),
+        )),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        outcome => outcome.attempt(|| format!("signalling process {pid}")),
+    }
+}
+
+/// Waits until these processes are stopped, or have ended.
+///
+/// # Errors
+/// [`Error::Failed`] naming the one that is not in time.
+pub(super) fn await_stopped(pids: &[i32]) -> Result<()> {
+    let start = Instant::now();
+    for &pid in pids {
+        loop {
+            let stat = ProcessDirectory::open(pid).and_then(|directory| directory.stat());
+            if stat.is_ok_and(|stat| matches!(stat.state, 'T' | 't' | 'Z' | 'X'))
+                || ProcessDirectory::open(pid).is_err()
+            {
+                break;
+            }
+            if start.elapsed() > PATIENCE {
+                return Err(Error::Failed(format!(
+                    "process {pid} did not stop within {} s; the job runs on. Try again when the call that it is in has ended",
+                    PATIENCE.as_secs()
+                )));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+    Ok(())
+}
+
+/// Lets the processes go on that only the suspension stopped, children first.
+///
+/// # Errors
+/// When one may not be signalled; the others are.
+pub(super) fn go_on(processes: &[SuspendedProcess]) -> Result<()> {
+    let mut outcome = Ok(());
+    for process in processes.iter().rev() {
+        let ProcessIdentity { pid, .. } = process.identity;
+        if process.identity.is_alive() && !process.stopped_before {
+            outcome = outcome.and(send(pid, libc::SIGCONT));
+        }
+    }
+    outcome
+}
