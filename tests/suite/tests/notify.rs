@@ -1,6 +1,7 @@
 //! Programs that are told of checkpoint, restart and continue by plain signals (`--notify`), as a shell script sees them.
 
 use std::fs;
+use std::time::Instant;
 
 use cryonaut_suite::scene::LIMIT;
 use cryonaut_suite::{Outcome, Program, Running, Scene, failed, for_each_user, processes};
@@ -51,7 +52,8 @@ fn start(scene: &Scene, script: &str, name: &str) -> Outcome<Running> {
 
 /// A job comes into the list a moment after its command has begun.
 fn await_listed(scene: &Scene, name: &str) -> Outcome {
-    for _ in 0..100 {
+    let end = Instant::now() + LIMIT;
+    while Instant::now() < end {
         if scene.cryo(["list"]).run()?.success()?.stdout.contains(name) {
             return Ok(());
         }

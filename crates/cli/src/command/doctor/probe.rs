@@ -149,7 +149,7 @@ fn idle(nursery: &Nursery, inner_pid: Option<i32>) -> Result<Idle, LaunchError> 
     let system = |what| move |source| LaunchError::System { what, source };
     let (input, lifeline) = std::io::pipe().map_err(system("open a pipe"))?;
     let program = std::env::current_exe().map_err(system("find cryo itself"))?;
-    let mut spec = ChildSpec::command([program.into_os_string(), "__hold-terminal".into()]);
+    let mut spec = ChildSpec::command([program.into_os_string(), "__keep-terminal".into()]);
     spec.inner_pid = inner_pid;
     let nothing = || {
         File::options()
