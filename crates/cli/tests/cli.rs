@@ -9,11 +9,13 @@ use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::Value;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 15] = [
     "run",
     "checkpoint",
     "restart",
     "attach",
+    "suspend",
+    "resume",
     "check",
     "show",
     "verify",
