@@ -1,6 +1,6 @@
 /*
  * A session on a terminal of the job's own: a leader, a background and a foreground group, /dev/tty opened twice. After the wait
- * keys reach the foreground group alone, the background one is stopped when it reads, and the end of the master hangs all up.
+ * it is the controlling terminal of all of them, keys reach the foreground group alone, the background one is stopped when it reads, and the end of the master hangs all up.
  */
 #include "pty.h"
 
@@ -15,13 +15,17 @@ static void note(int signal)
 }
 
 /* Sleeps until told by a file that its parent makes; counts its signals. */
-static void member(struct arrivals *arrivals, int write_end, int interrupts)
+static void member(struct arrivals *arrivals, int slave, int write_end, int interrupts)
 {
 	struct sigaction action = {.sa_handler = note, .sa_flags = SA_RESTART};
 	must(sigaction(SIGINT, &action, NULL));
 	must(sigaction(SIGWINCH, &action, NULL));
 	arrive(arrivals);
 	victim_wait_with_signals();
+	/* Both ask for the controlling terminal of the process itself. */
+	int tty = expect_success(open("/dev/tty", O_RDWR));
+	expect_equal("session of /dev/tty", getppid(), tcgetsid(tty));
+	expect_success(tcgetpgrp(slave));
 	for (int tries = 0; tries < 20000 && interrupted < interrupts; tries++)
 		usleep(1000);
 	expect_equal("interrupts", interrupts, interrupted);
@@ -45,7 +49,7 @@ static void leader(const char *name, int ready, int done)
 		if (children[index] == 0) {
 			signal(SIGTTOU, SIG_DFL);
 			must(setpgid(0, 0));
-			member(&arrivals, done, index);
+			member(&arrivals, slave, done, index);
 		}
 		setpgid(children[index], children[index]);
 	}

@@ -40,6 +40,8 @@ pub enum Token {
     Process(i32),
     /// The process leads a session of its own.
     SessionOf(i32),
+    /// The session with this number has its controlling terminal, which those born in it from then on have too.
+    TerminalOf(i32),
     /// The memory of the process is built and filled.
     Memory(i32),
     /// The process group with this number exists.
@@ -53,6 +55,7 @@ impl fmt::Display for Token {
         match self {
             Token::Process(pid) => write!(f, "process {pid}"),
             Token::SessionOf(pid) => write!(f, "session {pid}"),
+            Token::TerminalOf(pid) => write!(f, "terminal of session {pid}"),
             Token::Memory(pid) => write!(f, "memory of {pid}"),
             Token::Group(id) => write!(f, "group {id}"),
             Token::Object(id) => write!(f, "object {id}"),

@@ -3,7 +3,7 @@
 //! An ioctl tells the device; /proc/PID/stat the controlling terminal and its foreground process group. A terminal is never
 //! taken away from anybody: the job gets a new one, whose other side `cryo restart` carries to the user's; where its number
 //! is free it has the same name. A job on several terminals is refused. Not preserved: what was typed and not read, the size of
-//! the window (it is that of the user's).
+//! the window (it is that of the user's), that a member of the session had given up the controlling terminal for itself alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,12 +17,12 @@ use cryonaut_tracee::CallList;
 
 use super::facts::{Description, FdFacts, Job, Place};
 use super::pty::{self, any_master, master_at};
-use super::{DescriptorKind, TARGET, object, reopen, set_flags};
+use super::{DescriptorKind, object, reopen, set_flags};
 use crate::collect::Collection;
 use crate::error::Attempt;
 use crate::host::Host;
-use crate::plan::{Action, Plan, Stage};
-use crate::rebuild::{CloseOnExec, Rebuild};
+use crate::plan::{Action, Plan, Stage, Token};
+use crate::rebuild::Rebuild;
 use crate::resource::memory::printable;
 use crate::resource::process::ProcessRecord;
 use crate::resource::{Level, Support};
@@ -251,8 +251,19 @@ pub(super) fn plan_ties(
         return Ok(());
     }
     let tie = Tie { terminal, session };
-    plan.step(Stage::Descriptors, session, Control { tie });
+    let needs = vec![Token::SessionOf(session)];
+    let gives = vec![Token::TerminalOf(session)];
+    plan.linked_step(Stage::Tree, session, needs, gives, Control { tie });
     let processes = records.all::<ProcessRecord>()?;
+    // Only a leader can be given one: all others have it by birth (copy_process in kernel/fork.c).
+    for member in processes
+        .iter()
+        .filter(|process| process.session == session)
+    {
+        if member.pid != session {
+            plan.requires(Token::Process(member.pid), Token::TerminalOf(session));
+        }
+    }
     if processes
         .iter()
         .any(|process| process.group == group && process.session == session)
@@ -331,9 +342,7 @@ impl Tie {
     /// Gives the terminal to the session's leader for the time of one call.
     fn call(self, rebuild: &Rebuild<'_>, request: libc::Ioctl, group: Option<i32>) -> Result<()> {
         let session = self.session;
-        let spare = rebuild.numbers.spare[TARGET];
-        let terminal = object(rebuild, self.terminal)?;
-        rebuild.give(session, &[(terminal, spare, CloseOnExec::Yes)])?;
+        let spare = rebuild.give_spare(session, object(rebuild, self.terminal)?)?;
         let mut list = CallList::new();
         let argument = match group {
             Some(group) => list.bytes(&group.to_le_bytes()).into(),
