@@ -19,6 +19,12 @@ const PACKAGES: &[&str] = &[
     "procps",
     "strace",
     "tmux",
+    // Sessions on terminals.
+    "dash",
+    "zsh",
+    "fish",
+    "vim",
+    "less",
     "python3",
     "python3-numpy",
     "python3-scipy",
