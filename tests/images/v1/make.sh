@@ -17,14 +17,16 @@ compile() {
 		-Wl,--build-id=none -o "$1" "$1.c"
 }
 
-# make_image NAME USER: starts NAME in the directory that its image is about, and saves it as NAME.cryo and NAME.json.
+# make_image NAME USER OPTIONS: starts NAME in the directory that its image is about, and saves it as NAME.cryo and NAME.json.
 make_image() {
 	name=$1 user=$2 place=/tmp/cryonaut-golden-v1-$1
+	shift 2
 	compile "$name"
 	mkdir -m 0700 "$place"
 	cp "$name" "$place/"
 	touch "$place/out"
-	touch -d '2026-01-01 00:00:00 UTC' "$place/$name"
+	echo carried > "$place/note"
+	touch -d '2026-01-01 00:00:00 UTC' "$place/$name" "$place/note"
 	chown -R "$user:$user" "$place"
 	as="setpriv --reuid=$user --regid=$user --clear-groups"
 	(
@@ -35,7 +37,7 @@ make_image() {
 	sleep 1
 	[ "$(cat "$place/out")" = READY ]
 	pid=$(pgrep -o -f "^./$name\$")
-	$as --inh-caps=-all "$cryo" checkpoint "$pid" -o "$place/$name.cryo" --kill
+	$as --inh-caps=-all "$cryo" checkpoint "$pid" -o "$place/$name.cryo" --kill "$@"
 	"$cryo" show --json "$place/$name.cryo" > "$here/$name.json"
 	cp "$place/$name.cryo" "$here/"
 	rm -r "$place"
@@ -43,4 +45,5 @@ make_image() {
 
 make_image alone 0
 make_image pair 4242
+make_image carried 4242 --embed='*/carried' --embed='*/note'
 chmod 644 ./*.cryo

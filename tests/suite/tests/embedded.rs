@@ -665,8 +665,8 @@ fn shell_elsewhere(scene: &Scene) -> Outcome {
     Ok(())
 }
 
-/// Python goes on where there is no Python, imports from its standard library and a module of its own that was included, and
-/// executes itself.
+/// Python goes on where there is no Python, imports from its standard library and a module of its own that was included, is saved
+/// there again, and executes itself.
 fn python_elsewhere(scene: &Scene) -> Outcome {
     let python = Path::new("/usr/bin/python3");
     if !python.exists() {
@@ -687,7 +687,16 @@ fn python_elsewhere(scene: &Scene) -> Outcome {
     let include = modules.to_string_lossy().into_owned();
     let image = save_talker(scene, &program, &["--include", &include])?;
     machine.bring(&image, "image")?;
-    let output = machine.run("exec cryo restart /image", "one\ntwo\n")?;
+    // Named pipes, by which the second life is reached as the first one was. The job runs, and speaks, a moment before it is in
+    // the list; and a job that is left behind would hold the pipes of this test.
+    let script = "cd /tmp; busybox mkfifo in out; exec 3<> in 4<> out
+        cryo restart --name talk /image < in > out & echo one >&3
+        read -r line <&4; echo \"$line\"
+        until cryo list | busybox grep -q talk; do busybox sleep 0.1; kill -0 $! || exit 1; done
+        cryo checkpoint talk --kill -o again >&2 || { kill $!; exit 1; }
+        wait; cryo restart again & echo two >&3
+        read -r line <&4; echo \"$line\"; read -r line <&4; echo \"$line\"; wait $!";
+    let output = machine.run(script, "")?;
     expect_said(&output, "first one\nlater [\"two\"] colorsys\nagain\n")
 }
 

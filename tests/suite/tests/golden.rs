@@ -26,18 +26,38 @@ struct Golden {
     name: &'static str,
     /// The user whose job it was.
     owner: u32,
+    /// Where its files are.
+    files: Files,
+}
+
+/// Where the files are that a golden image needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Files {
+    /// Beside it, for the directory that it is about.
+    Beside,
+    /// In it.
+    Inside,
 }
 
 /// One process, which was root's.
 const ALONE: Golden = Golden {
     name: "alone",
     owner: 0,
+    files: Files::Beside,
 };
 
 /// Two processes and a zombie, which were an ordinary user's.
 const PAIR: Golden = Golden {
     name: "pair",
     owner: 4242,
+    files: Files::Beside,
+};
+
+/// One process of an ordinary user's, with its program and a file that it has open.
+const CARRIED: Golden = Golden {
+    name: "carried",
+    owner: 4242,
+    files: Files::Inside,
 };
 
 impl Golden {
@@ -77,19 +97,22 @@ impl Place {
             return failed(format!("cannot create {}: {error}", path.display()));
         }
         let place = Self { path, _lock: lock };
-        let program = place.path.join(golden.name);
-        fs::copy(golden.file(""), &program)?;
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
         fs::write(place.path.join("out"), "READY\n")?;
         fs::write(place.path.join("go"), "")?;
-        let modified = Duration::from_nanos(executable.modified.unsigned_abs());
-        File::options()
-            .write(true)
-            .open(&program)?
-            .set_modified(UNIX_EPOCH + modified)?;
-        for name in [golden.name, "out", "go", ""] {
-            let file = place.path.join(name);
-            chown(file, Some(golden.owner), Some(golden.owner))?;
+        let own = Some(golden.owner);
+        for name in ["out", "go", ""] {
+            chown(place.path.join(name), own, own)?;
+        }
+        if golden.files == Files::Beside {
+            let program = place.path.join(golden.name);
+            fs::copy(golden.file(""), &program)?;
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+            let modified = Duration::from_nanos(executable.modified.unsigned_abs());
+            File::options()
+                .write(true)
+                .open(&program)?
+                .set_modified(UNIX_EPOCH + modified)?;
+            chown(program, own, own)?;
         }
         Ok(place)
     }
@@ -209,6 +232,20 @@ fn version_1_alone_is_restored() {
 fn version_1_pair_is_restored() {
     test("version_1_pair_is_restored", User::Ordinary, |scene| {
         restored(scene, PAIR)
+    });
+}
+
+#[test]
+fn version_1_carried_is_read() {
+    test("version_1_carried_is_read", User::Ordinary, |scene| {
+        read(scene, CARRIED)
+    });
+}
+
+#[test]
+fn version_1_carried_is_restored() {
+    test("version_1_carried_is_restored", User::Ordinary, |scene| {
+        restored(scene, CARRIED)
     });
 }
 
