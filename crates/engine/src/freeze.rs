@@ -46,9 +46,9 @@ const SOON: Duration = Duration::from_millis(50);
 const VFORK_MOMENT: Duration = Duration::from_millis(200);
 /// Instructions of the longest call list that a task may have to finish after its tracer was killed.
 const STEPS_HOME: usize = 100_000;
-/// Instructions that a task in the vDSO is given to leave it: reading a clock takes a hundred or two, but random numbers may be
-/// asked for by the megabyte.
-const STEPS_OUT: usize = 10_000;
+/// Moments that a task in the vDSO is given to leave it: a program that reads clocks in a loop is found in it more often than not,
+/// and random numbers may be asked for by the megabyte.
+const MOMENTS_OUT: usize = 100;
 /// How often the job is searched for tasks that appeared meanwhile.
 const PASSES: usize = 50;
 
@@ -743,13 +743,16 @@ fn settle(
     for task in tasks {
         for range in &left_behind {
             // A tracer was killed a moment ago: its code takes the task home in a few instructions.
-            task.stopped
-                .step_until(STEPS_HOME, |registers| !range.contains(&registers.rip))?;
+            let home = |registers: &Registers| !range.contains(&registers.rip);
+            if !task.stopped.go_on_until(MOMENTS_OUT, home)? {
+                // One whose calls are judged.
+                task.stopped.step_until(STEPS_HOME, home)?;
+            }
         }
         if let Some(vdso) = vdso {
             // Another kernel's functions have other instructions. One that stays inside can go on under this kernel build only.
             let outside = |registers: &Registers| !(vdso.start..vdso.end).contains(&registers.rip);
-            task.stopped.go_on_until(STEPS_OUT, outside)?;
+            task.stopped.go_on_until(MOMENTS_OUT, outside)?;
         }
         abort_restartable_sequence(memory, &mut task.stopped)?;
     }

@@ -292,20 +292,90 @@ impl Stopped {
         ))
     }
 
-    /// Has it go on with its own program, instruction by instruction, until `arrived` says so of the registers; tells whether that
-    /// came about within `limit` instructions. Signals are delivered.
+    /// Lets it go on with its own program, for moments, until `arrived` says so of the registers; tells whether that came about
+    /// within `moments`. It makes no system call but where it has not arrived. Signals are delivered.
+    ///
+    /// Whenever its tracer is killed, it just runs on. Single steps would not do: the kernel lets a task whose tracer has gone
+    /// trap once more, which ends it (`__ptrace_unlink` in kernel/ptrace.c leaves the trap flag alone). A task whose system calls
+    /// are judged stays where it is, since a call that it is about to make cannot be taken back unseen.
     ///
     /// # Errors
     /// [`Error::Gone`].
     pub fn go_on_until(
         &mut self,
-        limit: usize,
+        moments: usize,
         arrived: impl Fn(&Registers) -> bool,
     ) -> Result<bool> {
-        if arrived(&self.registers) {
-            return Ok(true);
+        /// The first moments are short, so that it does not run far.
+        const MOMENT: Duration = Duration::from_micros(20);
+        const LONGEST: Duration = Duration::from_micros(500);
+        let mut moment = MOMENT;
+        for _ in 0..moments {
+            if arrived(&self.registers) || self.is_delicate() {
+                break;
+            }
+            self.run_for(moment, &arrived)?;
+            moment = (moment * 11 / 10).min(LONGEST);
         }
-        self.steps(limit, arrived)
+        Ok(arrived(&self.registers))
+    }
+
+    /// Lets it run on for a moment, or to its next system call, which it has not made then unless it is where it has not arrived.
+    fn run_for(&mut self, moment: Duration, arrived: &impl Fn(&Registers) -> bool) -> Result<()> {
+        const CALL: i32 = libc::SIGTRAP | 0x80;
+        let tid = self.tid;
+        at(
+            tid,
+            "letting it go on",
+            ptrace::resume_to_system_call(tid, 0),
+        )?;
+        std::thread::sleep(moment);
+        at(tid, "stopping it", ptrace::interrupt(tid))?;
+        let signal = match at(tid, "waiting for it", wait::wait_for(tid))? {
+            wait::Status::Stopped {
+                event: EVENT_STOP,
+                signal,
+            } => {
+                if signal != libc::SIGTRAP {
+                    self.stop = Stop::Group(signal);
+                }
+                return self.look();
+            }
+            wait::Status::Stopped {
+                event: 0,
+                signal: CALL,
+            } => {
+                let registers = at(tid, "reading its registers", ptrace::registers(tid))?;
+                if arrived(&registers) {
+                    let before = registers.before_the_call();
+                    let taken_back = ptrace::set_registers(tid, &before);
+                    at(tid, "taking its call back", taken_back)?;
+                }
+                0
+            }
+            wait::Status::Stopped { event: 0, signal } => signal,
+            wait::Status::Stopped { .. } => 0,
+            _ => return Err(Error::Gone(tid)),
+        };
+        // With the interrupt asked for anew it runs nothing of its own before it stops, but may begin to handle the signal.
+        pass(tid, "stopping it again", signal)?;
+        match until_event_stop(tid, Duration::from_secs(10))? {
+            (Some(stop), _) => {
+                if stop != Stop::Trap {
+                    self.stop = stop;
+                }
+                self.look()
+            }
+            (None, _) => Err(Error::Unexpected(tid, "it does not stop again".to_owned())),
+        }
+    }
+
+    /// Reads what its program has changed.
+    fn look(&mut self) -> Result<()> {
+        let tid = self.tid;
+        self.registers = at(tid, "reading its registers", ptrace::registers(tid))?;
+        self.mask = at(tid, "reading its signal mask", ptrace::signal_mask(tid))?;
+        Ok(())
     }
 
     fn steps(&mut self, limit: usize, arrived: impl Fn(&Registers) -> bool) -> Result<bool> {
@@ -328,11 +398,7 @@ impl Stopped {
         if signal != 0 {
             self.hold(signal);
         }
-        self.mask = at(
-            self.tid,
-            "reading its signal mask",
-            ptrace::signal_mask(self.tid),
-        )?;
+        self.look()?;
         Ok(arrived(&self.registers))
     }
 

@@ -169,6 +169,36 @@ fn kill_anytime_under_seccomp(scene: &Scene) -> Outcome {
     Ok(())
 }
 
+/// A job that a checkpoint has to bring out of the vDSO first.
+fn kill_anytime_in_the_vdso(scene: &Scene) -> Outcome {
+    let mut random = Random::new();
+    let job = scene.start("victim", &Program::victim("mem_vdso_threads", &[])?)?;
+    await_ready(scene, &job)?;
+    let target = scene.file("image");
+    let usual = checkpoint_time(scene, &job, &target)?;
+    let mut killed = 0;
+    while killed < rounds() && job.ended().is_none() {
+        killed += u32::from(kill_one(scene, &mut random, &job, &target, usual)?);
+    }
+    let free = scene.wait_for("the job to be free", LIMIT, || {
+        expect_free(&job).is_ok().then_some(())
+    });
+    free?;
+    finish(scene, &job, &job)
+}
+
+#[test]
+fn vdso_root() {
+    let name = "kill_anytime::vdso_root";
+    test(name, User::Root, kill_anytime_in_the_vdso);
+}
+
+#[test]
+fn vdso_user() {
+    let name = "kill_anytime::vdso_user";
+    test(name, User::Ordinary, kill_anytime_in_the_vdso);
+}
+
 #[test]
 fn seccomp() {
     let name = "kill_anytime::seccomp";

@@ -55,6 +55,7 @@ victims! {
     mem_dontneed => Victim::new("mem_dontneed");
     mem_huge_pages => Victim::new("mem_huge_pages");
     mem_vdso => Victim::new("mem_vdso");
+    mem_vdso_threads => Victim::new("mem_vdso_threads");
     mem_no_vdso => Victim::new("mem_no_vdso");
     mem_guard => Victim::new("mem_guard");
     mem_large => Victim::new("mem_large");

@@ -626,8 +626,14 @@ const SUPPORT: &[Support] = &[
     Support {
         what: "vDSO",
         level: Level::Restored,
-        how: "moved to its old address; under another kernel build the old one stays where it was, and its functions lead to those \
-              of the new one",
+        how: "moved to its old address",
+    },
+    Support {
+        what: "vDSO under another kernel build than the one that the job was saved on",
+        level: Level::Partly,
+        how: "the old one stays where it was, and its functions lead to those of the new one. A call of time(2) or of a coarse clock \
+              that a signal handler had interrupted within the vDSO at the checkpoint gives 0, once; other clocks are right. \
+              A task that was inside the vDSO under seccomp filters is a refusal at restart",
     },
     Support {
         what: "memfd_secret, System V segments, mapped devices",

@@ -114,6 +114,17 @@ impl Registers {
         }
     }
 
+    /// Of a task that its tracer stopped at the entry of a system call: the registers with which it has not come to it. Set in one
+    /// step, they make the kernel skip the call (there is none of number -1) and leave the result register as it is.
+    pub fn before_the_call(&self) -> Registers {
+        Registers {
+            rax: self.orig_rax,
+            rip: self.rip - 2,
+            orig_rax: u64::MAX,
+            ..*self
+        }
+    }
+
     /// The registers with which the kernel itself, at the moment it lets a stopped task go, issues an interrupted call again, or
     /// has it return EINTR if a signal with a handler has arrived.
     pub fn restarted_by_kernel(&self) -> Registers {

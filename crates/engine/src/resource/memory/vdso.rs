@@ -6,9 +6,11 @@
 //! where they were. This kernel's vDSO goes to a free place, and each function of the old one begins with a jump to the one of
 //! that name in the new one, or with a system call where this kernel has none. A later checkpoint finds the old code to be memory
 //! like any other. Where the old data was are zeros: the clock has no mode there that code could read by itself, so that a call
-//! which a signal handler interrupted ends by a system call (`__arch_get_hw_counter`, lib/vdso/gettimeofday.c).
+//! which a signal handler interrupted ends by a system call (`__arch_get_hw_counter`, lib/vdso/gettimeofday.c). Those of time(2)
+//! and of coarse clocks ask for no mode and give 0. They cannot be told from afar: only a word somewhere on a stack leads back
+//! to them; and where in the old data the times are is known to the old kernel's build alone.
 //!
-//! A freeze steps tasks out of the vDSO, so that none is in the middle of a function. The state of vgetrandom(2) lies in
+//! A freeze lets tasks run out of the vDSO, so that none is in the middle of a function. The state of vgetrandom(2) lies in
 //! droppable memory, which starts as zeros in every new life; a function of another kernel takes a state of another size for
 //! reason to ask the kernel (`__cvdso_getrandom_data`, lib/vdso/getrandom.c).
 
@@ -184,7 +186,7 @@ fn refuse_tasks_inside(
             plan.refusals.add(
                 (task.process, ""),
                 format!("task {}", task.task),
-                "it was inside the vDSO for long when it was saved, and this machine runs another kernel build",
+                "it was inside the vDSO when it was saved, and this machine runs another kernel build",
                 "restart the image under the kernel that it was made on, or save it at another moment",
             );
         }
