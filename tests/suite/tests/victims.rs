@@ -286,6 +286,7 @@ const ELSEWHERE: &[&str] = &[
     "unix_unaccepted",
     "tcp_external",
     "tcp_unaccepted",
+    "embedded",
 ];
 
 #[test]
