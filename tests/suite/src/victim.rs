@@ -45,6 +45,7 @@ pub struct Victim {
     only: Option<User>,
     refusal: Option<&'static str>,
     huge_pages: u64,
+    sees_stops: bool,
 }
 
 impl Victim {
@@ -58,7 +59,16 @@ impl Victim {
             only: None,
             refusal: None,
             huge_pages: 0,
+            sees_stops: false,
         }
+    }
+
+    /// It sees that it, or a child, is stopped and continued by signals, and takes that for a change: where only signals can hold a
+    /// suspended job that is what happens, and what is said.
+    #[must_use]
+    pub const fn sees_stops(mut self) -> Self {
+        self.sees_stops = true;
+        self
     }
 
     /// With these arguments.
@@ -137,7 +147,10 @@ impl Victim {
             }
             Mode::Suspended => {
                 for _ in 0..2 {
-                    suspend_and_resume(scene, &job)?;
+                    let held = suspend_and_resume(scene, &job)?;
+                    if held == Held::BySignals && self.sees_stops {
+                        return skip("held by SIGSTOP here, which this program sees");
+                    }
                 }
                 finish(scene, &job, &job)
             }
@@ -233,8 +246,15 @@ pub fn checkpoint(scene: &Scene, target: &str, image: &Path, afterwards: &str) -
     }
 }
 
+/// What held a suspended job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    ByFreezer,
+    BySignals,
+}
+
 /// Suspends a job, sees all of it stand still, and resumes it.
-fn suspend_and_resume(scene: &Scene, job: &Running) -> Outcome {
+fn suspend_and_resume(scene: &Scene, job: &Running) -> Outcome<Held> {
     let pid = job.pid().to_string();
     // Where there is no swap only pages of files go.
     let suspended = scene
@@ -249,7 +269,10 @@ fn suspend_and_resume(scene: &Scene, job: &Running) -> Outcome {
         ));
     }
     scene.cryo(["resume", &pid]).run()?.success()?;
-    Ok(())
+    match suspended.stdout.contains("held by SIGSTOP") {
+        true => Ok(Held::BySignals),
+        false => Ok(Held::ByFreezer),
+    }
 }
 
 /// A restarted job.

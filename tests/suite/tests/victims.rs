@@ -89,8 +89,8 @@ victims! {
     thread_tables => Victim::new("thread_tables");
     thread_credentials => Victim::new("thread_credentials");
 
-    signal_actions => Victim::new("signal_actions");
-    signal_pending => Victim::new("signal_pending");
+    signal_actions => Victim::new("signal_actions").sees_stops();
+    signal_pending => Victim::new("signal_pending").sees_stops();
     signal_trap => Victim::new("signal_trap");
     signal_fd => Victim::new("signal_fd");
     signal_in_handler => Victim::new("signal_in_handler");
@@ -232,7 +232,7 @@ victims! {
     share_files => Victim::new("share_files");
     share_fs => Victim::new("share_fs");
     share_memory => Victim::new("share_memory");
-    task_exit_signal => Victim::new("task_exit_signal");
+    task_exit_signal => Victim::new("task_exit_signal").sees_stops();
     task_leader_ended => Victim::new("task_leader_ended");
     task_sessions_left => Victim::new("task_sessions_left");
     task_deep => Victim::new("task_deep");

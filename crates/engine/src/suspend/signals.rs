@@ -7,11 +7,10 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use cryonaut_launch::registry::{ProcessIdentity, SuspendedProcess};
-use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::pidfd;
 
 use crate::error::Attempt;
-use crate::target::Target;
+use crate::target::{Target, TargetProcess};
 use crate::{Error, Result};
 
 /// How often a job is searched for processes that were born before their parent stopped.
@@ -19,11 +18,9 @@ const PASSES: usize = 50;
 /// How long a process may take to stop.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Whether a process is stopped by job control.
+/// Whether a process is stopped by job control; one whose first thread has ended is when the others are.
 pub(super) fn is_stopped(pid: i32) -> bool {
-    ProcessDirectory::open(pid)
-        .and_then(|directory| directory.stat())
-        .is_ok_and(|stat| stat.state == 'T')
+    TargetProcess::read(pid).is_ok_and(|process| process.stat.state == 'T')
 }
 
 /// Stops all processes of a job, parents first, and those that are born meanwhile.
@@ -73,11 +70,10 @@ pub(super) fn await_stopped(pids: &[i32]) -> Result<()> {
     let start = Instant::now();
     for &pid in pids {
         loop {
-            let stat = ProcessDirectory::open(pid).and_then(|directory| directory.stat());
-            if stat.is_ok_and(|stat| matches!(stat.state, 'T' | 't' | 'Z' | 'X'))
-                || ProcessDirectory::open(pid).is_err()
-            {
-                break;
+            match TargetProcess::read(pid) {
+                Ok(process) if !matches!(process.stat.state, 'T' | 't' | 'Z' | 'X') => {}
+                // Stopped, or ended.
+                _ => break,
             }
             if start.elapsed() > PATIENCE {
                 return Err(Error::Failed(format!(
