@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use cryonaut_suite::scene::LIMIT;
-use cryonaut_suite::{Outcome, Scene, Screen, User, failed, processes, test};
+use cryonaut_suite::{Outcome, Scene, Screen, failed, for_each_user, processes};
 use rustix::process::Signal;
 
 const DETACH: &str = "\x1cd";
@@ -309,23 +309,7 @@ fn refused(scene: &Scene) -> Outcome {
     Ok(())
 }
 
-macro_rules! cases {
-    ($($name:ident),*) => {
-        $(mod $name {
-            use super::*;
-            #[test]
-            fn root() {
-                test(concat!("attach::", stringify!($name), "::root"), User::Root, super::$name);
-            }
-            #[test]
-            fn user() {
-                test(concat!("attach::", stringify!($name), "::user"), User::Ordinary, super::$name);
-            }
-        })*
-    };
-}
-
-cases!(
+for_each_user! {
     detach_and_attach,
     two_viewers,
     carrier_killed,
@@ -334,4 +318,4 @@ cases!(
     stalled,
     restarted,
     refused
-);
+}

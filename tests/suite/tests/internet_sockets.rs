@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 
 use cryonaut_suite::scene::LIMIT;
 use cryonaut_suite::victim::{checkpoint, restart};
-use cryonaut_suite::{Outcome, Program, Running, Scene, User, failed, test};
+use cryonaut_suite::{Outcome, Program, Running, Scene, User, failed, for_each_user};
 
 /// The status of `cryo` for a refusal.
 const REFUSED: i32 = 3;
@@ -156,25 +156,7 @@ fn accepted_late(scene: &Scene) -> Outcome {
     finish(scene, &job, &life.running)
 }
 
-macro_rules! cases {
-    ($($name:ident => $body:expr;)*) => {
-        $(mod $name {
-            use super::*;
-
-            #[test]
-            fn root() {
-                test(concat!(stringify!($name), "::root"), User::Root, $body);
-            }
-
-            #[test]
-            fn user() {
-                test(concat!(stringify!($name), "::user"), User::Ordinary, $body);
-            }
-        })*
-    };
-}
-
-cases! {
+for_each_user! {
     external_refused_by_name => external_refused;
     external_close => |scene| external(scene, "close");
     external_reconnect => |scene| external(scene, "reconnect");

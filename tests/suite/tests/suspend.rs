@@ -8,7 +8,7 @@ use std::time::Duration;
 use cryonaut_suite::scene::describe_status;
 use cryonaut_suite::swap::{Delegated, SwapFile, cgroup_of};
 use cryonaut_suite::victim::{await_ready, checkpoint, finish};
-use cryonaut_suite::{Outcome, Program, Random, Running, Scene, User, failed, processes, test};
+use cryonaut_suite::{Outcome, Program, Random, Running, Scene, failed, for_each_user, processes};
 use rustix::process::Signal;
 
 const PATIENT: Duration = Duration::from_secs(300);
@@ -324,23 +324,7 @@ fn kill_anytime(scene: &Scene) -> Outcome {
     Ok(())
 }
 
-macro_rules! as_both {
-    ($($name:ident => $body:ident;)*) => {
-        $(mod $name {
-            use super::*;
-            #[test]
-            fn root() {
-                test(concat!("suspend::", stringify!($name), "::root"), User::Root, $body);
-            }
-            #[test]
-            fn user() {
-                test(concat!("suspend::", stringify!($name), "::user"), User::Ordinary, $body);
-            }
-        })*
-    };
-}
-
-as_both! {
+for_each_user! {
     memory => memory_goes_and_comes_back;
     no_room => without_room_nothing_is_stopped;
     answers => twice_and_gone;

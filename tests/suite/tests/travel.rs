@@ -5,7 +5,7 @@ use std::path::Path;
 
 use age::secrecy::ExposeSecret;
 use cryonaut_suite::scene::LIMIT;
-use cryonaut_suite::{Outcome, Program, Running, Scene, Screen, User, failed, test};
+use cryonaut_suite::{Outcome, Program, Running, Scene, Screen, failed, for_each_user};
 use rustix::process::Signal;
 
 /// A victim that has said READY.
@@ -241,20 +241,4 @@ fn to_recipients(scene: &Scene) -> Outcome {
     expect_right(scene, &job, &image, &["--identity", &own])
 }
 
-macro_rules! cases {
-    ($($name:ident),*) => {
-        $(mod $name {
-            use super::*;
-            #[test]
-            fn root() {
-                test(concat!("travel::", stringify!($name), "::root"), User::Root, super::$name);
-            }
-            #[test]
-            fn user() {
-                test(concat!("travel::", stringify!($name), "::user"), User::Ordinary, super::$name);
-            }
-        })*
-    };
-}
-
-cases!(compressed, mailed, by_passphrase, to_recipients);
+for_each_user! {compressed, mailed, by_passphrase, to_recipients}
