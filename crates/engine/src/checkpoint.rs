@@ -362,6 +362,7 @@ impl Save<'_> {
         loop {
             let mut frozen = Frozen::freeze(self.target)?;
             frozen.told = notified.pids();
+            frozen.tracer = self.tracer;
             if self.tracer == Tracer::Named && frozen.is_delicate() {
                 return Err(Error::NeedsProcessApart);
             }

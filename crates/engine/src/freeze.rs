@@ -24,6 +24,7 @@ use cryonaut_tracee::{
     left_behind,
 };
 
+use crate::checkpoint::Tracer;
 use crate::error::Attempt;
 use crate::guardian::{Guardian, present};
 use crate::notify::Notification;
@@ -216,6 +217,8 @@ pub struct Frozen {
     /// Processes that were told of this, by their pids as we see them: those among them that are stopped have stopped themselves
     /// to say that they are ready.
     pub told: BTreeSet<i32>,
+    /// Who traces it.
+    pub tracer: Tracer,
     /// Connections within the job that end without a trace when it is killed: process as we see it, and descriptor.
     pub connections: Vec<(i32, i32)>,
     /// The freezer that held it before, and will again.
@@ -549,6 +552,7 @@ impl Hold {
             external: target.external,
             notification: target.notification,
             told: BTreeSet::new(),
+            tracer: Tracer::default(),
             embedding: Arc::clone(&target.embedding),
             connections: Vec::new(),
             thawed: None,

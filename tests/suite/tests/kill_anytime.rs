@@ -147,8 +147,18 @@ fn kill_anytime(scene: &Scene) -> Outcome {
 
 /// A job whose filters kill it for nearly every call that a checkpoint makes in it.
 fn kill_anytime_under_seccomp(scene: &Scene) -> Outcome {
+    kill_anytime_apart(scene, &["seccomp_filters", "seccomp_strict"])
+}
+
+/// What waits in a terminal is taken out of it and put back.
+fn kill_anytime_on_terminals(scene: &Scene) -> Outcome {
+    kill_anytime_apart(scene, &["pty_bytes", "pty_lines"])
+}
+
+/// Jobs that a process apart has to deal with.
+fn kill_anytime_apart(scene: &Scene, sources: &[&str]) -> Outcome {
     let mut random = Random::new();
-    for source in ["seccomp_filters", "seccomp_strict"] {
+    for source in sources {
         let again = scene.go_path();
         let _ = fs::remove_file(&again);
         let job = scene.start(source, &Program::victim(source, &[])?)?;
@@ -185,6 +195,18 @@ fn kill_anytime_in_the_vdso(scene: &Scene) -> Outcome {
     });
     free?;
     finish(scene, &job, &job)
+}
+
+#[test]
+fn terminals_root() {
+    let name = "kill_anytime::terminals_root";
+    test(name, User::Root, kill_anytime_on_terminals);
+}
+
+#[test]
+fn terminals_user() {
+    let name = "kill_anytime::terminals_user";
+    test(name, User::Ordinary, kill_anytime_on_terminals);
 }
 
 #[test]

@@ -183,9 +183,10 @@ impl Arguments {
         let subject = self.find()?;
         // It may ask for a passphrase: before anything is stopped, and once.
         let wrapping = self.packing.wrapping()?;
-        // A suspended job would run for an instant if its tracer were killed.
+        // A suspended job would run for an instant if its tracer were killed, one with terminals would miss what waits in them.
         if subject.target.suspension.is_none()
             && !cryonaut_engine::resource::seccomp::confines(&subject.target)
+            && !cryonaut_engine::resource::file::pty::has_masters(&subject.target)
             && let Some(status) = self.clone().save(
                 subject,
                 (afterwards, Tracer::Named),

@@ -29,7 +29,7 @@ mod owner;
 mod pidfd;
 mod pipe;
 mod place;
-mod pty;
+pub mod pty;
 mod refused;
 mod regular;
 mod signalfd;

@@ -23,6 +23,7 @@ use super::owner::{Owner, Sight, flight_owner, owner, thread_owner};
 use super::pty::Terminal;
 use super::socket::SocketFacts;
 use super::unix_socket::Listing;
+use crate::checkpoint::Tracer;
 use crate::error::Attempt;
 use crate::freeze::Frozen;
 use crate::reference::Hashing;
@@ -187,6 +188,8 @@ pub struct Job<'a> {
     pub hashing: Hashing,
     /// What becomes of sockets whose peer is outside.
     pub external: External,
+    /// Who looks at it.
+    pub tracer: Tracer,
     /// Index of the description behind each slot: (process, number).
     by_slot: BTreeMap<(usize, i32), usize>,
     /// Index of the description of each socket, by its inode number.
@@ -214,6 +217,7 @@ struct Manner {
     motion: Motion,
     hashing: Hashing,
     external: External,
+    tracer: Tracer,
 }
 
 /// Whether processes run while they are looked at.
@@ -265,6 +269,7 @@ impl<'a> Job<'a> {
             motion: Motion::Running,
             hashing: target.hashing,
             external: target.external,
+            tracer: Tracer::Named,
         };
         Self::gather(owners, members.collect(), manner)
     }
@@ -441,6 +446,7 @@ impl<'a> Job<'a> {
             members,
             hashing: manner.hashing,
             external: manner.external,
+            tracer: manner.tracer,
             by_slot,
             by_inode,
             flight,
@@ -614,6 +620,7 @@ impl Manner {
             motion: Motion::Frozen,
             hashing: frozen.hashing,
             external: frozen.external,
+            tracer: frozen.tracer,
         }
     }
 }

@@ -25,11 +25,13 @@ use cryonaut_sys::terminal::{self, Settings};
 use super::DescriptorKind;
 use super::facts::{Description, FdFacts, Job};
 use super::terminal::plan_ties;
+use crate::checkpoint::Tracer;
 use crate::collect::Collection;
 use crate::error::Attempt;
 use crate::host::Host;
 use crate::plan::{Plan, Stage};
 use crate::resource::{Level, Support};
+use crate::target::{Target, TargetProcess};
 use crate::{Error, Refusal, Refusals, Result};
 
 pub use content::Content;
@@ -388,6 +390,19 @@ fn settle(
     }]))
 }
 
+/// Whether any process of the target has the master of a pseudo-terminal open: its terminals are looked into by a process apart.
+pub fn has_masters(target: &Target) -> bool {
+    let is_master = |process: &TargetProcess| {
+        let numbers = process.directory.descriptors().unwrap_or_default();
+        numbers.into_iter().any(|number| {
+            let link = process.directory.descriptor_link(number);
+            link.is_ok_and(|link| link.ends_with(b"/ptmx"))
+        })
+    };
+    let alive = target.processes.iter();
+    alive.filter(|process| !process.is_zombie()).any(is_master)
+}
+
 /// Completes the records with what waits in the terminals.
 fn look_into(found: Vec<(PseudoTerminal, OwnedFd)>, job: &Job<'_>) -> Result<Vec<PseudoTerminal>> {
     let mut records = Vec::new();
@@ -403,6 +418,10 @@ fn look_into(found: Vec<(PseudoTerminal, OwnedFd)>, job: &Job<'_>) -> Result<Vec
     }
     if subjects.is_empty() {
         return Ok(records);
+    }
+    // What is taken out of a terminal for a moment must not be missed by a job that was let go because its tracer was killed.
+    if job.tracer == Tracer::Named {
+        return Err(Error::NeedsProcessApart);
     }
     let mut contents = keeper::look(&subjects)?.into_iter();
     for record in records

@@ -2,8 +2,8 @@
 //!
 //! What waits in a terminal can only be read by taking it out. A list of calls in the job could not put it back right: how often
 //! there is something to read, which lines a key ended, and when the kernel has passed everything on show only as it goes. So a
-//! process that no key and no signal but SIGKILL to itself ends does it. Should `cryo` be killed meanwhile, it goes on to the end,
-//! and the terminals are as they were.
+//! process that no key and no signal but SIGKILL to itself ends does it. The job stands still until it is done: whoever traces it
+//! is a process apart (see `cryonaut_engine::checkpoint::Tracer`), which goes on for that long when `cryo` is killed.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
