@@ -17,7 +17,7 @@ use crate::freeze::Frozen;
 pub const VARIABLE: &str = "CRYO_ISA";
 
 /// Processor features that change what instructions a program may use: the beginnings of their names in /proc/cpuinfo.
-const INSTRUCTIONS: [&str; 27] = [
+const INSTRUCTIONS: [&str; 42] = [
     "sse",
     "ssse",
     "pni",
@@ -45,6 +45,21 @@ const INSTRUCTIONS: [&str; 27] = [
     "cx16",
     "lahf",
     "erms",
+    "rtm",
+    "hle",
+    "waitpkg",
+    "movdir",
+    "clflushopt",
+    "cldemote",
+    "serialize",
+    "xop",
+    "tbm",
+    "3dnow",
+    "sha512",
+    "sm3",
+    "sm4",
+    "cmpccxadd",
+    "enqcmd",
 ];
 
 /// Instructions that every node of a site is to have: the levels of the x86-64 psABI.

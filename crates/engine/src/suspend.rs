@@ -216,7 +216,8 @@ pub fn suspend(
         return Err(error);
     }
     suspension.phase = Phase::Suspended;
-    note(&suspension)?;
+    // It stands still: what was noted before is enough to find it again.
+    let noted = note(&suspension);
     let pids: Vec<i32> = suspension
         .processes
         .iter()
@@ -224,6 +225,11 @@ pub fn suspend(
         .collect();
     let mut report = report::of(&suspension, &plan, &need::read(&pids), give_back);
     report.remarks.splice(0..0, remarks);
+    if let Err(error) = noted {
+        let remark =
+            format!("it is suspended, but the list of jobs does not say since when: {error}");
+        report.remarks.push(remark);
+    }
     report.until_still = since_still.saturating_duration_since(start);
     report.total = start.elapsed();
     Ok(report)

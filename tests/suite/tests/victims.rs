@@ -287,6 +287,7 @@ const ELSEWHERE: &[&str] = &[
     "tcp_external",
     "tcp_unaccepted",
     "embedded",
+    "blocking_continued",
 ];
 
 #[test]

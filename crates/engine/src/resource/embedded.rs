@@ -34,7 +34,7 @@ use crate::target::Target;
 use crate::{Error, Refusals, Result};
 
 pub(crate) use carried::{is_of_view, mounts_of_view};
-use select::{Chosen, Selection};
+use select::{Chosen, Selection, of_the_kernel};
 
 /// Contents of embedded files are spaces numbered from here.
 pub const FIRST_EMBEDDED: u64 = 1 << 41;
@@ -83,7 +83,8 @@ impl EmbeddedFile {
     /// Its identity.
     ///
     /// # Errors
-    /// When the record is damaged: without one, with a path that is not absolute or leads up, of a type that is not embedded.
+    /// When the record is damaged: without one, with a path that is not absolute, leads up or to what is the kernel's, of a type
+    /// that is not embedded.
     pub fn checked(&self) -> Result<&FileIdentity> {
         let damaged =
             || Error::Failed("the image is damaged: an embedded file makes no sense".into());
@@ -101,7 +102,7 @@ impl EmbeddedFile {
             libc::S_IFLNK => self.content == 0 && !self.target.is_empty(),
             _ => false,
         };
-        let usable = !path.contains(&0) && !self.target.contains(&0);
+        let usable = !path.contains(&0) && !self.target.contains(&0) && !of_the_kernel(path);
         if whole && content && usable && identity.size <= i64::MAX as u64 {
             Ok(identity)
         } else {
@@ -442,6 +443,9 @@ mod tests {
             assert!(bad.checked().is_err(), "{path:?}");
         }
         assert!(file("/dev/sda", libc::S_IFBLK).checked().is_err());
+        for path in ["/proc/kcore", "/sys/x", "/dev/x", "/proc"] {
+            assert!(file(path, libc::S_IFREG).checked().is_err(), "{path}");
+        }
         assert!(file("/link", libc::S_IFLNK).checked().is_err());
         let other_space = EmbeddedFile {
             content: 5,

@@ -246,6 +246,7 @@ fn collect_task(
         process.tasks[index].inner,
     );
     let registers = *process.tasks[index].stopped.registers();
+    let registers = as_first_interrupted(process, &registers).unwrap_or(registers);
     let mask = process.tasks[index].stopped.mask();
     let what = |what: &'static str| move || format!("task {tid}: {what}");
     if !registers.is_user_64bit() {
@@ -331,6 +332,52 @@ fn collect_task(
             .attempt(what("asking for its memory policy"))?,
     };
     Ok((record, attributes))
+}
+
+/// A call that was interrupted before, by an earlier checkpoint or a signal, goes on as restart_syscall(2), which means nothing in
+/// another life. Nearly every program loads the number of a call right before it; for those that call syscall(3) the arguments tell.
+fn as_first_interrupted(process: &FrozenProcess, registers: &Registers) -> Option<Registers> {
+    let end = registers.continued_call()?.checked_add(2)?;
+    let mut code = [0; arch::CODE_BEFORE_CALL];
+    // The second is for code at the beginning of its area.
+    let code = [arch::CODE_BEFORE_CALL, 7].into_iter().find_map(|length| {
+        let place = end.checked_sub(length as u64)?;
+        process.read(place, &mut code[..length]).ok()?;
+        Some(code[..length].to_vec())
+    })?;
+    let number = registers
+        .continued_number(&code)
+        .or_else(|| by_arguments(process, registers).filter(|_| code.ends_with(&arch::SYSCALL)))?;
+    registers.interrupted_first(number)
+}
+
+/// Which of the calls that wait with a time-out and are continued these arguments can be of.
+fn by_arguments(process: &FrozenProcess, registers: &Registers) -> Option<i64> {
+    /// FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME.
+    const FLAGS: u64 = 0x180;
+    const WAIT: u64 = 0;
+    const WAIT_BITSET: u64 = 9;
+    const LAST_CLOCK: u64 = 11;
+    let [first, second, third, fourth, ..] = registers.arguments();
+    let is_time = |place: u64| {
+        let mut time = [0; 16];
+        let nanoseconds =
+            |time: &[u8; 16]| i64::from_le_bytes([8, 9, 10, 11, 12, 13, 14, 15].map(|at| time[at]));
+        process.read(place, &mut time).is_ok() && (0..1_000_000_000).contains(&nanoseconds(&time))
+    };
+    let mut word = [0; 4];
+    let waits_at = |place: u64, word: &mut [u8; 4]| {
+        place.is_multiple_of(4)
+            && process.read(place, word).is_ok()
+            && u32::from_le_bytes(*word) == third as u32
+    };
+    if matches!(second & !FLAGS, WAIT | WAIT_BITSET)
+        && waits_at(first, &mut word)
+        && is_time(fourth)
+    {
+        return Some(libc::SYS_futex);
+    }
+    (first <= LAST_CLOCK && second == 0 && is_time(third)).then_some(libc::SYS_clock_nanosleep)
 }
 
 /// What remains of an interrupted sleep: the kernel has written it to the call's remainder argument, if it has one.

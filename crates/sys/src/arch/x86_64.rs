@@ -45,6 +45,18 @@ pub const USER_CODE_SEGMENT: u64 = 0x33;
 /// Number of the system call that continues an interrupted one from its restart block.
 pub const SYS_RESTART: u64 = 219;
 
+/// The system calls that the kernel continues from its restart block: futex_wait, poll, and those that sleep.
+const CONTINUED: [i64; 4] = [
+    libc::SYS_poll,
+    libc::SYS_nanosleep,
+    libc::SYS_futex,
+    libc::SYS_clock_nanosleep,
+];
+/// Bytes of code before a `syscall` instruction in which the number of its call is looked for.
+pub const CODE_BEFORE_CALL: usize = 32;
+/// The `syscall` instruction.
+pub const SYSCALL: [u8; 2] = [0x0f, 0x05];
+
 const ERESTARTSYS: i64 = -512;
 const ERESTARTNOINTR: i64 = -513;
 const ERESTARTNOHAND: i64 = -514;
@@ -82,6 +94,20 @@ const NEVER_RESTARTED: [i64; 12] = [
     libc::SYS_recvmmsg,
 ];
 
+/// The number that the last `mov` of a constant to eax or rax in this code loads, of those that can be meant.
+fn loaded_number(code: &[u8]) -> Option<i64> {
+    let constant = |at: usize| {
+        let bytes = code.get(at..at + 4)?;
+        let number = i64::from(i32::from_le_bytes(bytes.try_into().ok()?));
+        CONTINUED.contains(&number).then_some(number)
+    };
+    (0..code.len()).rev().find_map(|at| match code[at..] {
+        [0xb8, ..] => constant(at + 1),
+        [0xc7, 0xc0, ..] => constant(at + 2),
+        _ => None,
+    })
+}
+
 impl Registers {
     /// The number of the system call that the task was in, if it was in one.
     pub fn system_call(&self) -> Option<u64> {
@@ -99,6 +125,38 @@ impl Registers {
             EINTR if NEVER_RESTARTED.contains(&(call as i64)) => Interrupted::NeverRestarted,
             _ => Interrupted::No,
         }
+    }
+
+    /// The place of the `syscall` instruction of a call that goes on, or is about to go on, by restart_syscall(2): its own number is
+    /// in no register any more, or only in `orig_rax`.
+    pub fn continued_call(&self) -> Option<u64> {
+        let within =
+            self.interrupted() == Interrupted::FromRestartBlock && self.orig_rax == SYS_RESTART;
+        let before = self.rax == SYS_RESTART;
+        if within {
+            self.rip.checked_sub(2)
+        } else {
+            before.then_some(self.rip)
+        }
+    }
+
+    /// Which call that is, as far as the registers or the code that ends with its instruction tell.
+    pub fn continued_number(&self, code: &[u8]) -> Option<i64> {
+        let before = code.strip_suffix(&SYSCALL)?;
+        let known = |number: &i64| CONTINUED.contains(number);
+        Some(self.orig_rax as i64)
+            .filter(known)
+            .or_else(|| loaded_number(before))
+    }
+
+    /// The same as if that call, whose number this is, had been interrupted for the first time.
+    pub fn interrupted_first(&self, number: i64) -> Option<Registers> {
+        Some(Registers {
+            rax: ERESTART_RESTARTBLOCK as u64,
+            orig_rax: number as u64,
+            rip: self.continued_call()? + 2,
+            ..*self
+        })
     }
 
     /// The registers with which user code issues the interrupted call again, as the kernel would set them itself.
@@ -590,5 +648,60 @@ impl VdsoCall {
             }
             Self::None => missing.to_vec(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_continued_call_is_known_by_the_code_before_it() {
+        let registers = Registers {
+            rax: ERESTART_RESTARTBLOCK as u64,
+            orig_rax: SYS_RESTART,
+            rip: 0x1009,
+            ..Registers::default()
+        };
+        assert_eq!(registers.continued_call(), Some(0x1007));
+        // mov $0xe6, %eax; xor %edi, %edi; syscall
+        let code = [0xb8, 0xe6, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05];
+        let number = registers.continued_number(&code);
+        assert_eq!(number, Some(libc::SYS_clock_nanosleep));
+        let first = registers
+            .interrupted_first(libc::SYS_clock_nanosleep)
+            .unwrap();
+        assert_eq!(first.system_call(), Some(230));
+        assert_eq!(first.interrupted(), Interrupted::FromRestartBlock);
+        assert_eq!((first.rip, first.continued_call()), (0x1009, None));
+        // mov %rdi, %rax; syscall
+        assert_eq!(
+            registers.continued_number(&[0x48, 0x89, 0xf8, 0x0f, 0x05]),
+            None
+        );
+        // No call at all.
+        assert_eq!(
+            registers.continued_number(&[0xb8, 0xe6, 0, 0, 0, 0x90, 0x90]),
+            None
+        );
+    }
+
+    #[test]
+    fn a_call_about_to_be_continued_is_known_by_its_number() {
+        let registers = Registers {
+            rax: SYS_RESTART,
+            orig_rax: libc::SYS_poll as u64,
+            rip: 0x1007,
+            ..Registers::default()
+        };
+        assert_eq!(registers.continued_number(&SYSCALL), Some(libc::SYS_poll));
+        let first = registers.interrupted_first(libc::SYS_poll).unwrap();
+        assert_eq!((first.rip, first.orig_rax), (0x1009, 7));
+        // A call that happened to return 219.
+        let read = Registers {
+            orig_rax: 0,
+            ..registers
+        };
+        assert_eq!(read.continued_number(&[0x48, 0x89]), None);
     }
 }

@@ -286,7 +286,8 @@ impl<'a> Selection<'a> {
     }
 }
 
-fn of_the_kernel(path: &[u8]) -> bool {
+/// Whether a path leads into a file system of the kernel's own, or to devices.
+pub(super) fn of_the_kernel(path: &[u8]) -> bool {
     OF_THE_KERNEL.iter().any(|root| {
         path.strip_prefix(*root)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))

@@ -265,6 +265,11 @@ fn functions(image: &[u8]) -> Option<BTreeMap<u64, Function>> {
     const SYMBOL: usize = 24;
     const SEGMENT: usize = 56;
     const MOST: usize = 256;
+    // A vDSO has one or two pages.
+    const LARGEST: usize = 64 << 10;
+    if image.len() > LARGEST {
+        return None;
+    }
     // Zeros at its end were left out.
     let mut padded = image.to_vec();
     padded.resize(image.len().next_multiple_of(PAGE_SIZE as usize), 0);

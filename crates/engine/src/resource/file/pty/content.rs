@@ -163,17 +163,31 @@ impl Content {
     pub fn put(&self, sides: Sides<'_>, settings: &Settings) -> Result<()> {
         let keys = self.free_keys();
         let literal = settings.literal(keys);
-        literal.apply(sides.master)?;
-        if self.input().next().is_some() || !self.lines.is_empty() {
-            self.type_in(sides, &literal, keys)?;
-        }
-        print_back(sides, &self.output)?;
-        match self.held() {
-            Held::No => {}
-            Held::ByCall => set_flow(sides.slave, Flow::Off)?,
-            Held::ByKey => hold_by_key(sides, settings)?,
-        }
-        settings.apply(sides.master)
+        let read_by_bytes = literal.apply(sides.master);
+        let typed = if self.input().next().is_some() || !self.lines.is_empty() {
+            self.type_in(sides, &literal, keys)
+        } else {
+            Ok(())
+        };
+        // Whatever has failed: what was printed goes back too, and the settings are those of the program.
+        let flowing = match typed {
+            Ok(()) => Ok(()),
+            // The stop key may have been typed, and not the start key.
+            Err(_) => settings.without_flow_keys().apply(sides.master),
+        };
+        let printed = print_back(sides, &self.output);
+        let held = match self.held() {
+            Held::No => Ok(()),
+            Held::ByCall => set_flow(sides.slave, Flow::Off),
+            Held::ByKey => hold_by_key(sides, settings),
+        };
+        let set = settings.apply(sides.master);
+        read_by_bytes
+            .and(typed)
+            .and(flowing)
+            .and(printed)
+            .and(held)
+            .and(set)
     }
 
     fn type_in(&self, sides: Sides<'_>, literal: &Settings, keys: Keys) -> Result<()> {
