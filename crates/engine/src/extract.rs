@@ -37,7 +37,7 @@ pub struct Extracted {
 /// be. As root they get their owners. Set-user-id bits are left off.
 ///
 /// # Errors
-/// [`Error::Refused`] before anything is written, where something else is in the place of a file; [`Error::Failed`] when the
+/// [`crate::Error::Refused`] before anything is written, where something else is in the place of a file; [`crate::Error::Failed`] when the
 /// disk is full: the file that did not fit is taken away again, those before it stay.
 pub fn extract(image: &SeekableImage, directory: &Path, patterns: &[Pattern]) -> Result<Extracted> {
     let mut files = image.records()?.all::<EmbeddedFile>()?;

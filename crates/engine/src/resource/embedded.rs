@@ -1,7 +1,7 @@
 //! Files by reference whose content goes into the image all the same (`cryo checkpoint --embed`, `--self-contained`), for a
 //! restart where they are gone or others.
 //!
-//! Which files a job refers to its records say; what it will need beyond them, as far as that can be known, [`rules`] say. Each
+//! Which files a job refers to its records say; what it will need beyond them, as far as that can be known, `rules` say. Each
 //! file is one record, each content is stored once. Files that the job does not write are read before it is frozen (their
 //! hashes) and after it is released (their contents), so that it does not stand still for them. At a restart they are used only
 //! where the machine's own files differ: then they are laid over its tree, for the job alone (`view`).

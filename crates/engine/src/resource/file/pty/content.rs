@@ -34,7 +34,7 @@ pub struct Content {
     /// What was typed of the next line; all that was typed, of a terminal that does not take lines.
     #[prost(bytes = "vec", tag = "3")]
     pub rest: Vec<u8>,
-    /// Whether its output is held back, and by what: see [`Held`].
+    /// Whether its output is held back, and by what: see `Held`.
     #[prost(enumeration = "Held", tag = "4")]
     pub held: i32,
 }
