@@ -275,6 +275,28 @@ fn suspend_and_resume(scene: &Scene, job: &Running) -> Outcome<Held> {
     }
 }
 
+/// Starts a victim with these arguments, and waits until it says that it is ready.
+pub fn start_ready(scene: &Scene, source: &str, arguments: &[&str]) -> Outcome<Running> {
+    let job = scene.start(
+        "victim",
+        &Program::victim(source, &[])?.arguments(arguments),
+    )?;
+    scene.wait_for("READY", LIMIT, || {
+        job.output().contains("READY\n").then_some(())
+    })?;
+    Ok(job)
+}
+
+/// Lets a victim go on, whose life `holder` is, and expects that it found everything right and said nothing else.
+pub fn finish_ok(scene: &Scene, job: &Running, holder: &Running) -> Outcome {
+    scene.go()?;
+    let status = scene.wait(holder)?;
+    if status.success() && job.output() == "READY\nOK\n" {
+        return Ok(());
+    }
+    failed(format!("the victim: {}", job.output()))
+}
+
 /// A restarted job.
 #[derive(Debug)]
 pub struct Life {

@@ -4,33 +4,13 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use cryonaut_suite::scene::LIMIT;
-use cryonaut_suite::victim::{checkpoint, restart};
+use cryonaut_suite::victim::{checkpoint, finish_ok as finish, restart, start_ready as start};
 use cryonaut_suite::{Outcome, Program, Running, Scene, User, failed, for_each_user};
 
 /// The status of `cryo` for a refusal.
 const REFUSED: i32 = 3;
 /// The status of a restart in the foreground that did not come about.
 const NOT_RESTARTED: i32 = 125;
-
-fn start(scene: &Scene, source: &str, arguments: &[&str]) -> Outcome<Running> {
-    let job = scene.start(
-        "victim",
-        &Program::victim(source, &[])?.arguments(arguments),
-    )?;
-    scene.wait_for("READY", LIMIT, || {
-        job.output().contains("READY\n").then_some(())
-    })?;
-    Ok(job)
-}
-
-fn finish(scene: &Scene, job: &Running, holder: &Running) -> Outcome {
-    scene.go()?;
-    let status = scene.wait(holder)?;
-    if status.success() && job.output() == "READY\nOK\n" {
-        return Ok(());
-    }
-    failed(format!("the victim: {}", job.output()))
-}
 
 /// The victim, and the end of its connection that is outside.
 fn served(scene: &Scene, how: &str) -> Outcome<(Running, TcpListener, TcpStream)> {

@@ -3,34 +3,16 @@
 use std::fs::File;
 
 use cryonaut_suite::scene::LIMIT;
-use cryonaut_suite::victim::{await_ready, checkpoint, restart};
-use cryonaut_suite::{Outcome, Program, Running, Scene, User, failed, for_each_user};
+use cryonaut_suite::victim::{
+    await_ready, checkpoint, finish_ok as finish, restart, start_ready as start,
+};
+use cryonaut_suite::{Outcome, Program, Scene, User, failed, for_each_user};
 use rustix::fs::{FlockOperation, flock};
 
 /// The status of `cryo` for a refusal.
 const REFUSED: i32 = 3;
 /// The status of a restart in the foreground that did not come about.
 const NOT_RESTARTED: i32 = 125;
-
-fn start(scene: &Scene, source: &str, arguments: &[&str]) -> Outcome<Running> {
-    let job = scene.start(
-        "victim",
-        &Program::victim(source, &[])?.arguments(arguments),
-    )?;
-    scene.wait_for("READY", LIMIT, || {
-        job.output().contains("READY\n").then_some(())
-    })?;
-    Ok(job)
-}
-
-fn finish(scene: &Scene, job: &Running, holder: &Running) -> Outcome {
-    scene.go()?;
-    let status = scene.wait(holder)?;
-    if status.success() && job.output() == "READY\nOK\n" {
-        return Ok(());
-    }
-    failed(format!("the victim: {}", job.output()))
-}
 
 /// A checkpoint is refused with one of `words`, and the victim finds everything as it was.
 fn refused(scene: &Scene, state: &str, words: &[&str]) -> Outcome {
