@@ -2,8 +2,8 @@
 #![no_main]
 
 use cryonaut_procfs::{
-    AreaName, auxv, cgroup, cpuinfo, fdinfo, locks, maps, mountinfo, namespace, pagemap, scalar, smaps,
-    stat, status, strings, system, timers,
+    AreaName, auxv, cgroup, cpuinfo, fdinfo, locks, maps, mountinfo, namespace, pagemap, scalar,
+    smaps, stat, status, strings, swap, system, timers,
 };
 use libfuzzer_sys::fuzz_target;
 

@@ -54,19 +54,20 @@ impl Tally {
 /// Runs all steps and prints the closing line; an error if anything failed.
 pub fn run(extent: Extent) -> Result {
     let mut tally = Tally::default();
-    tally.step("format", || {
-        steps::run(cargo().args(["fmt", "--all", "--check"]))
-    });
-    tally.step("lints", || {
-        steps::run(cargo().args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]))
-    });
+    // The fuzz targets are a workspace of their own, which no other step looks at before they run.
+    for (name, manifest) in [("", "Cargo.toml"), (" of fuzz targets", "fuzz/Cargo.toml")] {
+        tally.step(&format!("format{name}"), || {
+            steps::run(cargo().args(["fmt", "--all", "--check", "--manifest-path", manifest]))
+        });
+        tally.step(&format!("lints{name}"), || {
+            let clippy = ["clippy", "--workspace", "--all-targets", "--manifest-path"];
+            steps::run(
+                cargo()
+                    .args(clippy)
+                    .args([manifest, "--", "-D", "warnings"]),
+            )
+        });
+    }
     tally.step("documentation", || {
         steps::run(
             cargo()
