@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use cryonaut_launch::registry::{
-    InitIdentity, Job, NewJob, Notification, ProcessIdentity, Registry, RegistryError,
+    Held, InitIdentity, Job, NewJob, Notification, ProcessIdentity, Registry, RegistryError,
 };
 use cryonaut_launch::terminal::{DetachKey, Replay};
 use cryonaut_launch::{
@@ -54,42 +54,57 @@ pub fn describe(
     })
 }
 
-/// Enters a job in the list. A list that cannot be written does not stop the job: that is only told.
-pub fn register(new: NewJob, console: Console) -> Option<Job> {
-    let entered = Registry::open().and_then(|registry| match registry.register(new.clone()) {
-        Err(RegistryError::NameTaken(taken) | RegistryError::Elsewhere(taken)) => {
-            // Several copies of one image run side by side.
-            let numbered = (2..10_000).map(|number| format!("{taken}-{number}"));
-            let attempts = numbered.map(|name| {
-                registry.register(NewJob {
-                    name: Some(name),
-                    ..new.clone()
-                })
-            });
-            attempts
-                .into_iter()
-                .find(|attempt| {
-                    let is_taken = |error: &RegistryError| {
-                        matches!(
-                            error,
-                            RegistryError::NameTaken(_) | RegistryError::Elsewhere(_)
-                        )
-                    };
-                    !attempt.as_ref().is_err_and(is_taken)
-                })
-                .unwrap_or(Err(RegistryError::NameTaken(taken)))
-        }
-        outcome => outcome,
+/// Has `start` let a job go that is there but has not run yet, and enters it in the list before: from its first instruction on it
+/// is found by its name, and nobody finds it earlier. A list that cannot be written does not stop the job: that is only told. A job
+/// that does not start after all leaves nothing in the list.
+pub fn register<T, E>(
+    new: NewJob,
+    console: Console,
+    start: impl FnOnce() -> Result<T, E>,
+) -> Result<(Option<Job>, T), E> {
+    let registry = Registry::open();
+    let held = registry.as_ref().map_err(ToString::to_string);
+    let held = held.and_then(|registry| registry.hold().map_err(|error| error.to_string()));
+    let entered = held.and_then(|held| match enter(&held, &new) {
+        Ok(job) => Ok((held, job)),
+        Err(error) => Err(error.to_string()),
     });
-    match entered {
-        Ok(job) => Some(job),
-        Err(error) => {
+    let (held, entered) = match entered {
+        Ok(entered) => entered,
+        Err(why) => {
+            let started = start()?;
             console.warning(&format!(
-                "the job runs, but `cryo list` will not show it: {error}"
+                "the job runs, but `cryo list` will not show it: {why}"
             ));
-            None
+            return Ok((None, started));
+        }
+    };
+    match start() {
+        Ok(started) => Ok((Some(entered), started)),
+        Err(error) => {
+            // Otherwise the next look at the list does it.
+            let _ = held.remove(&entered);
+            Err(error)
         }
     }
+}
+
+/// Enters a job under its name, or with a number after it: several copies of one image run side by side.
+fn enter(held: &Held<'_>, new: &NewJob) -> Result<Job, RegistryError> {
+    const MOST: u32 = 10_000;
+    let mut outcome = held.register(new.clone());
+    for number in 2..MOST {
+        let (Err(RegistryError::NameTaken(_) | RegistryError::Elsewhere(_)), Some(name)) =
+            (&outcome, &new.name)
+        else {
+            break;
+        };
+        outcome = held.register(NewJob {
+            name: Some(format!("{name}-{number}")),
+            ..new.clone()
+        });
+    }
+    outcome
 }
 
 /// A job that was left to itself.

@@ -327,6 +327,11 @@ impl<'a> Rebuild<'a> {
         }
     }
 
+    /// Everything is built. What is done from now on may be done on any processor.
+    pub fn stand_ready(&mut self) {
+        self.processor = None;
+    }
+
     /// Commits and lets the job run: from here on nothing kills it. Gives what the user should know of what was planned for after
     /// the commit and failed.
     ///

@@ -1,4 +1,8 @@
 //! The restart as one operation: open, plan, rebuild, release.
+//!
+//! Between the last two is a seam: [`Rebuilt`] is a job that is there in full and of which nothing has run. Whoever asked for the
+//! restart is given it, does what has to be done before the job runs (enters it in the list of jobs, keeps its terminal, hears that
+//! the original of a job that moves has ended), and commits it or drops it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -99,14 +103,51 @@ pub struct Restarted {
     pub nursery: Nursery,
     /// The master side of the terminal that it was given, if it was on one.
     pub terminal: Option<OwnedFd>,
+    /// Things the user should know.
+    pub remarks: Vec<String>,
+}
+
+/// A job that is rebuilt, and stopped: nothing of it has run. It becomes a running job by [`Rebuilt::commit`]. If it is dropped
+/// instead, or this process dies, by SIGKILL too, all of it is killed, and nothing is left behind.
+pub struct Rebuilt<'a> {
+    /// Its first process.
+    pub root: &'a Child,
+    /// Where it lives.
+    pub nursery: &'a Nursery,
     /// The image's job name.
-    pub job_name: String,
+    pub job_name: &'a str,
     /// How its programs are told of checkpoints.
     pub notification: Notification,
     /// How many times the job has been restarted, this one included.
     pub generation: u64,
-    /// Things the user should know.
-    pub remarks: Vec<String>,
+    rebuild: Rebuild<'a>,
+}
+
+impl Rebuilt<'_> {
+    /// The master side of the terminal that it was given, if it was on one.
+    #[must_use]
+    pub fn terminal(&self) -> Option<&OwnedFd> {
+        self.rebuild.terminal.as_ref()
+    }
+
+    /// Lets it run: from here on nothing kills it.
+    ///
+    /// # Errors
+    /// When it cannot be let go; then all of it is killed.
+    pub fn commit(mut self) -> Result<Committed> {
+        let terminal = self.rebuild.terminal.take();
+        Ok(Committed {
+            remarks: self.rebuild.release()?,
+            terminal,
+        })
+    }
+}
+
+/// That a job was let go. Only [`Rebuilt::commit`] makes one.
+#[derive(Debug)]
+pub struct Committed {
+    terminal: Option<OwnedFd>,
+    remarks: Vec<String>,
 }
 
 /// Opens an image; a stream is put into a temporary file first, so that all of it is verified before anything starts. One that
@@ -206,30 +247,34 @@ pub fn plan(image: &SeekableImage, records: &RecordSet, host: &Host) -> Result<P
     Ok(plan)
 }
 
-/// Brings a job back.
+/// Brings a job back. Once it is rebuilt, and before any of it runs, `decide` is asked: it commits the job, or gives it up by an
+/// error.
 ///
 /// # Errors
-/// [`Error::Refused`] before anything is created; otherwise everything built is gone again.
-pub fn restart(
+/// [`Error::Refused`] before anything is created, or that of `decide`; otherwise too everything built is gone again.
+pub fn restart<E: From<Error>>(
     image: &SeekableImage,
     mut request: RestartRequest,
     stop: &AtomicBool,
-) -> Result<Restarted> {
+    decide: impl FnOnce(Rebuilt<'_>) -> std::result::Result<Committed, E>,
+) -> std::result::Result<Restarted, E> {
     request.inherited.get_or_insert_default();
-    let Relocated { records, remarks } = relocate(&image.records()?, &request.relocations)?;
+    let saved = image.records().map_err(Error::from)?;
+    let Relocated { records, remarks } = relocate(&saved, &request.relocations)?;
     let (host, mut plan) = choose_host(image, &records, &request)?;
     let told = request.view.iter().flat_map(|view| &view.remarks);
     let remarks: Vec<String> = remarks.iter().chain(told).cloned().collect();
     plan.remarks.extend(remarks.iter().cloned());
+    let building = Building {
+        image,
+        records: &records,
+        stop,
+    };
     if !host.shares_pids {
-        return build(
-            image,
-            &records,
-            plan,
-            fresh_namespaces(image, &records, request.view.as_ref())?,
-            request.standard,
-            stop,
-        );
+        let nursery = fresh_namespaces(image, &records, request.view.as_ref())?;
+        return building
+            .build((plan, request.standard), nursery, decide)
+            .map_err(|(stumble, _)| stumble.into_error());
     }
     let mut kept = [None, None, None];
     for (kept, file) in kept.iter_mut().zip(&request.standard) {
@@ -237,8 +282,10 @@ pub fn restart(
         *kept = copy.attempt(|| "copying a descriptor".into())?;
     }
     let nursery = Nursery::Direct(Direct);
-    match build(image, &records, plan, nursery, request.standard, stop) {
-        Err(Error::PidTaken(_) | Error::TerminalTaken(_)) if request.pids == Pids::Auto => {
+    match building.build((plan, request.standard), nursery, decide) {
+        Err((Stumble::Built(Error::PidTaken(_) | Error::TerminalTaken(_)), Some(decide)))
+            if request.pids == Pids::Auto =>
+        {
             let request = RestartRequest {
                 pids: Pids::Namespace,
                 standard: kept,
@@ -246,16 +293,12 @@ pub fn restart(
             };
             let (_, mut plan) = choose_host(image, &records, &request)?;
             plan.remarks.extend(remarks);
-            build(
-                image,
-                &records,
-                plan,
-                fresh_namespaces(image, &records, request.view.as_ref())?,
-                request.standard,
-                stop,
-            )
+            let nursery = fresh_namespaces(image, &records, request.view.as_ref())?;
+            building
+                .build((plan, request.standard), nursery, decide)
+                .map_err(|(stumble, _)| stumble.into_error())
         }
-        outcome => outcome,
+        outcome => outcome.map_err(|(stumble, _)| stumble.into_error()),
     }
 }
 
@@ -403,71 +446,105 @@ fn time_offsets(image: &SeekableImage) -> Result<Option<TimeOffsets>> {
     }))
 }
 
-/// Builds the job. What a failure leaves in fresh namespaces ends with them, before the failure is told.
-fn build(
-    image: &SeekableImage,
-    records: &RecordSet,
-    plan: Plan,
-    nursery: Nursery,
-    standard: [Option<File>; 3],
-    stop: &AtomicBool,
-) -> Result<Restarted> {
-    let notification = notice::recorded(records)?;
-    let mut remarks = plan.remarks.clone();
-    match build_in(image, records, plan, &nursery, standard, stop) {
-        Ok((root, terminal, mut said)) => {
-            remarks.append(&mut said);
-            Ok(Restarted {
-                root,
-                nursery,
-                terminal,
-                job_name: image.preamble().job_name.clone(),
-                notification,
-                generation: image.preamble().generation + 1,
-                remarks,
-            })
-        }
-        Err(error) => {
-            if let Nursery::Namespace(namespaces) = nursery {
-                let _ = namespaces.end();
-            }
-            Err(error)
+/// Why a job was not brought back.
+enum Stumble<E> {
+    /// It could not be built.
+    Built(Error),
+    /// It was, and was given up.
+    Decided(E),
+}
+
+impl<E: From<Error>> Stumble<E> {
+    fn into_error(self) -> E {
+        match self {
+            Stumble::Built(error) => error.into(),
+            Stumble::Decided(error) => error,
         }
     }
 }
 
-type Built = (Child, Option<OwnedFd>, Vec<String>);
+/// What is built.
+struct Building<'a> {
+    image: &'a SeekableImage,
+    records: &'a RecordSet,
+    stop: &'a AtomicBool,
+}
 
-fn build_in(
-    image: &SeekableImage,
-    records: &RecordSet,
-    plan: Plan,
-    nursery: &Nursery,
-    standard: [Option<File>; 3],
-    stop: &AtomicBool,
-) -> Result<Built> {
-    let processes = records.all::<ProcessRecord>()?;
-    let steps = plan.ordered()?;
-    let mut rebuild = Rebuild::new(image, records, nursery, standard, stop)?;
-    for step in steps {
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
+impl Building<'_> {
+    /// Builds the job, and asks what is to become of it; who would decide comes back if it did not come to that. What a failure
+    /// leaves in fresh namespaces ends with them, before the failure is told.
+    fn build<E, D: FnOnce(Rebuilt<'_>) -> std::result::Result<Committed, E>>(
+        &self,
+        (plan, standard): (Plan, [Option<File>; 3]),
+        nursery: Nursery,
+        decide: D,
+    ) -> std::result::Result<Restarted, (Stumble<E>, Option<D>)> {
+        let mut remarks = plan.remarks.clone();
+        let outcome = match self.build_in(plan, &nursery, standard) {
+            Err(error) => Err((Stumble::Built(error), Some(decide))),
+            Ok((root, notification, mut rebuild)) => {
+                rebuild.stand_ready();
+                let rebuilt = Rebuilt {
+                    root: &root,
+                    nursery: &nursery,
+                    job_name: &self.image.preamble().job_name,
+                    notification,
+                    generation: self.image.preamble().generation + 1,
+                    rebuild,
+                };
+                match decide(rebuilt) {
+                    Ok(committed) => Ok((root, committed)),
+                    Err(error) => Err((Stumble::Decided(error), None)),
+                }
+            }
+        };
+        match outcome {
+            Ok((root, mut committed)) => {
+                remarks.append(&mut committed.remarks);
+                Ok(Restarted {
+                    root,
+                    nursery,
+                    terminal: committed.terminal,
+                    remarks,
+                })
+            }
+            Err(error) => {
+                if let Nursery::Namespace(namespaces) = nursery {
+                    let _ = namespaces.end();
+                }
+                Err(error)
+            }
         }
-        let start = Instant::now();
-        step.action.perform(&mut rebuild)?;
-        tracing::debug!(step = %step, elapsed = ?start.elapsed(), "built");
     }
-    let roots = || processes.iter().filter(|process| process.parent == 0);
-    let first = roots()
-        .find(|process| process.named)
-        .or_else(|| roots().find(|process| process.zombie.is_none()))
-        .map(|process| process.pid)
-        .ok_or_else(|| Error::Failed("the image has no process".into()))?;
-    let outer = rebuild.built(first)?.pid;
-    let terminal = rebuild.terminal.take();
-    let root = nursery
-        .adopt(outer, first)
-        .map_err(|error| Error::Failed(error.to_string()))?;
-    let remarks = rebuild.release()?;
-    Ok((root, terminal, remarks))
+
+    fn build_in<'b>(
+        &'b self,
+        plan: Plan,
+        nursery: &'b Nursery,
+        standard: [Option<File>; 3],
+    ) -> Result<(Child, Notification, Rebuild<'b>)> {
+        let notification = notice::recorded(self.records)?;
+        let processes = self.records.all::<ProcessRecord>()?;
+        let steps = plan.ordered()?;
+        let mut rebuild = Rebuild::new(self.image, self.records, nursery, standard, self.stop)?;
+        for step in steps {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            let start = Instant::now();
+            step.action.perform(&mut rebuild)?;
+            tracing::debug!(step = %step, elapsed = ?start.elapsed(), "built");
+        }
+        let roots = || processes.iter().filter(|process| process.parent == 0);
+        let first = roots()
+            .find(|process| process.named)
+            .or_else(|| roots().find(|process| process.zombie.is_none()))
+            .map(|process| process.pid)
+            .ok_or_else(|| Error::Failed("the image has no process".into()))?;
+        let outer = rebuild.built(first)?.pid;
+        let root = nursery
+            .adopt(outer, first)
+            .map_err(|error| Error::Failed(error.to_string()))?;
+        Ok((root, notification, rebuild))
+    }
 }

@@ -87,7 +87,9 @@ fn bring_back(place: &Place, standard: [Option<File>; 3]) -> Restarted {
         standard,
         ..RestartRequest::default()
     };
-    match restart(&image, request, &AtomicBool::new(false)) {
+    match restart(&image, request, &AtomicBool::new(false), |rebuilt| {
+        rebuilt.commit()
+    }) {
         Ok(restarted) => restarted,
         Err(error) => panic!("restart: {error}"),
     }

@@ -91,6 +91,7 @@ pub(crate) struct Birth {
     image: Option<usize>,
     terminal: Option<usize>,
     cgroup: Option<usize>,
+    gate: Option<usize>,
     placements: Vec<(usize, RawFd)>,
     closed: Vec<RawFd>,
 }
@@ -102,6 +103,15 @@ pub(crate) struct Planned {
     pub(crate) numbers: Vec<RawFd>,
     pub(crate) listener: PipeReader,
     pub(crate) speaker: PipeWriter,
+    pub(crate) gate: Option<Gate>,
+}
+
+/// What a new process waits at ([`StopBeforeExec::Gate`]).
+pub(crate) struct Gate {
+    /// A byte opens it; its end ends the process.
+    pub(crate) opens: PipeWriter,
+    /// The process' side, which stays open until the process has it.
+    _waits: PipeReader,
 }
 
 impl Birth {
@@ -126,8 +136,20 @@ impl Birth {
             image: None,
             terminal: None,
             cgroup: None,
+            gate: None,
             placements: Vec::new(),
             closed: Vec::new(),
+        };
+        let gate = match spec.stop_before_exec {
+            StopBeforeExec::Gate => {
+                let (waits, opens) = io::pipe().map_err(LaunchError::system("open a pipe"))?;
+                birth.gate = Some(list(waits.as_raw_fd()));
+                Some(Gate {
+                    opens,
+                    _waits: waits,
+                })
+            }
+            StopBeforeExec::No | StopBeforeExec::Yes => None,
         };
         match &spec.session {
             Session::Own => {}
@@ -168,6 +190,7 @@ impl Birth {
             numbers,
             listener,
             speaker,
+            gate,
         })
     }
 
@@ -220,7 +243,11 @@ impl Birth {
             SessionKind::OwnWithTerminal => 1,
             SessionKind::Inherit => 2,
         });
-        out.number((self.stop == StopBeforeExec::Yes).into());
+        out.number(match self.stop {
+            StopBeforeExec::No => 0,
+            StopBeforeExec::Yes => 1,
+            StopBeforeExec::Gate => 2,
+        });
         out.number((self.privilege == Privilege::Kept).into());
         out.number(self.signal_mask.bits() as i64);
         for strings in [&self.candidates, &self.arguments, &self.environment] {
@@ -230,6 +257,7 @@ impl Birth {
         out.number(self.image.map_or(-1, |place| place as i64));
         out.number(self.terminal.map_or(-1, |place| place as i64));
         out.number(self.cgroup.map_or(-1, |place| place as i64));
+        out.number(self.gate.map_or(-1, |place| place as i64));
         out.number(self.placements.len() as i64);
         for (place, number) in &self.placements {
             out.number(*place as i64);
@@ -256,10 +284,10 @@ impl Birth {
             1 => SessionKind::OwnWithTerminal,
             _ => SessionKind::Inherit,
         };
-        let stop = if from.number()? == 1 {
-            StopBeforeExec::Yes
-        } else {
-            StopBeforeExec::No
+        let stop = match from.number()? {
+            0 => StopBeforeExec::No,
+            1 => StopBeforeExec::Yes,
+            _ => StopBeforeExec::Gate,
         };
         let privilege = if from.number()? == 1 {
             Privilege::Kept
@@ -274,6 +302,7 @@ impl Birth {
         let image = usize::try_from(from.number()?).ok();
         let terminal = usize::try_from(from.number()?).ok();
         let cgroup = usize::try_from(from.number()?).ok();
+        let gate = usize::try_from(from.number()?).ok();
         let mut placements = Vec::new();
         for _ in 0..from.number()? {
             placements.push((from.number()? as usize, from.number()? as RawFd));
@@ -296,6 +325,7 @@ impl Birth {
             image,
             terminal,
             cgroup,
+            gate,
             placements,
             closed,
         })
@@ -319,6 +349,7 @@ impl Birth {
             environment: StringArray::new(self.environment.clone()),
             lowest_free: highest.unwrap_or(0).max(2) + 1,
             numbers: numbers.to_vec(),
+            not_the_childs: None,
             birth: self,
         }
     }
@@ -373,6 +404,8 @@ pub(crate) struct Prepared {
     environment: StringArray,
     lowest_free: RawFd,
     numbers: Vec<RawFd>,
+    /// A descriptor of the caller's that the child must not have a copy of.
+    pub(crate) not_the_childs: Option<RawFd>,
 }
 
 impl Prepared {
@@ -415,6 +448,9 @@ impl Prepared {
     fn go(&mut self) -> Result<std::convert::Infallible, (u8, io::Error)> {
         let at = |step: u8| move |error: io::Error| (step, error);
         signal::reset_signal_actions();
+        if let Some(number) = self.not_the_childs {
+            spawn::close_number(number).map_err(at(4))?;
+        }
         for number in &mut self.numbers {
             *number = spawn::duplicate_above(*number, self.lowest_free).map_err(at(1))?;
         }
@@ -448,6 +484,13 @@ impl Prepared {
             let _ = spawn::set_parent_death_signal(libc::SIGKILL);
             self.say(Report::Stopping);
             spawn::stop_self().map_err(at(0))?;
+        }
+        if let Some(place) = self.birth.gate {
+            self.say(Report::Stopping);
+            // Its end is that of whoever started this process: nobody knows it yet.
+            if !matches!(spawn::read_number(self.numbers[place], &mut [0]), Ok(1)) {
+                spawn::exit_now(126);
+            }
         }
         Err((EXEC, self.execute()))
     }

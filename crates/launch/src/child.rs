@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
@@ -47,7 +47,7 @@ pub enum Session {
 }
 
 /// Whether a new process stops itself with SIGSTOP just before it starts its program, so that a
-/// tracer can seize it first.
+/// tracer can seize it first, or waits there until everything else is in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum StopBeforeExec {
     /// It goes straight on.
@@ -55,6 +55,8 @@ pub enum StopBeforeExec {
     No,
     /// It stops; SIGCONT lets it go on. [`Child::exec_outcome`] then tells whether exec worked.
     Yes,
+    /// It waits at a gate for [`Child::let_go`], neither stopped nor traced. Should the caller end first, it ends too.
+    Gate,
 }
 
 /// What becomes of capabilities at exec.
@@ -229,6 +231,8 @@ pub struct Child {
     pub(crate) shares_session: SharesSession,
     pub(crate) program: String,
     pub(crate) report: Option<OwnedFd>,
+    /// What opens its gate, if it waits at one.
+    pub(crate) gate: Option<PipeWriter>,
 }
 
 /// Whether a child is in the caller's own session, so that keys on the terminal reach it directly.
@@ -254,6 +258,18 @@ impl Child {
             Report::Stopping => self.exec_outcome(),
             report => self.failure(report),
         }
+    }
+
+    /// Lets a child go on that waits at its gate ([`StopBeforeExec::Gate`]), until it has started its program.
+    ///
+    /// # Errors
+    /// [`LaunchError::NotFound`] and [`LaunchError::NotExecutable`] about the program.
+    pub fn let_go(&mut self) -> Result<(), LaunchError> {
+        if let Some(mut gate) = self.gate.take() {
+            // Somebody may have killed it there.
+            let _ = gate.write_all(b"g");
+        }
+        self.exec_outcome()
     }
 
     pub(crate) fn failure(&self, report: Report) -> Result<(), LaunchError> {

@@ -234,6 +234,7 @@ impl Namespaces {
             numbers,
             listener,
             speaker,
+            gate,
         } = Birth::plan(spec)?;
         birth::check_count(&numbers)?;
         let orders = write_orders(&birth).map_err(LaunchError::system("write down the orders"))?;
@@ -261,6 +262,7 @@ impl Namespaces {
             shares_session: SharesSession::No,
             program: spec.name(),
             report: Some(listener.into()),
+            gate: gate.map(|gate| gate.opens),
         };
         await_start(child, spec)
     }

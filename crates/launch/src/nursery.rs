@@ -1,6 +1,7 @@
 //! Where processes are started: as the caller's own children, or in namespaces of their own.
 
 use std::io;
+use std::os::fd::AsRawFd;
 
 use cryonaut_sys::spawn::{self, WaitFor};
 
@@ -24,8 +25,11 @@ impl Direct {
             numbers,
             listener,
             speaker,
+            gate,
         } = Birth::plan(spec)?;
         let mut prepared = birth.prepare(&numbers);
+        // The child has a copy of everything.
+        prepared.not_the_childs = gate.as_ref().map(|gate| gate.opens.as_raw_fd());
         let started = prepared
             .start()
             .map_err(|error| clone_failed(spec, error))?;
@@ -40,6 +44,7 @@ impl Direct {
             },
             program: spec.name(),
             report: Some(listener.into()),
+            gate: gate.map(|gate| gate.opens),
         };
         let pid = child.pid;
         await_start(child, spec).inspect_err(|_| {
@@ -111,6 +116,7 @@ impl Nursery {
             shares_session,
             program: String::new(),
             report: None,
+            gate: None,
         })
     }
 
@@ -127,14 +133,16 @@ impl Nursery {
 pub(crate) fn await_start(mut child: Child, spec: &ChildSpec) -> Result<Child, LaunchError> {
     match spec.stop_before_exec {
         StopBeforeExec::No => child.exec_outcome()?,
-        StopBeforeExec::Yes => {
+        StopBeforeExec::Yes | StopBeforeExec::Gate => {
             let first = child.next_report()?;
             if let Report::Failed { .. } = first {
                 return child.failure(first).map(|()| child);
             }
-            birth::wait_stopped(child.pid).map_err(LaunchError::system(
-                "stop the new process before it starts its program",
-            ))?;
+            if spec.stop_before_exec == StopBeforeExec::Yes {
+                birth::wait_stopped(child.pid).map_err(LaunchError::system(
+                    "stop the new process before it starts its program",
+                ))?;
+            }
         }
     }
     Ok(child)

@@ -262,6 +262,26 @@ pub struct Registry {
     directory: PathBuf,
 }
 
+/// The list of jobs, held: whoever else wants to see or change it waits. So a job can be entered before it runs, and nobody finds
+/// it before it does.
+#[derive(Debug)]
+pub struct Held<'a> {
+    registry: &'a Registry,
+    _lock: File,
+}
+
+impl Held<'_> {
+    /// Enters a job, as [`Registry::register`] does.
+    pub fn register(&self, new: NewJob) -> Result<Job, RegistryError> {
+        self.registry.enter_locked(new, |_| {})
+    }
+
+    /// Takes a job off the list again that did not start after all.
+    pub fn remove(&self, job: &Job) -> Result<(), RegistryError> {
+        self.registry.erase(&job.name)
+    }
+}
+
 impl Registry {
     /// The registry of the calling user; made if it is not there.
     pub fn open() -> Result<Registry, RegistryError> {
@@ -316,10 +336,22 @@ impl Registry {
     }
 
     fn enter(&self, new: NewJob, edit: impl FnOnce(&mut Job)) -> Result<Job, RegistryError> {
+        let _lock = self.lock()?;
+        self.enter_locked(new, edit)
+    }
+
+    /// The list, which nobody else reads or changes until this is dropped.
+    pub fn hold(&self) -> Result<Held<'_>, RegistryError> {
+        Ok(Held {
+            _lock: self.lock()?,
+            registry: self,
+        })
+    }
+
+    fn enter_locked(&self, new: NewJob, edit: impl FnOnce(&mut Job)) -> Result<Job, RegistryError> {
         if let Some(name) = &new.name {
             check_name(name)?;
         }
-        let _lock = self.lock()?;
         let name = match new.name {
             Some(name) => self.free(&name).map(|()| name)?,
             None => self.generate_name(&new.command)?,

@@ -14,6 +14,8 @@ use cryonaut_launch::{
     TimeOffsets, UserNamespace, WatchedSignals, inherited_descriptors,
 };
 
+use cryonaut_sys::terminal::{Readiness, wait_ready};
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A nursery in fresh namespaces; `None`, with the reason printed, where this machine allows none.
@@ -355,6 +357,58 @@ fn child_stops_before_exec_and_goes_on() {
         child.exec_outcome().unwrap();
         assert_eq!(io::read_to_string(output).unwrap(), "ran\n");
         assert_eq!(end_of(&nursery, &child), Ended::Exited(0));
+    }
+}
+
+#[test]
+fn child_waits_at_its_gate_and_goes_on() {
+    for nursery in [
+        nursery(NamespaceRequest::default()),
+        Some(Nursery::Direct(Direct)),
+    ] {
+        let Some(nursery) = nursery else { continue };
+        let (mut spec, output) = shell("echo ran");
+        spec.stop_before_exec = StopBeforeExec::Gate;
+        let mut child = nursery.spawn(&spec).unwrap();
+        drop(spec);
+        let mut early = [Readiness::new(output.as_fd(), libc::POLLIN)];
+        wait_ready(&mut early, Some(Duration::from_millis(50))).unwrap();
+        assert_eq!(early[0].found, 0, "it did not wait");
+        child.let_go().unwrap();
+        assert_eq!(io::read_to_string(output).unwrap(), "ran\n");
+        assert_eq!(end_of(&nursery, &child), Ended::Exited(0));
+    }
+}
+
+#[test]
+fn a_closed_gate_is_the_end() {
+    for nursery in [
+        nursery(NamespaceRequest::default()),
+        Some(Nursery::Direct(Direct)),
+    ] {
+        let Some(nursery) = nursery else { continue };
+        let (mut spec, output) = shell("echo ran");
+        spec.stop_before_exec = StopBeforeExec::Gate;
+        let child = nursery.spawn(&spec).unwrap();
+        drop(spec);
+        // As the death of its starter does.
+        drop(child);
+        assert_eq!(io::read_to_string(output).unwrap(), "");
+    }
+}
+
+#[test]
+fn what_cannot_be_started_is_told_at_the_gate() {
+    for nursery in [
+        nursery(NamespaceRequest::default()),
+        Some(Nursery::Direct(Direct)),
+    ] {
+        let Some(nursery) = nursery else { continue };
+        let mut spec = ChildSpec::command(["/no/such/program"]);
+        spec.stop_before_exec = StopBeforeExec::Gate;
+        let mut child = nursery.spawn(&spec).unwrap();
+        let error = child.let_go().unwrap_err();
+        assert!(matches!(error, LaunchError::NotFound { .. }), "{error}");
     }
 }
 

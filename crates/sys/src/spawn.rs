@@ -534,6 +534,14 @@ pub fn write_number(number: RawFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(length as usize)
 }
 
+/// Reads from a descriptor by its number (read), for a child between fork and exec; 0 at the end.
+pub fn read_number(number: RawFd, room: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: room is as long as said.
+    let length =
+        check(unsafe { libc::read(number, room.as_mut_ptr().cast(), room.len()) } as c_long)?;
+    Ok(length as usize)
+}
+
 /// Closes one descriptor number; same condition as for [`close_range`].
 pub fn close_number(number: RawFd) -> io::Result<()> {
     close_range(number as u32, number as u32)

@@ -13,10 +13,10 @@ use clap::builder::TypedValueParser;
 use clap::{Args, ValueEnum, ValueHint};
 use cryonaut_engine::host::{Changed, ClampLimits, Grown, Host, Inherited};
 use cryonaut_engine::relocate::{Relocated, Relocation, relocate};
-use cryonaut_engine::restart::{self, Pids, RestartRequest, Restarted};
+use cryonaut_engine::restart::{self, Committed, Pids, Rebuilt, RestartRequest, Restarted};
 use cryonaut_engine::view::{self, View};
 use cryonaut_image::{RecordSet, SeekableImage};
-use cryonaut_launch::registry::{Job, NewJob, ProcessIdentity, Registry, check_name};
+use cryonaut_launch::registry::{Job, NewJob, Registry, check_name};
 use cryonaut_launch::{Nursery, WatchedSignals};
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::descriptor;
@@ -302,11 +302,16 @@ impl Arguments {
         // Now, while there is one thread again, and before anything of the job is there to be seen.
         let view = self.conditions.enter_view(&image)?;
         let request = RestartRequest { view, ..request };
+        let mut job = None;
         let restarted = {
             let progress = Progress::new(console, Count::Read, "restarting");
             stoppable(&signals, |stop| -> Result<Restarted, Failure> {
                 progress.expect(image.summary().bytes);
-                Ok(restart::restart(&image, request, stop)?)
+                restart::restart(&image, request, stop, |rebuilt| {
+                    let (listed, committed) = let_go(rebuilt, self.name, console)?;
+                    job = listed;
+                    Ok(committed)
+                })
             })??
         };
         drop(image);
@@ -319,19 +324,6 @@ impl Arguments {
                 ));
             }
         }
-        let kept = restarted
-            .terminal
-            .as_ref()
-            .map(|master| terminal::keep(&restarted.nursery, master))
-            .transpose();
-        let keeper = kept.unwrap_or_else(|failure| {
-            console.warning(&format!(
-                "the job's terminal will hang up when the process that holds it ends: {}",
-                failure.message
-            ));
-            None
-        });
-        let job = enter(&restarted, keeper, self.name, console);
         if self.detach {
             detach(restarted, job, console)
         } else {
@@ -390,33 +382,37 @@ fn own_terminal() -> Result<File, Failure> {
     })
 }
 
-/// Enters the job in the list, under the name asked for or the one it had.
-fn enter(
-    restarted: &Restarted,
-    terminal_keeper: Option<ProcessIdentity>,
+/// Lets a rebuilt job run, which is in the list by then, under the name asked for or the one it had, and whose terminal stays open.
+pub(super) fn let_go(
+    rebuilt: Rebuilt<'_>,
     name: Option<String>,
     console: Console,
-) -> Option<Job> {
-    let command = ProcessDirectory::open(restarted.root.pid)
+) -> Result<(Option<Job>, Committed), Failure> {
+    let kept = rebuilt
+        .terminal()
+        .map(|master| terminal::keep(rebuilt.nursery, master))
+        .transpose();
+    let terminal_keeper = kept.unwrap_or_else(|failure| {
+        console.warning(&format!(
+            "the job's terminal will hang up when the process that holds it ends: {}",
+            failure.message
+        ));
+        None
+    });
+    let command = ProcessDirectory::open(rebuilt.root.pid)
         .and_then(|directory| directory.command_line())
         .unwrap_or_default()
         .iter()
         .map(|word| String::from_utf8_lossy(word).into_owned())
         .collect();
-    let had = Some(restarted.job_name.clone()).filter(|name| check_name(name).is_ok());
-    match job::describe(&restarted.nursery, &restarted.root, name.or(had), command) {
-        Ok(new) => {
-            let new = NewJob {
-                generation: restarted.generation,
-                notification: restarted.notification,
-                terminal_keeper,
-                ..new
-            };
-            job::register(new, console)
-        }
-        // It has ended already.
-        Err(_) => None,
-    }
+    let had = Some(rebuilt.job_name.to_owned()).filter(|name| check_name(name).is_ok());
+    let new = NewJob {
+        generation: rebuilt.generation,
+        notification: rebuilt.notification,
+        terminal_keeper,
+        ..job::describe(rebuilt.nursery, rebuilt.root, name.or(had), command)?
+    };
+    job::register(new, console, || Ok(rebuilt.commit()?))
 }
 
 fn detach(restarted: Restarted, job: Option<Job>, console: Console) -> Result<u8, Failure> {

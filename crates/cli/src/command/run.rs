@@ -14,8 +14,8 @@ use cryonaut_engine::suspend::Cgroup;
 use cryonaut_launch::registry::{Job, NewJob, ProcessIdentity, Registry};
 use cryonaut_launch::terminal::{DetachKey, Pty, WindowSize};
 use cryonaut_launch::{
-    Child, ChildSpec, Direct, NamespaceRequest, Namespaces, Nursery, TimeOffsets, WatchedSignals,
-    inherited_descriptors,
+    Child, ChildSpec, Direct, NamespaceRequest, Namespaces, Nursery, StopBeforeExec, TimeOffsets,
+    WatchedSignals, inherited_descriptors,
 };
 use cryonaut_sys::spawn::{self, WaitFor, WaitStatus};
 use cryonaut_sys::terminal::set_window_size;
@@ -149,17 +149,18 @@ impl Arguments {
             spec.cgroup = Some(enter);
             JobCgroup(cgroup)
         });
-        let (spec, master) = self.give_terminal(spec)?;
+        let (mut spec, master) = self.give_terminal(spec)?;
         // Before the job is there, so that nothing can fail any more that it would miss.
         let keeper = master
             .as_ref()
             .map(|master| terminal::keep(&nursery, master))
             .transpose()?;
-        let root = nursery.spawn(&spec)?;
+        spec.stop_before_exec = StopBeforeExec::Gate;
+        let mut root = nursery.spawn(&spec)?;
         // Our copies of the job's terminal, which would hide its end.
         drop(spec);
-        let new = self.describe((&nursery, &root), keeper, directory.clone());
-        let job = new.and_then(|new| job::register(new, console));
+        let new = self.describe((&nursery, &root), keeper, directory.clone())?;
+        let (job, ()) = job::register(new, console, || root.let_go())?;
         if self.detach {
             return detach(&nursery, &root, master, job, console);
         }
@@ -235,19 +236,19 @@ impl Arguments {
         }
     }
 
-    /// The job as the list of jobs wants it; `None` if it has ended already.
+    /// The job as the list of jobs wants it.
     fn describe(
         &self,
         (nursery, root): (&Nursery, &Child),
         terminal_keeper: Option<ProcessIdentity>,
         checkpoint_directory: Option<PathBuf>,
-    ) -> Option<NewJob> {
+    ) -> Result<NewJob, Failure> {
         let supervisor = match self.detach {
             true => None,
             false => ProcessIdentity::of(std::process::id() as i32).ok(),
         };
-        let new = job::describe(nursery, root, self.name.clone(), words(&self.command)).ok()?;
-        Some(NewJob {
+        let new = job::describe(nursery, root, self.name.clone(), words(&self.command))?;
+        Ok(NewJob {
             supervisor,
             terminal_keeper,
             checkpoint_directory,
