@@ -170,6 +170,7 @@ victims! {
     file_no_stdio => Victim::new("file_no_stdio");
     pty_lines => Victim::new("pty_lines");
     pty_bytes => Victim::new("pty_bytes");
+    pty_pasted => Victim::new("pty_pasted");
     pty_session => Victim::new("pty_session");
     pty_modes => Victim::new("pty_modes");
     pty_gone => Victim::new("pty_gone");

@@ -17,6 +17,10 @@ use cryonaut_sys::terminal::{Keys, Settings, read_some, write_some};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// No read gives more: the size of a line discipline's buffer (N_TTY_BUF_SIZE).
 const ROOM: usize = 4096;
+/// So much that was typed fits into the line discipline; the rest waits before it (n_tty_receive_buf_common in n_tty.c).
+const MOST_TYPED: usize = ROOM - 1;
+/// How long it takes until what has been typed is surely with the line discipline, if there is room.
+const SETTLED: Duration = Duration::from_millis(20);
 /// One write to a master, which may not be O_NONBLOCK: it fits whenever poll(2) shows room (the kernel takes 256 bytes at least).
 const PIECE: usize = 128;
 /// The stop key while a terminal that keys have stopped is put back.
@@ -37,6 +41,10 @@ pub struct Content {
     /// Whether its output is held back, and by what: see `Held`.
     #[prost(enumeration = "Held", tag = "4")]
     pub held: i32,
+    /// What was typed behind all that, for which the line discipline had no room: as it was typed. What it means (lines, echoes,
+    /// signals) is decided by the settings there are when it gets its turn.
+    #[prost(bytes = "vec", tag = "5")]
+    pub behind: Vec<u8>,
 }
 
 /// A line that was typed.
@@ -75,10 +83,10 @@ impl Content {
     /// Bytes that wait.
     pub fn length(&self) -> usize {
         let lines = self.lines.iter().map(|line| line.bytes.len());
-        self.output.len() + lines.sum::<usize>() + self.rest.len()
+        self.output.len() + lines.sum::<usize>() + self.rest.len() + self.behind.len()
     }
 
-    /// Everything typed.
+    /// Everything typed that the line discipline has looked at.
     fn input(&self) -> impl Iterator<Item = u8> {
         let lines = self.lines.iter().flat_map(|line| line.bytes.iter());
         lines.chain(&self.rest).copied()
@@ -127,20 +135,7 @@ impl Content {
 
     fn take_in(&mut self, sides: Sides<'_>, settings: &Settings) -> Result<()> {
         drain_master(sides.master, &mut self.output)?;
-        if settings.takes_lines() {
-            let mut room = [0; ROOM];
-            while let Some(length) = read_now(sides.slave, &mut room)? {
-                let bytes = room[..length].to_vec();
-                let whole = bytes.last().is_some_and(|last| settings.ends_line(*last));
-                self.lines.push(Line {
-                    bytes,
-                    handed_over: !whole,
-                });
-            }
-            // Keys with a meaning would have it a second time, and IXON keeps what is held back.
-            settings.without_lines().apply(sides.master)?;
-        }
-        drain(sides.slave, &mut self.rest)?;
+        let overflow = self.take_typed(sides, settings)?;
         if !is_writable(sides.slave)? {
             set_flow(sides.slave, Flow::On)?;
             self.held = if is_writable(sides.slave)? {
@@ -153,7 +148,59 @@ impl Content {
         settings.without_flow_keys().apply(sides.master)?;
         // Echoes for which there was no room come before anything that is written, even nothing.
         let _ = write_some(sides.slave, &[]);
-        drain_master(sides.master, &mut self.output)
+        drain_master(sides.master, &mut self.output)?;
+        overflow.map_or(Ok(()), |at| self.split_behind(at))
+    }
+
+    /// Takes out what was typed. Where that is more than the line discipline has room for, it gives where what has only then been
+    /// passed on to it begins: so many bytes and ends of file come before.
+    fn take_typed(&mut self, sides: Sides<'_>, settings: &Settings) -> Result<Option<usize>> {
+        let full = is_full(sides.slave, settings)?;
+        if full {
+            // Reading makes room for what has no meaning yet, and is not to get one now.
+            settings.literal(Keys::default()).apply(sides.master)?;
+        }
+        if settings.takes_lines() {
+            let mut room = [0; ROOM];
+            while let Some(length) = read_now(sides.slave, &mut room)? {
+                let bytes = room[..length].to_vec();
+                let whole = bytes.last().is_some_and(|last| settings.ends_line(*last));
+                self.lines.push(Line {
+                    bytes,
+                    handed_over: !whole,
+                });
+            }
+            // Keys with a meaning would have it a second time, and IXON keeps what is held back.
+            let now = match full {
+                true => settings.literal(Keys::default()),
+                false => *settings,
+            };
+            now.without_lines().apply(sides.master)?;
+        }
+        drain(sides.slave, &mut self.rest)?;
+        Ok(full.then_some(MOST_TYPED))
+    }
+
+    /// Everything from this place on was taken as it had been typed.
+    fn split_behind(&mut self, place: usize) -> Result<()> {
+        let mut left = place;
+        for index in 0..self.lines.len() {
+            let line = &mut self.lines[index];
+            let length = line.bytes.len() + usize::from(line.handed_over);
+            if length <= left {
+                left -= length;
+                continue;
+            }
+            // No line of these was handed over: there was no key for that.
+            let later = self.lines.split_off(index);
+            let mut bytes = later.into_iter().flat_map(|line| line.bytes);
+            let rest = std::mem::take(&mut self.rest);
+            self.rest = bytes.by_ref().take(left).collect();
+            self.behind = bytes.chain(rest).collect();
+            return Ok(());
+        }
+        self.behind = self.rest.split_off(left.min(self.rest.len()));
+        Ok(())
     }
 
     /// Puts it into a terminal in which nothing waits and whose output is not held back, and gives that these settings.
@@ -164,67 +211,161 @@ impl Content {
         let keys = self.free_keys();
         let literal = settings.literal(keys);
         let read_by_bytes = literal.apply(sides.master);
-        let typed = if self.input().next().is_some() || !self.lines.is_empty() {
-            self.type_in(sides, &literal, keys)
-        } else {
-            Ok(())
+        let typed = self.typed(keys);
+        let typed = typed.split_at(typed.len().min(MOST_TYPED));
+        let room = Room::after(typed.0);
+        let mut behind = typed.1.to_vec();
+        behind.extend_from_slice(&self.behind);
+        let mut done = match room.first.is_empty() {
+            true => Ok(()),
+            false => type_in(sides, &literal, keys, room.first),
         };
         // Whatever has failed: what was printed goes back too, and the settings are those of the program.
-        let flowing = match typed {
-            Ok(()) => Ok(()),
+        if done.is_err() {
             // The stop key may have been typed, and not the start key.
-            Err(_) => settings.without_flow_keys().apply(sides.master),
-        };
+            done = done.and(settings.without_flow_keys().apply(sides.master));
+        }
         let printed = print_back(sides, &self.output);
         let held = match self.held() {
             Held::No => Ok(()),
             Held::ByCall => set_flow(sides.slave, Flow::Off),
             Held::ByKey => hold_by_key(sides, settings),
         };
+        let last = match room.last {
+            Some(last) => literal
+                .apply(sides.master)
+                .and_then(|()| type_last(sides, &literal, last)),
+            None => Ok(()),
+        };
         let set = settings.apply(sides.master);
+        let behind = write_behind(sides.master, &behind);
         read_by_bytes
-            .and(typed)
-            .and(flowing)
+            .and(done)
             .and(printed)
             .and(held)
+            .and(last)
             .and(set)
+            .and(behind)
     }
 
-    fn type_in(&self, sides: Sides<'_>, literal: &Settings, keys: Keys) -> Result<()> {
-        let told = keys.start != 0;
-        if told {
-            write_all(sides.master, &[keys.stop])?;
-            wait_until(|| Ok(!is_writable(sides.slave)?))?;
-        }
+    /// The keys that bring it about, in a terminal with these.
+    fn typed(&self, keys: Keys) -> Vec<u8> {
+        let mut typed = Vec::with_capacity(self.length());
         for line in &self.lines {
-            write_all(sides.master, &line.bytes)?;
+            typed.extend_from_slice(&line.bytes);
             if line.handed_over {
-                write_all(sides.master, &[keys.end_of_file])?;
+                typed.push(keys.end_of_file);
             }
         }
-        write_all(sides.master, &self.rest)?;
-        if told {
-            write_all(sides.master, &[keys.start])?;
-            return wait_until(|| is_writable(sides.slave));
-        }
-        // Every byte is among them, so none can be a key. Bytes, unlike lines, are counted.
-        let expected = if literal.takes_lines() {
-            self.lines.iter().map(|line| line.bytes.len()).sum()
-        } else {
-            self.rest.len()
-        };
-        wait_until(|| Ok(readable_bytes(sides.slave)? >= expected))
+        typed.extend_from_slice(&self.rest);
+        typed
     }
 }
+
+/// What is typed into a line discipline, whose last place must be free as long as a key is to reach it.
+struct Room<'a> {
+    first: &'a [u8],
+    last: Option<u8>,
+}
+
+impl<'a> Room<'a> {
+    fn after(typed: &'a [u8]) -> Self {
+        match typed.split_last() {
+            Some((last, first)) if typed.len() == MOST_TYPED => Room {
+                first,
+                last: Some(*last),
+            },
+            _ => Room {
+                first: typed,
+                last: None,
+            },
+        }
+    }
+}
+
+/// Whether so much was typed that the line discipline may be full, and more waits before it.
+fn is_full(slave: BorrowedFd<'_>, settings: &Settings) -> Result<bool> {
+    if !settings.takes_lines() {
+        return Ok(readable_bytes(slave)? >= MOST_TYPED);
+    }
+    // Of lines only whole ones are counted.
+    if readable_bytes(slave)? < MOST_TYPED / 2 {
+        return Ok(false);
+    }
+    let mut counted = 0;
+    loop {
+        let now = readable_bytes(slave)?;
+        if now == counted {
+            return Ok(true);
+        }
+        counted = now;
+        std::thread::sleep(SETTLED);
+    }
+}
+
+fn type_in(sides: Sides<'_>, literal: &Settings, keys: Keys, typed: &[u8]) -> Result<()> {
+    if !literal.takes_lines() {
+        write_all(sides.master, typed)?;
+        return wait_until(|| Ok(readable_bytes(sides.slave)? >= typed.len()));
+    }
+    // Of lines only whole ones are counted; keys tell how far it has come.
+    let told = keys.start != 0;
+    if told {
+        write_all(sides.master, &[keys.stop])?;
+        wait_until(|| Ok(!is_writable(sides.slave)?))?;
+    }
+    write_all(sides.master, typed)?;
+    if told {
+        write_all(sides.master, &[keys.start])?;
+        return wait_until(|| is_writable(sides.slave));
+    }
+    // Every byte is among them, so none can be a key.
+    let lines = typed.iter().rposition(|byte| *byte == b'\n');
+    let expected = lines.map_or(0, |last| last + 1);
+    wait_until(|| Ok(readable_bytes(sides.slave)? >= expected))
+}
+
+/// Types what fills the line discipline. No key behind it would reach that any more, but a whole line is counted.
+fn type_last(sides: Sides<'_>, literal: &Settings, last: u8) -> Result<()> {
+    let before = readable_bytes(sides.slave)?;
+    write_all(sides.master, &[last])?;
+    if !literal.takes_lines() || last == b'\n' {
+        return wait_until(|| Ok(readable_bytes(sides.slave)? > before));
+    }
+    // Nothing shows that it has come.
+    std::thread::sleep(SETTLED);
+    Ok(())
+}
+
+/// Types what waits before a line discipline that is full. See [`print_back`] for the sizes.
+fn write_behind(master: BorrowedFd<'_>, behind: &[u8]) -> Result<()> {
+    let mut left = behind;
+    for size in [LARGE, SMALL] {
+        while !left.is_empty() && is_writable(master)? {
+            match write_some(master, &left[..left.len().min(size)]) {
+                Ok(length) => left = &left[length..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    match left.is_empty() {
+        true => Ok(()),
+        false => Err(late()),
+    }
+}
+
+/// What the kernel's small buffers hold.
+const SMALL: usize = 256;
+/// What its large ones hold, and more.
+const LARGE: usize = 2048;
 
 /// Prints what had been printed. A terminal that was full may not take all of it at once: how much lies in the kernel's buffers
 /// depends on how it was written (drivers/tty/tty_buffer.c). Large ones are only made below a limit, which the last may pass;
 /// small ones, once they were used, are kept and used again whatever the limit is. So all of it fits, and more than could be
 /// there, in large pieces first and small ones then, after small ones have been used.
 fn print_back(sides: Sides<'_>, output: &[u8]) -> Result<()> {
-    /// What the kernel's small buffers hold.
-    const SMALL: usize = 256;
-    const LARGE: usize = 2048;
     const TIMES: usize = 8;
     if fill(sides, output, &[SMALL])? {
         return Ok(());
@@ -453,6 +594,75 @@ mod tests {
         assert_eq!(other.settings(), raw);
         assert_eq!(Content::copy_of(other.sides()).unwrap(), content);
         assert_eq!(other.reads().concat(), all);
+    }
+
+    #[test]
+    fn more_than_the_line_discipline_holds_stays_as_it_is() {
+        let lines: Vec<u8> = (0..900)
+            .flat_map(|number| format!("line {number}x\x7f\n").into_bytes())
+            .collect();
+        let mut half = vec![b'q'; 3000];
+        half.extend_from_slice(b"\n\x04\x04");
+        half.extend_from_slice(&lines);
+        half.extend_from_slice(b"not yet whole");
+        let bytes: Vec<u8> = (0..=255).cycle().take(10_000).collect();
+        let exact: Vec<u8> = (0..=255).cycle().take(MOST_TYPED).collect();
+        let full_line = [vec![b'a'; MOST_TYPED - 1], b"\n".to_vec()].concat();
+        let full_rest = [b"a\n".to_vec(), vec![b'b'; 5000]].concat();
+        let full_end = [b"a\n".to_vec(), vec![b'b'; MOST_TYPED - 3], vec![4]].concat();
+        let as_lines: fn(Settings) -> Settings = |settings| settings;
+        let as_bytes: fn(Settings) -> Settings = |settings| settings.raw();
+        let cases = [
+            (&lines, as_lines),
+            (&half, as_lines),
+            (&full_line, as_lines),
+            (&full_rest, as_lines),
+            (&full_end, as_lines),
+            (&bytes, as_bytes),
+            (&exact, as_bytes),
+        ];
+        for (index, (typed, mode)) in cases.into_iter().enumerate() {
+            for held in [Held::No, Held::ByKey] {
+                let [plain, copied, other] = [Pair::new(), Pair::new(), Pair::new()];
+                let settings = mode(plain.settings());
+                if held == Held::ByKey && !settings.takes_lines() {
+                    // Without IXON no key holds it back.
+                    continue;
+                }
+                for pair in [&plain, &copied] {
+                    settings.apply(pair.slave.as_fd()).unwrap();
+                    if held == Held::ByKey {
+                        hold_by_key(pair.sides(), &settings).unwrap();
+                        settings.apply(pair.slave.as_fd()).unwrap();
+                    }
+                    pair.type_in(typed);
+                }
+                let content = Content::copy_of(copied.sides()).unwrap();
+                let again = Content::copy_of(copied.sides()).unwrap();
+                assert_eq!(content.typed(Keys::default()), again.typed(Keys::default()));
+                assert_eq!(content.behind, again.behind);
+                // A line so long that nothing shows how full it is: what had to wait is echoed twice.
+                let long = index == 3;
+                assert!(content == again || long, "case {index} {held:?}");
+                assert_eq!(content.held(), held, "case {index} {held:?}");
+                content.put(other.sides(), &settings).unwrap();
+                let expected = plain.reads();
+                for (pair, which) in [(&copied, "copied"), (&other, "other")] {
+                    assert!(pair.reads() == expected, "case {index} {held:?} {which}");
+                    assert_eq!(pair.settings(), settings);
+                }
+                // Echoes come once, also those of what had to wait; where they are held back the kernel keeps the last ones only.
+                if held == Held::No && !long {
+                    let echoed = |pair: &Pair| {
+                        let mut echoes = Vec::new();
+                        let _ = write_some(pair.slave.as_fd(), &[]);
+                        drain_master(pair.master.as_fd(), &mut echoes).unwrap();
+                        echoes
+                    };
+                    assert!(echoed(&plain) == echoed(&copied), "case {index}");
+                }
+            }
+        }
     }
 
     #[test]
