@@ -218,9 +218,7 @@ pub fn check(options: &[SocketOption], label: (i32, &str), object: &str, plan: &
     }
     let remedy = "restart as root, or with CAP_NET_ADMIN";
     for (option, _, limit, _) in BUFFERS {
-        let most = std::fs::read_to_string(limit).ok();
-        let most = most.and_then(|text| text.trim().parse::<i32>().ok());
-        if let (Some(size), Some(most)) = (stored_number(options, option), most)
+        if let (Some(size), Some(most)) = (stored_number(options, option), number_in(limit))
             && size / 2 > most
         {
             plan.refusals.add(
@@ -245,6 +243,16 @@ pub fn check(options: &[SocketOption], label: (i32, &str), object: &str, plan: &
                 .add(label, object, format!("only root may set {text}"), remedy);
         }
     }
+}
+
+fn number_in(limit: &str) -> Option<i32> {
+    std::fs::read_to_string(limit).ok()?.trim().parse().ok()
+}
+
+/// The most that anybody may set for what a socket receives (`net.core.rmem_max`): what is beyond is cut down to it without a word.
+pub fn receive_limit() -> Option<i32> {
+    let [_, (_, _, limit, _)] = BUFFERS;
+    number_in(limit)
 }
 
 /// Gives a socket buffers at least as large as they were; done before its queues are filled.

@@ -127,8 +127,7 @@ impl DescriptorKind for TcpSockets {
             }
         }
         let before = Listing::read(libc::IPPROTO_TCP);
-        // Buffers are back to their sizes before these are read: what has arrived stays.
-        let (left, _) = settle::settle(flows(&held, &before, job)?, LIMIT)?;
+        let left = settle::settle(flows(&held, &before, job)?, LIMIT)?;
         let mut refusals = Refusals::default();
         for flow in left {
             let (label, object) = held[flow.index].about(job);

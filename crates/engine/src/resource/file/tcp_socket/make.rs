@@ -322,7 +322,7 @@ impl<'r> Workshop<'r> {
             settle::settle(flows.collect(), Duration::from_millis(20))?;
         }
         let flows = deliveries.iter().map(|delivery| delivery.flow);
-        let (left, _) = settle::settle(flows.collect(), LIMIT)?;
+        let left = settle::settle(flows.collect(), LIMIT)?;
         if !left.is_empty() {
             return Err(stuck());
         }

@@ -1,30 +1,32 @@
 //! Letting what is under way between two sockets arrive, so that it can be looked at where it is received.
 //!
 //! Nobody may look into what a socket has sent and its peer has not taken, but what has arrived may be looked at (MSG_PEEK). So the
-//! receiver is given room: the program notices nothing but that a buffer is larger. What must not stay if this process is killed is
-//! done by a child that finishes it.
+//! receiver is given room: the program notices nothing but that a buffer is larger. Nothing of it may stay if this process is killed,
+//! so that a child does it which finishes whatever becomes of its parent.
 
-use std::os::fd::BorrowedFd;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use cryonaut_sys::descriptor;
 use cryonaut_sys::socket::{self, Tcp};
 use cryonaut_sys::spawn::signal::{SignalSet, set_signal_mask};
-use cryonaut_sys::spawn::{self, WaitFor};
+use cryonaut_sys::spawn::{self, WaitFor, WaitStatus};
 
 use super::standing::has_heard_all;
-use crate::Result;
 use crate::error::Attempt;
+use crate::resource::file::socket::receive_limit;
+use crate::{Error, Result};
 
 /// Rounds without giving receivers more room.
 const PATIENT: u32 = 2;
 /// Room beyond what is known to be under way.
 const SPARE_ROOM: usize = 256 * 1024;
-/// Setting the size of a buffer beyond the limit, for root.
+/// Which sizes of buffers the program has set itself.
 const SO_BUF_LOCK: i32 = 72;
 
 /// One direction of a connection.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Flow<'a> {
     /// Who has sent; none when it has closed and nobody has it any more.
     pub sender: Option<BorrowedFd<'a>>,
@@ -44,8 +46,8 @@ impl Flow<'_> {
     }
 }
 
-/// A receiver whose buffer the program had set, and that size: put back when everything has been read.
-pub struct Enlarged<'a>(Vec<(BorrowedFd<'a>, i32)>);
+/// Receivers whose buffer the program had set, and that size: put back when everything has arrived.
+struct Enlarged<'a>(Vec<(BorrowedFd<'a>, i32)>);
 
 impl Drop for Enlarged<'_> {
     fn drop(&mut self) {
@@ -55,24 +57,76 @@ impl Drop for Enlarged<'_> {
     }
 }
 
-/// Has everything arrive. Gives the flows of which something is still under way after `limit`, and what keeps buffers large.
+/// Has everything arrive. Gives the flows of which something is still under way after `limit`.
 ///
 /// # Errors
 /// When a socket cannot be looked at.
-pub fn settle<'a>(
-    mut flows: Vec<Flow<'a>>,
-    limit: Duration,
-) -> Result<(Vec<Flow<'a>>, Enlarged<'a>)> {
+pub fn settle(flows: Vec<Flow<'_>>, limit: Duration) -> Result<Vec<Flow<'_>>> {
+    let mut flows = under_way(flows)?;
+    if flows.is_empty() {
+        return Ok(flows);
+    }
+    let what = || "letting what is under way between sockets arrive".to_owned();
+    let (mut told, mut link) = std::io::pipe().attempt(what)?;
+    let started = spawn::fork_child(|| {
+        let _ = set_signal_mask(SignalSet::FULL);
+        let _ = spawn::new_session();
+        let _ = spawn::set_thread_name(c"cryo-sockets");
+        let _ = spawn::close_number(told.as_raw_fd());
+        let (status, answer) = match settle_here(flows.clone(), limit) {
+            Ok(left) => {
+                let left = left.iter().flat_map(|flow| flow.index.to_ne_bytes());
+                (0, left.collect())
+            }
+            Err(error) => (1, error.to_string().into_bytes()),
+        };
+        if link.write_all(&answer).is_ok() {
+            status
+        } else {
+            1
+        }
+    })
+    .attempt(what)?;
+    drop(link);
+    let mut answer = Vec::new();
+    let read = told.read_to_end(&mut answer);
+    let (_, status) = spawn::wait_for(WaitFor::Pid(started.pid), libc::WEXITED).attempt(what)?;
+    read.attempt(what)?;
+    if status != WaitStatus::Exited(0) {
+        let why = String::from_utf8_lossy(&answer);
+        let why = if why.is_empty() {
+            "the process that did it was killed from outside"
+        } else {
+            &why
+        };
+        return Err(Error::Failed(format!("{}: {why}", what())));
+    }
+    let (left, _) = answer.as_chunks();
+    let left: Vec<usize> = left
+        .iter()
+        .map(|index| usize::from_ne_bytes(*index))
+        .collect();
+    flows.retain(|flow| left.contains(&flow.index));
+    Ok(flows)
+}
+
+/// Of these, those of which something has not arrived yet.
+fn under_way(flows: Vec<Flow<'_>>) -> Result<Vec<Flow<'_>>> {
+    let mut left = Vec::new();
+    for flow in flows {
+        if !flow.has_arrived()? {
+            left.push(flow);
+        }
+    }
+    Ok(left)
+}
+
+/// As [`settle`], by this process itself. Buffers are as large again as they were: what has arrived stays.
+fn settle_here(mut flows: Vec<Flow<'_>>, limit: Duration) -> Result<Vec<Flow<'_>>> {
     let start = Instant::now();
     let mut enlarged = Enlarged(Vec::new());
     for round in 0.. {
-        let mut left = Vec::new();
-        for flow in flows {
-            if !flow.has_arrived()? {
-                left.push(flow);
-            }
-        }
-        flows = left;
+        flows = under_way(flows)?;
         if flows.is_empty() || start.elapsed() > limit {
             break;
         }
@@ -89,7 +143,7 @@ pub fn settle<'a>(
             tell(flow.receiver);
         }
     }
-    Ok((flows, enlarged))
+    Ok(flows)
 }
 
 fn number(socket: BorrowedFd<'_>, level: i32, name: i32) -> i32 {
@@ -123,12 +177,18 @@ fn tell(receiver: BorrowedFd<'_>) {
     }
 }
 
+/// Sets how much a socket may hold, as the program would: half of what the kernel counts.
 fn set_size(socket: BorrowedFd<'_>, half: i32) -> std::io::Result<()> {
-    let half = half.to_ne_bytes();
-    socket::set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &half)
-        .or_else(|_| socket::set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, &half))
+    let set = |name: i32| socket::set_option(socket, libc::SOL_SOCKET, name, &half.to_ne_bytes());
+    set(libc::SO_RCVBUFFORCE).or_else(|_| {
+        // Cut down to the limit it would be less than before, perhaps, and nobody could give that back.
+        let before = number(socket, libc::SOL_SOCKET, libc::SO_RCVBUF) / 2;
+        match receive_limit() {
+            Some(limit) if before <= limit => set(libc::SO_RCVBUF),
+            _ => Err(std::io::Error::from_raw_os_error(libc::EPERM)),
+        }
+    })
 }
-
 /// Gives receivers more room.
 fn enlarge<'a>(flows: &[Flow<'a>], enlarged: &mut Enlarged<'a>) -> Result<()> {
     const SET_BY_PROGRAM: i32 = 2;
@@ -147,11 +207,9 @@ fn enlarge<'a>(flows: &[Flow<'a>], enlarged: &mut Enlarged<'a>) -> Result<()> {
         }
         let size = number(flow.receiver, libc::SOL_SOCKET, libc::SO_RCVBUF);
         if size / 2 < wanted && set_size(flow.receiver, wanted).is_ok() {
-            let known = enlarged.0.iter().any(|(socket, _)| {
-                std::os::fd::AsRawFd::as_raw_fd(socket)
-                    == std::os::fd::AsRawFd::as_raw_fd(&flow.receiver)
-            });
-            if !known {
+            let receiver = flow.receiver.as_raw_fd();
+            let mut known = enlarged.0.iter();
+            if !known.any(|(socket, _)| socket.as_raw_fd() == receiver) {
                 enlarged.0.push((flow.receiver, size));
             }
         }
@@ -182,4 +240,80 @@ pub fn grow(sockets: &[(BorrowedFd<'_>, i32)]) -> Result<()> {
     spawn::wait_for(WaitFor::Pid(started.pid), libc::WEXITED)
         .attempt(what)
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use cryonaut_sys::pidfd;
+
+    use super::*;
+
+    /// Two ends, of which the second has a small buffer of its own choice.
+    fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let small = 4096_i32.to_ne_bytes();
+        let option = libc::SO_RCVBUF;
+        socket::set_option(listener.as_fd(), libc::SOL_SOCKET, option, &small).unwrap();
+        let sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (sender, listener.accept().unwrap().0)
+    }
+
+    /// What the program has set, and could notice.
+    fn settings(sender: &TcpStream, receiver: &TcpStream) -> [i32; 3] {
+        [
+            number(sender.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY),
+            number(receiver.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF),
+            number(receiver.as_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT),
+        ]
+    }
+
+    #[test]
+    fn a_kill_leaves_no_trace() {
+        for round in 0..60_u64 {
+            let (mut sender, receiver) = connection();
+            let before = settings(&sender, &receiver);
+            sender.set_nonblocking(true).unwrap();
+            while sender.write(&[7; 4096]).is_ok() {}
+            // Every process that works on them holds the other end.
+            let (mut working, held) = std::io::pipe().unwrap();
+            let killed = spawn::fork_child(|| {
+                let _ = spawn::close_number(working.as_raw_fd());
+                let flow = Flow {
+                    sender: Some(sender.as_fd()),
+                    receiver: receiver.as_fd(),
+                    index: 0,
+                };
+                i32::from(settle(vec![flow], Duration::from_millis(200)).is_err())
+            })
+            .unwrap();
+            drop(held);
+            std::thread::sleep(Duration::from_micros(round * 400));
+            pidfd::send_signal(killed.pidfd.as_fd(), libc::SIGKILL).unwrap();
+            spawn::wait_for(WaitFor::Pid(killed.pid), libc::WEXITED).unwrap();
+            working.read_to_end(&mut Vec::new()).unwrap();
+            assert_eq!(settings(&sender, &receiver), before, "round {round}");
+        }
+    }
+
+    #[test]
+    fn everything_arrives() {
+        let (mut sender, receiver) = connection();
+        let before = settings(&sender, &receiver);
+        sender.write_all(&[7; 1000]).unwrap();
+        let flow = Flow {
+            sender: Some(sender.as_fd()),
+            receiver: receiver.as_fd(),
+            index: 3,
+        };
+        assert!(
+            settle(vec![flow], Duration::from_secs(60))
+                .unwrap()
+                .is_empty()
+        );
+        assert_eq!(descriptor::readable_bytes(receiver.as_fd()).unwrap(), 1000);
+        assert_eq!(settings(&sender, &receiver), before);
+    }
 }
