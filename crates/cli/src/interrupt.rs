@@ -10,10 +10,20 @@ use cryonaut_sys::terminal::{Readiness, wait_ready};
 
 use crate::exit::{Code, Failure};
 
+/// What a second signal does, when the first has not ended the work yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Second {
+    /// It ends `cryo` at once, which leaves the job as safe as any death of `cryo`.
+    EndsAtOnce,
+    /// Nothing: what was done has to be undone, or the job would be left between two states. That takes a bounded time.
+    Waits,
+}
+
 /// Does `work` in the calling thread (ptrace ties a tracee to one thread), and sets the flag that it is given when SIGINT,
-/// SIGTERM, SIGHUP or SIGQUIT comes. A second one ends `cryo` at once, which leaves the job as safe as any death of `cryo`.
+/// SIGTERM, SIGHUP or SIGQUIT comes.
 pub fn stoppable<T>(
     _blocked: &WatchedSignals,
+    second: Second,
     work: impl FnOnce(&AtomicBool) -> T,
 ) -> Result<T, Failure> {
     let stop = AtomicBool::new(false);
@@ -24,7 +34,7 @@ pub fn stoppable<T>(
     std::thread::scope(|scope| {
         let watcher = std::thread::Builder::new().name("cryo-signals".into());
         watcher
-            .spawn_scoped(scope, || watch(&signals, &over, &stop))
+            .spawn_scoped(scope, || watch(&signals, &over, (&stop, second)))
             .map_err(Failure::system("start a thread"))?;
         let outcome = work(&stop);
         // The end of the pipe ends the watcher.
@@ -33,7 +43,16 @@ pub fn stoppable<T>(
     })
 }
 
-fn watch(signals: &SignalDescriptor, over: &PipeReader, stop: &AtomicBool) {
+/// Keeps signals away until `work` has told what it did: one that comes too late to stop it must not end `cryo` before that, nor
+/// between two parts of it.
+pub fn to_the_end<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    let signals = WatchedSignals::block()?;
+    let outcome = work();
+    while let Ok(Some(_)) = signals.next() {}
+    outcome
+}
+
+fn watch(signals: &SignalDescriptor, over: &PipeReader, (stop, second): (&AtomicBool, Second)) {
     loop {
         let mut wishes = [
             Readiness::new(signals.as_fd(), libc::POLLIN),
@@ -43,7 +62,7 @@ fn watch(signals: &SignalDescriptor, over: &PipeReader, stop: &AtomicBool) {
             return;
         }
         while let Ok(Some(_)) = signals.next() {
-            if stop.swap(true, Ordering::Relaxed) {
+            if stop.swap(true, Ordering::Relaxed) && second == Second::EndsAtOnce {
                 std::process::exit(i32::from(Code::Failed as u8));
             }
         }

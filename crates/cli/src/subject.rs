@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum, ValueHint};
 use cryonaut_engine::suspend::{Standing, discover, standing};
 use cryonaut_engine::target::{External, Scope, Target};
-use cryonaut_launch::registry::{Job, Registry};
+use cryonaut_launch::registry::{Job, ProcessIdentity, Registry};
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_procfs::system::all_pids;
 
@@ -158,6 +158,14 @@ impl Subject {
             target,
             job: Some(job),
         })
+    }
+
+    /// Its first process.
+    pub fn root(&self) -> ProcessIdentity {
+        match &self.job {
+            Some(job) => job.root,
+            None => self.target.identity(),
+        }
     }
 
     /// The job's name, empty if it has none.

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use cryonaut_launch::registry::ProcessIdentity;
 pub use cryonaut_launch::registry::{Notices, Notification};
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_procfs::status::Status;
@@ -38,6 +39,16 @@ struct Told {
 }
 
 impl Told {
+    /// The process that has this pid now; none if it has ended.
+    fn of(pid: i32, name: String) -> Option<Self> {
+        Some(Self {
+            pid,
+            name,
+            process: pidfd::open(pid).ok()?,
+            directory: ProcessDirectory::open(pid).ok()?,
+        })
+    }
+
     /// Its state as /proc/PID/stat has it; none if it has ended.
     fn state(&self) -> Option<char> {
         let state = self.directory.stat().ok()?.state;
@@ -182,6 +193,14 @@ impl Notified {
         self.told.iter().map(|told| told.pid).collect()
     }
 
+    /// Leaves them waiting for a *continue* that somebody else owes them from here on: who they are is noted.
+    pub(crate) fn leave_waiting(mut self) {
+        if let Some(guardian) = self.guardian.take() {
+            // One that cannot be told wakes them, which those who are held by then sleep through.
+            let _ = guardian.dismiss();
+        }
+    }
+
     /// What the user should know.
     pub fn remarks(&self) -> &[String] {
         &self.remarks
@@ -215,12 +234,7 @@ impl Drop for Notified {
 fn to_be_told(target: &Target, signal: i32) -> Vec<Told> {
     const MOMENT: Duration = Duration::from_millis(100);
     let find = |process: &TargetProcess| {
-        let told = Told {
-            pid: process.pid,
-            name: process.name(),
-            process: pidfd::open(process.pid).ok()?,
-            directory: ProcessDirectory::open(process.pid).ok()?,
-        };
+        let told = Told::of(process.pid, process.name())?;
         let wanted = told.catches(signal) && !matches!(told.state(), None | Some('T'));
         wanted.then_some(told)
     };
@@ -230,6 +244,17 @@ fn to_be_told(target: &Target, signal: i32) -> Vec<Told> {
         told.retain(|process| process.catches(signal));
     }
     told
+}
+
+/// Tells processes that were left waiting that life goes on, and wakes them.
+pub(crate) fn go_on_later(waiting: &[ProcessIdentity], continued: Option<i32>) {
+    let find = |identity: &ProcessIdentity| {
+        let told = Told::of(identity.pid, String::new())?;
+        // The descriptor is open: it is the right one, or another that has its number now.
+        identity.is_alive().then_some(told)
+    };
+    let told: Vec<Told> = waiting.iter().filter_map(find).collect();
+    go_on(&told, continued, Afterwards::LeaveRunning);
 }
 
 /// Tells them that life goes on, and wakes those that stopped themselves. The signal comes first, so that its handler runs before

@@ -24,7 +24,8 @@ use std::time::{Duration, Instant};
 
 use cryonaut_launch::registry::{Phase, ProcessIdentity, SuspendedProcess, Suspension, Way};
 
-use crate::freeze::{Afterwards, Frozen};
+use crate::freeze::{Afterwards, Frozen, job_stop};
+use crate::notify::Notified;
 use crate::target::Target;
 use crate::{Error, Refusals, Result};
 
@@ -68,6 +69,8 @@ pub struct SuspendRequest {
 /// Where a suspension has come to, for a progress bar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
+    /// Programs that asked for it were told, and get ready.
+    Telling,
     /// The job stands still.
     Frozen,
     /// So many bytes of memory are to be gone through.
@@ -139,6 +142,7 @@ pub fn discover(pids: &[i32]) -> Option<Suspension> {
             .into_iter()
             .map(|cgroup| cgroup.path().to_owned())
             .collect(),
+        continued: None,
     })
 }
 
@@ -151,6 +155,7 @@ fn identify(pid: i32, before: Option<&Suspension>) -> Option<SuspendedProcess> {
     Some(known.cloned().unwrap_or_else(|| SuspendedProcess {
         identity,
         stopped_before: signals::is_stopped(pid),
+        told: false,
         hot: Vec::new(),
     }))
 }
@@ -158,7 +163,8 @@ fn identify(pid: i32, before: Option<&Suspension>) -> Option<SuspendedProcess> {
 /// Suspends a job.
 ///
 /// # Errors
-/// [`Error::Refused`] before anything is stopped; otherwise the job runs on, as before.
+/// [`Error::Refused`] before anything is stopped; otherwise the job is as it was before: it runs on, or stands still if it was
+/// suspended already.
 pub fn suspend(
     request: SuspendRequest,
     note: Note<'_>,
@@ -173,47 +179,26 @@ pub fn suspend(
         before,
     } = request;
     let plan = Plan::make(&target, give_back, keep, before.as_ref())?;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let mut suspension = Suspension {
-        since: before
-            .as_ref()
-            .map(|before| before.since)
-            .filter(|&since| since != 0)
-            .unwrap_or(now.map_or(0, |now| now.as_secs())),
-        way: plan.way(),
-        phase: Phase::Suspending,
-        cgroups: plan.places.as_ref().map(Places::paths).unwrap_or_default(),
-        processes: target
-            .live_pids()
-            .into_iter()
-            .filter_map(|pid| identify(pid, before.as_ref()))
-            .collect(),
-    };
-    if give_back != GiveBack::Nothing {
-        for process in &mut suspension.processes {
-            let hot = plan.order.hot(process.identity.pid);
-            if !hot.is_empty() {
-                process.hot = hot;
-            }
-        }
-    }
+    let held = before
+        .as_ref()
+        .filter(|before| standing(before) == Standing::Still);
+    let mut suspension = begun(&target, &plan, before.as_ref());
     note(&suspension)?;
     let mut work = Work {
         target: &target,
         suspension: &mut suspension,
+        note: &mut *note,
         remarks: plan.remarks.clone(),
         stop,
         still: Instant::now(),
     };
-    let outcome = work.hold(&plan, progress).and_then(|places| {
-        work.note_places(places, note)?;
+    let outcome = work.hold(&plan, progress).and_then(|()| {
         progress(Progress::Frozen);
         work.push_out(&plan, progress)
     });
     let (remarks, since_still) = (std::mem::take(&mut work.remarks), work.still);
     if let Err(error) = outcome {
-        undo(&suspension);
-        return Err(error);
+        return Err(undo(&suspension, held, note, error));
     }
     suspension.phase = Phase::Suspended;
     // It stands still: what was noted before is enough to find it again.
@@ -235,15 +220,49 @@ pub fn suspend(
     Ok(report)
 }
 
-/// Lets the job go on after a suspension that failed.
-fn undo(suspension: &Suspension) {
-    let pids: Vec<i32> = suspension
-        .processes
-        .iter()
-        .map(|process| process.identity.pid)
+/// The suspension as it is noted before anything is stopped.
+fn begun(target: &Target, plan: &Plan, before: Option<&Suspension>) -> Suspension {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let mut processes: Vec<SuspendedProcess> = target
+        .live_pids()
+        .into_iter()
+        .filter_map(|pid| identify(pid, before))
         .collect();
-    // What fails here is found by the next `cryo resume`: the suspension is noted.
-    let _ = resume::let_go(suspension, &pids);
+    if plan.give_back != GiveBack::Nothing {
+        for process in &mut processes {
+            let hot = plan.order.hot(process.identity.pid);
+            if !hot.is_empty() {
+                process.hot = hot;
+            }
+        }
+    }
+    Suspension {
+        since: before
+            .map(|before| before.since)
+            .filter(|&since| since != 0)
+            .unwrap_or(now.map_or(0, |now| now.as_secs())),
+        way: plan.way(),
+        phase: Phase::Suspending,
+        cgroups: plan.places.as_ref().map(Places::paths).unwrap_or_default(),
+        processes,
+        continued: before.and_then(|before| before.continued),
+    }
+}
+
+/// Brings the job back to what it was before a suspension that failed: running, or, with `held`, suspended as before. Gives what is
+/// to be told.
+fn undo(suspension: &Suspension, held: Option<&Suspension>, note: Note<'_>, error: Error) -> Error {
+    let Some(held) = held else {
+        // What fails here is found by the next `cryo resume`: the suspension is noted.
+        let _ = resume::let_go(suspension, &[]);
+        return error;
+    };
+    resume::let_newcomers_go(suspension, held);
+    let _ = note(held);
+    match error {
+        Error::Failed(error) => Error::Failed(format!("{error}; it stays suspended, as before")),
+        error => error,
+    }
 }
 
 /// What is going to be done, found out while the job runs.
@@ -363,6 +382,7 @@ fn watch_use(pids: &[i32]) {
 struct Work<'a> {
     target: &'a Target,
     suspension: &'a mut Suspension,
+    note: Note<'a>,
     remarks: Vec<String>,
     stop: &'a AtomicBool,
     still: Instant,
@@ -370,38 +390,74 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// Brings all processes to a stand, for good.
-    fn hold(&mut self, plan: &Plan, progress: &mut dyn FnMut(Progress)) -> Result<Option<Places>> {
-        // Programs that asked to be told are told here, and get ready or refuse; none is stopped until all have answered.
+    fn hold(&mut self, plan: &Plan, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+        if self.target.notification.notices.checkpoint.is_some() {
+            progress(Progress::Telling);
+        }
+        // If this fails they are told to go on, when the job runs again: what is made last is dropped first.
+        let notified = Notified::tell(self.target, self.stop)?;
+        self.remarks.extend_from_slice(notified.remarks());
         let mut traced = self.trace(plan)?;
         if let (Some(frozen), Some(inject)) = (&mut traced, plan.inject)
             && !frozen.is_delicate()
         {
             progress(Progress::Reclaiming(plan.order.bytes()));
             let mut told = |bytes| progress(Progress::Reclaimed(bytes));
-            reclaim::inject(frozen, &plan.order, inject, self.stop, &mut told)?;
+            let left_out = reclaim::inject(frozen, &plan.order, inject, self.stop, &mut told)?;
+            if left_out > 0 {
+                self.remarks.push(format!(
+                    "{left_out} of its processes were frozen already and could not push their memory out themselves: resume it and suspend it again"
+                ));
+            }
         }
         // In the freezer no task could run the call any more that removes what is ours.
         traced.as_mut().map_or(Ok(()), Frozen::withdraw)?;
         let pids = self.pids(traced.as_ref())?;
+        self.take_over(notified, traced.as_ref())?;
         match &plan.places {
-            Some(places) => {
-                let mut places = places.clone();
-                self.freeze_cgroups(&mut places, pids, traced)?;
-                Ok(Some(places))
-            }
+            Some(places) => self.freeze_cgroups(places.clone(), pids, traced),
             None => {
                 match traced {
                     Some(frozen) => {
                         frozen.release(Afterwards::Stop)?;
                         signals::await_stopped(&pids)?;
                     }
-                    None => drop(signals::stop(self.target)?),
+                    None => signals::stop(self.target, &mut |pids| self.announce(pids))?,
                 }
                 self.still = Instant::now();
-                self.learn(&self.target.again()?.live_pids());
-                Ok(None)
+                Ok(())
             }
         }
+    }
+
+    /// Takes down whom we are about to stop, and who waits for a *continue* that `cryo resume` owes them from here on.
+    fn take_over(&mut self, notified: Notified, traced: Option<&Frozen>) -> Result<()> {
+        for process in traced.into_iter().flat_map(Frozen::alive) {
+            self.learn(process.pid, job_stop(process).is_some());
+        }
+        let told = notified.pids();
+        if !told.is_empty() {
+            self.suspension.continued = self.target.notification.notices.continued;
+            for process in &mut self.suspension.processes {
+                process.told |= told.contains(&process.identity.pid);
+            }
+        }
+        (self.note)(self.suspension)?;
+        notified.leave_waiting();
+        Ok(())
+    }
+
+    /// Takes down processes that are about to be stopped, and tells which they are.
+    fn announce(&mut self, pids: &[i32]) -> Result<Vec<ProcessIdentity>> {
+        for &pid in pids {
+            self.learn(pid, signals::is_stopped(pid));
+        }
+        (self.note)(self.suspension)?;
+        let known = self.suspension.processes.iter();
+        let identities = known.map(|process| process.identity);
+        Ok(identities
+            .filter(|identity| pids.contains(&identity.pid))
+            .collect())
     }
 
     /// Has the job stand still under ptrace, if it can be traced. So all of it stops at one instant; its processes can push
@@ -441,17 +497,18 @@ impl Work<'_> {
     /// moved are found and moved too.
     fn freeze_cgroups(
         &mut self,
-        places: &mut Places,
+        mut places: Places,
         mut pids: Vec<i32>,
         traced: Option<Frozen>,
     ) -> Result<()> {
         const PASSES: usize = 100;
         let failed = |(pid, error): (i32, std::io::Error)| {
             Error::Failed(format!(
-                "process {pid} cannot be moved to a cgroup that can be frozen: {error}; the job runs on"
+                "process {pid} cannot be moved to a cgroup that can be frozen: {error}; the job is as it was before"
             ))
         };
         places.take(&pids).map_err(failed)?;
+        self.note_places(&places)?;
         places.freeze()?;
         // From here on its tasks go from under our hands straight into the freezer: no instruction is run between.
         if let Some(frozen) = traced {
@@ -465,11 +522,14 @@ impl Work<'_> {
                 // Only the end of the job's first process can be the reason, whose descendants cannot be told any more.
                 Err(_) => pids,
             };
-            if places.take(&pids).map_err(failed)? == Moved::None {
-                let members = places.paths();
-                let members = members.iter().flat_map(|path| Cgroup::at(path).members());
-                let members: Vec<i32> = members.chain(pids).collect();
-                self.learn(&members);
+            let moved = places.take(&pids).map_err(failed)?;
+            let members = places.paths();
+            let members = members.iter().flat_map(|path| Cgroup::at(path).members());
+            for pid in members.chain(pids.iter().copied()) {
+                self.learn(pid, false);
+            }
+            self.note_places(&places)?;
+            if moved == Moved::None {
                 return Ok(());
             }
             places.freeze()?;
@@ -479,27 +539,26 @@ impl Work<'_> {
         ))
     }
 
-    /// Takes in processes that were born since the suspension was noted.
-    fn learn(&mut self, pids: &[i32]) {
-        for &pid in pids {
-            if self
-                .suspension
-                .processes
-                .iter()
-                .all(|process| process.identity.pid != pid)
-                && let Some(mut process) = identify(pid, None)
-            {
-                process.stopped_before = false;
-                self.suspension.processes.push(process);
-            }
+    /// Takes in a process that was born since the suspension was noted.
+    fn learn(&mut self, pid: i32, stopped_before: bool) {
+        let Ok(identity) = ProcessIdentity::of(pid) else {
+            return;
+        };
+        let known = &mut self.suspension.processes;
+        if known.iter().all(|process| process.identity != identity) {
+            known.push(SuspendedProcess {
+                identity,
+                stopped_before,
+                told: false,
+                hot: Vec::new(),
+            });
         }
     }
 
-    fn note_places(&mut self, places: Option<Places>, note: Note<'_>) -> Result<()> {
-        if let Some(places) = places {
-            self.suspension.cgroups = places.paths();
-        }
-        note(self.suspension)
+    /// Takes down where the job is about to be frozen.
+    fn note_places(&mut self, places: &Places) -> Result<()> {
+        self.suspension.cgroups = places.paths();
+        (self.note)(self.suspension)
     }
 
     /// Pushes out what can be pushed out from outside.
@@ -534,6 +593,6 @@ pub(crate) fn push_out_again(frozen: &mut Frozen, stop: &AtomicBool) -> Result<(
     match pids.first() {
         Some(&pid) if may_advise(pid) => reclaim::push_out(&order, stop, &mut |_| {}),
         _ if frozen.is_delicate() => Ok(()),
-        _ => reclaim::inject(frozen, &order, Inject::All, stop, &mut |_| {}),
+        _ => reclaim::inject(frozen, &order, Inject::All, stop, &mut |_| {}).map(drop),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use cryonaut_launch::registry::Suspension;
+use cryonaut_launch::registry::{ProcessIdentity, Suspension};
 use cryonaut_procfs::stat::Stat;
 use cryonaut_procfs::status::Status;
 use cryonaut_procfs::{ProcError, ProcessDirectory};
@@ -193,6 +193,8 @@ pub struct Target {
     pub scope: Scope,
     /// The process that was named.
     pub named: i32,
+    /// When that started: a later process with its number is another.
+    pub(crate) started: u64,
     /// How closely resources look at it.
     pub inspection: Inspection,
     /// Whether the files that the job uses are hashed.
@@ -245,6 +247,7 @@ impl Target {
                 "process 1 is this system's init, which cannot be checkpointed".into(),
             ));
         }
+        let started = start_of(pid)?;
         let mut found = BTreeMap::new();
         match scope {
             Scope::Process => drop(found.insert(pid, named)),
@@ -291,6 +294,7 @@ impl Target {
             processes: parents_first(found),
             scope,
             named: pid,
+            started,
             inspection: Inspection::default(),
             hashing: Hashing::None,
             external: External::default(),
@@ -303,8 +307,9 @@ impl Target {
     /// Finds the processes again, as they are now.
     ///
     /// # Errors
-    /// As [`Target::find`].
+    /// As [`Target::find`]; when the named process has ended, though another may have its number now.
     pub fn again(&self) -> Result<Self> {
+        self.expect_same()?;
         Ok(Self {
             inspection: self.inspection,
             hashing: self.hashing,
@@ -314,6 +319,21 @@ impl Target {
             suspension: self.suspension.clone(),
             ..Self::find(self.named, self.scope)?
         })
+    }
+
+    /// The process that was named, as no later one is.
+    pub fn identity(&self) -> ProcessIdentity {
+        ProcessIdentity {
+            pid: self.named,
+            start_time: self.started,
+        }
+    }
+
+    fn expect_same(&self) -> Result<()> {
+        match start_of(self.named)? == self.started {
+            true => Ok(()),
+            false => Err(ended(self.named)),
+        }
     }
 
     /// Whether every thread of a process is to be looked at while it runs.
@@ -339,8 +359,9 @@ impl Target {
     /// The pids in scope as they are now, dead or alive, of which some may end before they are looked at.
     ///
     /// # Errors
-    /// When /proc cannot be read.
+    /// When /proc cannot be read, and as [`Target::again`].
     pub fn pids_now(&self) -> Result<Vec<i32>> {
+        self.expect_same()?;
         let mut pids = match self.scope {
             Scope::Process => vec![self.named],
             Scope::Tree => {
@@ -386,6 +407,16 @@ impl Target {
         }
         kept
     }
+}
+
+/// When a process started.
+fn start_of(pid: i32) -> Result<u64> {
+    let identity = ProcessIdentity::of(pid).map_err(|_| ended(pid))?;
+    Ok(identity.start_time)
+}
+
+fn ended(pid: i32) -> Error {
+    Error::Usage(format!("process {pid} has ended meanwhile"))
 }
 
 /// Whether a process is gone, waits for its parent to take notice of its end, or is just ending.

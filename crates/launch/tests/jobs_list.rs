@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use cryonaut_launch::registry::{
     CheckpointEntry, NewJob, Notification, ProcessIdentity, Registry, RegistryError, check_name,
@@ -178,4 +179,28 @@ fn names() {
     ] {
         assert!(check_name(bad).is_err(), "{bad}");
     }
+}
+
+#[test]
+fn a_claim_is_one_claim_also_when_its_file_was_removed() {
+    let place = Place::new("claim");
+    let registry = Registry::open_at(&place.0.join("jobs")).unwrap();
+    let first = registry.claim(77).unwrap();
+    let (told, through) = std::sync::mpsc::channel();
+    let waiting = registry.clone();
+    let waiter = std::thread::spawn(move || {
+        let second = waiting.claim(77).unwrap();
+        told.send(()).unwrap();
+        second
+    });
+    // It waits for the file that is removed now, and another is made and claimed.
+    std::thread::sleep(Duration::from_millis(100));
+    fs::remove_file(registry.directory().join(".77.claim")).unwrap();
+    let third = registry.claim(77).unwrap();
+    drop(first);
+    let early = through.recv_timeout(Duration::from_millis(200));
+    assert!(early.is_err(), "two have the same claim");
+    drop(third);
+    through.recv_timeout(Duration::from_secs(20)).unwrap();
+    drop(waiter.join().unwrap());
 }

@@ -18,6 +18,7 @@ use cryonaut_procfs::maps::{Area, AreaName};
 use cryonaut_sys::arch::{self, GuestFrame};
 use cryonaut_sys::{PAGE_SIZE, RemotePtr, ptrace, wait};
 
+use crate::waiting::await_stop;
 use crate::{CallList, Error, Outcomes, Result, Stopped, at, read_exact, write_all};
 
 const REGION: u64 = 64 * 1024;
@@ -317,7 +318,7 @@ impl Guest {
                 "letting it run a call",
                 ptrace::resume_to_system_call(tid, 0),
             )?;
-            match at(tid, "waiting for its call", wait::wait_for(tid))? {
+            match await_stop(tid)? {
                 wait::Status::Stopped { signal, event: 0 } if signal == libc::SIGTRAP | 0x80 => {
                     let registers = at(tid, "reading registers", ptrace::registers(tid))?;
                     if registers.rip == end && registers.rax != ENOSYS {
@@ -336,7 +337,7 @@ impl Guest {
         let tid = task.tid();
         loop {
             at(tid, "letting it run a list", ptrace::resume(tid, 0))?;
-            match at(tid, "waiting for its list", wait::wait_for(tid))? {
+            match await_stop(tid)? {
                 wait::Status::Stopped {
                     signal: seen,
                     event: 0,

@@ -13,6 +13,7 @@ mod list;
 mod memory;
 mod stub;
 mod task;
+mod waiting;
 
 pub use guest::{Guest, find_room, left_behind};
 pub use list::{Argument, BufferId, CallId, CallList, Outcomes};
@@ -29,6 +30,11 @@ pub enum Error {
     /// The task did not stop in time: it sits in a kernel wait that nothing but its end interrupts (a vfork parent, say).
     #[error("task {0} does not stop: it waits in the kernel where nothing interrupts it")]
     Unstoppable(i32),
+    /// The task was to make a call, but a cgroup that is frozen holds it: it makes it, and is back where it was, when that is thawed.
+    #[error(
+        "task {0} runs no call: somebody has frozen its cgroup; thaw it (docker unpause, systemctl thaw), then try again"
+    )]
+    Held(i32),
     /// Task, what was tried, and the kernel's answer.
     #[error("task {0}: {1}: {2}")]
     System(i32, &'static str, #[source] std::io::Error),

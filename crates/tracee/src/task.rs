@@ -6,6 +6,7 @@ use cryonaut_sys::arch::{Interrupted, Registers};
 use cryonaut_sys::ptrace::{self, EVENT_STOP, Options, UserDispatch};
 use cryonaut_sys::{task, wait};
 
+use crate::waiting::{await_stop, has_ended};
 use crate::{Error, Result, at};
 
 /// How tasks of a live job are traced: new ones are followed, stops at system calls marked.
@@ -109,7 +110,10 @@ fn until_event_stop(tid: i32, limit: Duration) -> Result<(Option<Stop>, Vec<i32>
     loop {
         let Some(status) = at(tid, "waiting for it", wait::poll(tid))? else {
             if start.elapsed() > limit {
-                return Ok((None, births));
+                return match has_ended(tid) {
+                    true => Err(Error::Gone(tid)),
+                    false => Ok((None, births)),
+                };
             }
             // The first look nearly always finds it stopping: spin shortly before sleeping.
             if start.elapsed() > Duration::from_micros(200) {
@@ -331,7 +335,7 @@ impl Stopped {
         )?;
         std::thread::sleep(moment);
         at(tid, "stopping it", ptrace::interrupt(tid))?;
-        let signal = match at(tid, "waiting for it", wait::wait_for(tid))? {
+        let signal = match await_stop(tid)? {
             wait::Status::Stopped {
                 event: EVENT_STOP,
                 signal,
@@ -384,7 +388,7 @@ impl Stopped {
         while left > 0 && (signal != 0 || !arrived(&self.registers)) {
             left -= 1;
             at(self.tid, "stepping", ptrace::single_step(self.tid, signal))?;
-            signal = match at(self.tid, "waiting for it", wait::wait_for(self.tid))? {
+            signal = match await_stop(self.tid)? {
                 wait::Status::Stopped { event: 0, signal } if signal != libc::SIGTRAP => signal,
                 wait::Status::Stopped { .. } => 0,
                 _ => return Err(Error::Gone(self.tid)),

@@ -1,7 +1,7 @@
 //! Programs that are told of checkpoint, restart and continue by plain signals (`--notify`), as a shell script sees them.
 
 use std::fs;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cryonaut_suite::scene::LIMIT;
 use cryonaut_suite::{Outcome, Program, Running, Scene, failed, for_each_user, processes};
@@ -173,12 +173,12 @@ fn out_of_time(scene: &Scene) -> Outcome {
 }
 
 /// `cryo` ends while one process has stopped itself and another is waited for.
-fn ended_while_waiting(scene: &Scene, signal: Signal) -> Outcome {
+fn ended_while_waiting(scene: &Scene, signal: Signal, verb: &[&str]) -> Outcome {
     let job = start(scene, HESITANT, "hesitant")?;
     let cryo = scene
-        .cryo(["checkpoint", "hesitant", "--grace", "10m", "-o"])
-        .arguments([&scene.file("image")])
-        .start("checkpoint")?;
+        .cryo(verb)
+        .arguments(["hesitant", "--grace", "10m"])
+        .start("call")?;
     await_word(scene, &job, "told")?;
     let pid = stopped(scene)?;
     cryo.signal(signal);
@@ -189,11 +189,14 @@ fn ended_while_waiting(scene: &Scene, signal: Signal) -> Outcome {
     })?;
     scene.go()?;
     expect_end(scene, &job)?;
-    if scene.file("image").exists() {
+    if scene.work("image").exists() {
         return failed("there is an image of a checkpoint that was given up");
     }
     Ok(())
 }
+
+const CHECKPOINT: &[&str] = &["checkpoint", "-o", "image"];
+const SUSPEND: &[&str] = &["suspend", "--partial"];
 
 /// Waits for the process of the job that has stopped itself.
 fn stopped(scene: &Scene) -> Outcome<i32> {
@@ -206,11 +209,61 @@ fn stopped(scene: &Scene) -> Outcome<i32> {
 }
 
 fn killed(scene: &Scene) -> Outcome {
-    ended_while_waiting(scene, Signal::KILL)
+    ended_while_waiting(scene, Signal::KILL, CHECKPOINT)
 }
 
 fn interrupted(scene: &Scene) -> Outcome {
-    ended_while_waiting(scene, Signal::INT)
+    ended_while_waiting(scene, Signal::INT, CHECKPOINT)
+}
+
+fn suspend_killed(scene: &Scene) -> Outcome {
+    ended_while_waiting(scene, Signal::KILL, SUSPEND)
+}
+
+fn suspend_interrupted(scene: &Scene) -> Outcome {
+    ended_while_waiting(scene, Signal::INT, SUSPEND)
+}
+
+/// Told before it is suspended, and *continue* when it is resumed, not before; what is done twice is told once.
+fn suspended(scene: &Scene) -> Outcome {
+    let job = start(scene, SCRIPT, "told")?;
+    let mut wanted = Vec::new();
+    for times in [1, 2, 1] {
+        for _ in 0..times {
+            scene.cryo(SUSPEND).arguments(["told"]).run()?.success()?;
+        }
+        wanted.push("told");
+        std::thread::sleep(Duration::from_millis(50));
+        expect_lines(&job, &wanted)?;
+        scene.cryo(["resume", "told"]).run()?.success()?;
+        wanted.push("continued");
+        scene.wait_for("the script to go on", LIMIT, || {
+            (lines(&job).len() == wanted.len()).then_some(())
+        })?;
+    }
+    scene.go()?;
+    expect_end(scene, &job)?;
+    wanted.push("END");
+    expect_lines(&job, &wanted)
+}
+
+/// A job that nobody started here is told, too.
+fn suspended_by_pid(scene: &Scene) -> Outcome {
+    let bash = Program::installed("bash")?;
+    let job = scene.start("job", &bash.argument("-c").argument(SCRIPT))?;
+    await_word(scene, &job, "READY")?;
+    let pid = job.pid().to_string();
+    scene
+        .cryo(SUSPEND)
+        .arguments([&pid, "--notify", NOTIFY, "--grace", "60s"])
+        .run()?
+        .success()?;
+    expect_lines(&job, &["told"])?;
+    scene.cryo(["resume", &pid]).run()?.success()?;
+    await_word(scene, &job, "continued")?;
+    scene.go()?;
+    expect_end(scene, &job)?;
+    expect_lines(&job, &["told", "continued", "END"])
 }
 
 /// One that its user has stopped is not told, and stays stopped in both lives.
@@ -265,6 +318,10 @@ for_each_user! {
     out_of_time,
     killed,
     interrupted,
+    suspended,
+    suspended_by_pid,
+    suspend_killed,
+    suspend_interrupted,
     left_stopped,
     bad_requests
 }

@@ -281,6 +281,7 @@ const ELSEWHERE: &[&str] = &[
     "holder",
     "landlock",
     "heartbeat",
+    "counting",
     "refused_state",
     "pipe_external",
     "unix_external",

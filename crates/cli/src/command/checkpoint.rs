@@ -24,7 +24,7 @@ use serde::Serialize;
 use crate::apart::apart;
 use crate::console::{Console, clean};
 use crate::exit::{self, Failure};
-use crate::interrupt::stoppable;
+use crate::interrupt::{Second, stoppable};
 use crate::notify::NotifyArguments;
 use crate::packing::PackingArguments;
 use crate::progress::{Count, Progress};
@@ -154,7 +154,7 @@ struct Report {
 
 impl Arguments {
     /// A checkpoint of this target into a file, which ends it.
-    pub fn killing(target: TargetArguments, file: PathBuf) -> Self {
+    pub fn killing(target: TargetArguments, file: PathBuf, notify: NotifyArguments) -> Self {
         Self {
             target,
             output: Some(file),
@@ -165,7 +165,7 @@ impl Arguments {
             },
             hash_files: false,
             external: ExternalArguments::default(),
-            notify: NotifyArguments::default(),
+            notify,
             packing: PackingArguments::default(),
             embedding: EmbeddingArguments::default(),
         }
@@ -353,7 +353,7 @@ fn save(request: CheckpointRequest, console: Console) -> Result<Option<Checkpoin
     // Ctrl-Z is among them: it would stop cryo while the job stands still.
     let signals = WatchedSignals::block()?;
     let progress = Progress::new(console, Count::Written, "freezing");
-    let report = stoppable(&signals, |stop| {
+    let report = stoppable(&signals, Second::EndsAtOnce, |stop| {
         checkpoint::checkpoint(request, stop, &mut |step| match step {
             checkpoint::Progress::Telling => progress.now("waiting for programs to get ready"),
             checkpoint::Progress::Frozen => progress.now("collecting"),

@@ -24,7 +24,7 @@ use cryonaut_sys::spawn::{self, OnExec, Subreaper};
 
 use crate::console::Console;
 use crate::exit::{self, Failure};
-use crate::interrupt::stoppable;
+use crate::interrupt::{Second, stoppable};
 use crate::job::{self, Detached, Foreground, Sight};
 use crate::opening::{KeyArguments, open};
 use crate::progress::{Count, Progress};
@@ -290,14 +290,18 @@ impl Arguments {
             ..RestartRequest::default()
         };
         let image = {
-            stoppable(&signals, |_| -> Result<SeekableImage, Failure> {
-                // It may ask for a passphrase, where a bar would be in the way.
-                let image = open(&self.image, &self.opening)?;
-                if from_stream {
-                    take_input(terminal.as_ref())?;
-                }
-                Ok(image)
-            })??
+            stoppable(
+                &signals,
+                Second::EndsAtOnce,
+                |_| -> Result<SeekableImage, Failure> {
+                    // It may ask for a passphrase, where a bar would be in the way.
+                    let image = open(&self.image, &self.opening)?;
+                    if from_stream {
+                        take_input(terminal.as_ref())?;
+                    }
+                    Ok(image)
+                },
+            )??
         };
         // Now, while there is one thread again, and before anything of the job is there to be seen.
         let view = self.conditions.enter_view(&image)?;
@@ -305,14 +309,18 @@ impl Arguments {
         let mut job = None;
         let restarted = {
             let progress = Progress::new(console, Count::Read, "restarting");
-            stoppable(&signals, |stop| -> Result<Restarted, Failure> {
-                progress.expect(image.summary().bytes);
-                restart::restart(&image, request, stop, |rebuilt| {
-                    let (listed, committed) = let_go(rebuilt, self.name, console)?;
-                    job = listed;
-                    Ok(committed)
-                })
-            })??
+            stoppable(
+                &signals,
+                Second::EndsAtOnce,
+                |stop| -> Result<Restarted, Failure> {
+                    progress.expect(image.summary().bytes);
+                    restart::restart(&image, request, stop, |rebuilt| {
+                        let (listed, committed) = let_go(rebuilt, self.name, console)?;
+                        job = listed;
+                        Ok(committed)
+                    })
+                },
+            )??
         };
         drop(image);
         if let Some(mut file) = pidfile {

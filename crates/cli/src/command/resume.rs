@@ -1,20 +1,21 @@
 //! `cryo resume`: lets a suspended job go on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use clap::{Args, ValueEnum, ValueHint};
 use cryonaut_engine::Error;
 use cryonaut_engine::suspend::{self, Prefetch, ResumeReport, Standing, discover, standing};
 use cryonaut_launch::WatchedSignals;
-use cryonaut_launch::registry::{Job, Registry, RegistryError, Suspension};
+use cryonaut_launch::registry::{Job, ProcessIdentity, Registry, RegistryError, Suspension};
+use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::spawn;
 use serde::Serialize;
 
-use super::suspend::Onto;
+use super::suspend::{Onto, changed};
 use crate::console::Console;
 use crate::exit::{self, Failure};
-use crate::interrupt::stoppable;
+use crate::interrupt::{Second, stoppable, to_the_end};
 use crate::subject::{ScopeArguments, Subject};
 use crate::{units, when};
 
@@ -55,6 +56,9 @@ struct Report<'a> {
     processes: usize,
     running_after_seconds: f64,
     total_seconds: f64,
+    /// The cgroup, frozen by somebody else, in which it still stands still.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frozen_above: Option<&'a Path>,
     remarks: &'a [String],
 }
 
@@ -76,23 +80,38 @@ impl Arguments {
             PrefetchChoice::All => Prefetch::All,
         };
         let name = held.name.clone();
-        let report = held.resume(what)?;
-        tell(&name, &report, console, Onto::StandardOutput)?;
+        to_the_end(|| {
+            let report = held.resume(what)?;
+            tell(&name, &report, console, Onto::StandardOutput)
+        })?;
         Ok(0)
     }
 }
 
-/// Resumes the job of this name, telling so beside the output of something else.
-pub fn by_name(name: &str, what: Prefetch, console: Console) -> Result<(), Failure> {
-    let held = match Held::find(name, ScopeArguments::default()) {
-        Ok(held) => held,
+/// Resumes a job that was suspended for a command, telling so beside its output. It does not stay suspended because the list of
+/// jobs has lost it, or cannot be used any more.
+pub fn after_command(
+    name: &str,
+    suspension: Option<&Suspension>,
+    what: Prefetch,
+    console: Console,
+) -> Result<(), Failure> {
+    let report = match (
+        Held::find(name, ScopeArguments::default()),
+        suspension.map(|suspension| (suspension, standing(suspension))),
+    ) {
+        (Ok(held), _) => held.resume(what)?,
         // It was killed meanwhile, or somebody else has resumed it.
-        Err(failure) => {
+        (Err(failure), None | Some((_, Standing::Running))) => {
             console.remark(&failure.message);
             return Ok(());
         }
+        (Err(failure), Some((suspension, _))) => {
+            console.warning(&failure.message);
+            let never = AtomicBool::new(false);
+            suspend::resume(suspension, &[], Prefetch::None, &mut |_| Ok(()), &never)?
+        }
     };
-    let report = held.resume(what)?;
     tell(name, &report, console, Onto::StandardError)
 }
 
@@ -105,14 +124,20 @@ fn tell(name: &str, report: &ResumeReport, console: Console, onto: Onto) -> Resu
         processes: report.processes,
         running_after_seconds: report.until_running.as_secs_f64(),
         total_seconds: report.total.as_secs_f64(),
+        frozen_above: report.frozen_above.as_deref(),
         remarks: &report.remarks,
     };
-    let text = || {
-        format!(
-            "resumed {name}, {}: running again after {}",
-            units::count(report.processes, "process", "processes"),
+    let processes = units::count(report.processes, "process", "processes");
+    let text = || match &report.frozen_above {
+        None => format!(
+            "resumed {name}, {processes}: running again after {}",
             when::short(report.until_running)
-        )
+        ),
+        Some(above) => format!(
+            "ended the suspension of {name}, {processes}, but it still stands still: somebody else has frozen {} (docker pause, \
+             systemctl freeze), and has to thaw it",
+            above.display()
+        ),
     };
     match onto {
         Onto::StandardOutput => console.result(&told, text),
@@ -123,7 +148,7 @@ fn tell(name: &str, report: &ResumeReport, console: Console, onto: Onto) -> Resu
 /// A suspended job, claimed.
 struct Held {
     registry: Registry,
-    _claim: std::fs::File,
+    _claim: Option<std::fs::File>,
     name: String,
     job: Option<Job>,
     suspension: Suspension,
@@ -134,39 +159,22 @@ struct Held {
 impl Held {
     fn find(text: &str, scope: ScopeArguments) -> Result<Self, Failure> {
         let registry = Registry::open()?;
-        let (job, root, pids) = match text.parse::<i32>() {
-            Ok(pid) => match registry.job_of(pid)? {
-                Some(job) if job.suspension.is_some() => {
-                    (Some(job.clone()), job.root.pid, vec![pid])
-                }
-                _ => {
-                    let subject = Subject::find(text, scope)?;
-                    let root = subject.job.as_ref().map_or(pid, |job| job.root.pid);
-                    (subject.job, root, subject.target.live_pids())
-                }
-            },
-            Err(_) => {
-                let job = registry.find(text)?;
-                let pids = match job.suspension {
-                    Some(_) => Vec::new(),
-                    None => Subject::find(text, scope)?.target.live_pids(),
-                };
-                (Some(job.clone()), job.root.pid, pids)
-            }
+        let seen = Seen::look(&registry, text, scope)?;
+        let claim = match registry.claim(seen.root.pid) {
+            Ok(claim) => Some(claim),
+            // A job must not stay suspended because there is no room for a file that keeps others away.
+            Err(RegistryError::File { source, .. }) if is_full(&source) => None,
+            Err(error) => return Err(error.into()),
         };
-        let claim = registry.claim(root)?;
         // As it is now that nobody else changes it.
-        let job = match job {
-            Some(job) => match registry.find(&job.name) {
-                Ok(job) => Some(job),
-                Err(RegistryError::NoSuchJob(_)) => None,
-                Err(error) => return Err(error.into()),
-            },
-            None => None,
-        };
+        let now = Seen::look(&registry, text, scope)?;
+        if now.root != seen.root {
+            return Err(changed(text));
+        }
+        let Seen { job, pids, .. } = now;
         let noted = job.as_ref().and_then(|job| job.suspension.clone());
         let Some(suspension) = noted.or_else(|| discover(&pids)) else {
-            return Err(not_suspended(text, &pids));
+            return Err(not_suspended(text, &pids, &registry));
         };
         let remarks = match standing(&suspension) {
             Standing::Still => Vec::new(),
@@ -200,11 +208,15 @@ impl Held {
             }
             None => Ok(()),
         };
-        let mut report = stoppable(&signals, |stop| {
+        let mut report = stoppable(&signals, Second::Waits, |stop| {
             suspend::resume(&self.suspension, &self.pids, what, note, stop)
         })??;
-        if let Some(job) = &self.job {
-            self.registry.note_resumed(&job.name)?;
+        if let Some(job) = &self.job
+            && let Err(error) = self.registry.note_resumed(&job.name)
+        {
+            report.remarks.push(format!(
+                "it runs, but the list of jobs still shows it as suspended: {error}"
+            ));
         }
         if what == Prefetch::Hot {
             prefetch_behind(&self.suspension);
@@ -214,18 +226,59 @@ impl Held {
     }
 }
 
-fn not_suspended(text: &str, pids: &[i32]) -> Failure {
-    let stopped = pids.iter().any(|pid| {
-        std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-            stat.rsplit_once(") ")
-                .is_some_and(|(_, rest)| rest.starts_with('T'))
-        })
+/// What a TARGET means to a resume, at one look.
+struct Seen {
+    job: Option<Job>,
+    root: ProcessIdentity,
+    pids: Vec<i32>,
+}
+
+impl Seen {
+    fn look(registry: &Registry, text: &str, scope: ScopeArguments) -> Result<Self, Failure> {
+        let job = match text.parse::<i32>() {
+            Ok(pid) => registry.job_of(pid)?,
+            Err(_) => Some(registry.find(text)?),
+        };
+        match job {
+            // What belongs to it is noted; its first process may have ended.
+            Some(job) if job.suspension.is_some() => Ok(Self {
+                root: job.root,
+                pids: text.parse().into_iter().collect(),
+                job: Some(job),
+            }),
+            _ => {
+                let subject = Subject::find(text, scope)?;
+                Ok(Self {
+                    root: subject.root(),
+                    pids: subject.target.live_pids(),
+                    job: subject.job,
+                })
+            }
+        }
+    }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
+fn not_suspended(text: &str, pids: &[i32], registry: &Registry) -> Failure {
+    let stopped = pids.iter().any(|&pid| {
+        ProcessDirectory::open(pid)
+            .and_then(|directory| directory.stat())
+            .is_ok_and(|stat| stat.state == 'T')
     });
-    let advice = match stopped {
-        true => "; it was stopped by a signal, not by cryo: `kill -CONT` lets it go on",
-        false => "; `cryo list` shows the jobs that are",
-    };
-    Failure::usage(format!("{text} is not suspended{advice}"))
+    if stopped {
+        return Failure::usage(format!(
+            "nothing is known here of a suspension of {text}, which a signal has stopped. If another user or a cryo with another \
+             XDG_RUNTIME_DIR suspended it, resume it there (here the list is {}); otherwise `kill -CONT` lets it go on",
+            registry.directory().display()
+        ));
+    }
+    Failure::usage(format!(
+        "{text} is not suspended; `cryo list` shows the jobs that are"
+    ))
 }
 
 /// Brings memory back in a process of its own, which goes when it has done so. Without it, memory comes when it is used.

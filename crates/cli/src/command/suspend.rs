@@ -14,8 +14,9 @@ use serde::Serialize;
 use super::{checkpoint, resume};
 use crate::console::Console;
 use crate::exit::{self, Failure};
-use crate::interrupt::stoppable;
+use crate::interrupt::{Second, stoppable, to_the_end};
 use crate::job::Foreground;
+use crate::notify::NotifyArguments;
 use crate::progress::{Count, Progress};
 use crate::subject::{Subject, TargetArguments};
 use crate::{units, when};
@@ -45,6 +46,15 @@ pub struct Arguments {
     /// Suspend it, run this shell command to its end, and resume it; ends with the command's status
     #[arg(long = "for", value_name = "CMD", value_hint = ValueHint::CommandString, conflicts_with = "to_image")]
     command: Option<String>,
+    #[command(flatten)]
+    notify: NotifyArguments,
+}
+
+/// A job that was suspended.
+struct Done {
+    job: String,
+    suspension: Option<Suspension>,
+    report: SuspendReport,
 }
 
 /// Reads `512M`, `2G`, `1.5g` or a number of bytes; units are powers of 1024.
@@ -87,28 +97,31 @@ impl Arguments {
     /// Suspends.
     pub fn run(self, console: Console) -> Result<u8, Failure> {
         if let Some(file) = self.to_image {
-            return checkpoint::Arguments::killing(self.target, file).run(console);
+            return checkpoint::Arguments::killing(self.target, file, self.notify).run(console);
         }
-        match self.command.clone() {
+        to_the_end(|| match self.command.clone() {
             None => {
-                let (job, report) = self.suspend(console)?;
-                tell(&job, &report, console, Onto::StandardOutput)?;
+                let done = self.suspend(console)?;
+                tell(&done.job, &done.report, console, Onto::StandardOutput)?;
                 Ok(0)
             }
             Some(command) => self
                 .meanwhile(&command, console)
                 .map_err(Failure::instead_of_job),
-        }
+        })
     }
 
-    fn suspend(&self, console: Console) -> Result<(String, SuspendReport), Failure> {
+    fn suspend(&self, console: Console) -> Result<Done, Failure> {
         let registry = Registry::open()?;
-        let subject = Subject::find(&self.target.target, self.target.scope)?;
-        let root = subject
-            .job
-            .as_ref()
-            .map_or(subject.target.named, |job| job.root.pid);
-        let _claim = registry.claim(root)?;
+        let seen = Subject::find(&self.target.target, self.target.scope)?;
+        let _claim = registry.claim(seen.root().pid)?;
+        // Whoever had the claim before may have taken long, and have changed everything.
+        let mut subject = Subject::find(&self.target.target, self.target.scope)?;
+        if subject.root() != seen.root() {
+            return Err(changed(&self.target.target));
+        }
+        let known = subject.job.as_ref().map(|job| job.notification);
+        subject.target.notification = self.notify.over(known.unwrap_or_default());
         let job = match &subject.job {
             // As it is now that nobody else changes it.
             Some(job) => registry.find(&job.name).ok(),
@@ -146,19 +159,34 @@ impl Arguments {
         if again {
             report.remarks.insert(0, "it was suspended already".into());
         }
-        Ok((entry.name(), report))
+        Ok(Done {
+            job: entry.name(),
+            suspension: entry.job.and_then(|job| job.suspension),
+            report,
+        })
     }
 
     /// Suspends, runs the command, resumes.
     fn meanwhile(&self, command: &str, console: Console) -> Result<u8, Failure> {
-        let (job, report) = self.suspend(console)?;
-        tell(&job, &report, console, Onto::StandardError)?;
-        let outcome = run_command(command, console);
-        let resumed = resume::by_name(&job, Prefetch::Hot, console);
-        let status = outcome?;
-        resumed?;
-        Ok(status)
+        let Done {
+            job,
+            suspension,
+            report,
+        } = self.suspend(console)?;
+        let told = tell(&job, &report, console, Onto::StandardError);
+        let outcome = told.and_then(|()| run_command(command, console));
+        let resumed = resume::after_command(&job, suspension.as_ref(), Prefetch::Hot, console);
+        // Of two failures, that of a job that stands still matters more.
+        resumed.and(outcome)
     }
+}
+
+/// Whoever was named has ended while this waited for its turn, and another process has its number.
+pub fn changed(target: &str) -> Failure {
+    Failure::new(
+        exit::Code::Usage,
+        format!("{target} has ended meanwhile; nothing was done"),
+    )
 }
 
 fn run_command(command: &str, console: Console) -> Result<u8, Failure> {
@@ -179,8 +207,9 @@ fn work(
     // Ctrl-Z is among them: it would stop cryo half-way.
     let signals = WatchedSignals::block()?;
     let progress = Progress::new(console, Count::Told, "stopping");
-    let report = stoppable(&signals, |stop| {
+    let report = stoppable(&signals, Second::Waits, |stop| {
         suspend::suspend(request, note, stop, &mut |step| match step {
+            suspend::Progress::Telling => progress.now("waiting for programs to get ready"),
             suspend::Progress::Frozen => progress.now("stopped"),
             suspend::Progress::Reclaiming(bytes) => {
                 progress.now("giving memory back");

@@ -6,36 +6,59 @@ use cryonaut_tracee::Stop;
 
 use super::{Frozen, FrozenProcess};
 use crate::Result;
-use crate::suspend::Thawed;
+use crate::suspend::{Cgroup, Thawed};
 
 impl Frozen {
-    /// Opens the freezer that holds the job, whose tasks stand still under ptrace: they run no instruction of their own, but our
-    /// calls. However this ends, they go back into the freezer.
+    /// Opens the freezers that hold the job, whose tasks stand still under ptrace: they run no instruction of their own, but our
+    /// calls. However this ends, they go back into them. Which these are the kernel says: of a suspension that was begun only, some
+    /// processes may not be held yet, or by a freezer that was not noted.
     ///
     /// # Errors
     /// When that cannot be seen to; they are frozen as before.
     pub fn thaw(&mut self, suspension: &Suspension) -> Result<()> {
         let names = |process: &&mut FrozenProcess| {
             let mut listed = suspension.processes.iter();
-            listed.any(|listed| listed.identity.pid == process.pid && !listed.stopped_before)
+            listed.any(|listed| {
+                listed.identity.pid == process.pid
+                    && listed.identity.is_alive()
+                    && !listed.stopped_before
+            })
         };
         match suspension.way {
             Way::Signals => {
                 let held = self.processes.iter_mut().filter(names);
                 held.for_each(|process| process.suspended = true);
             }
-            Way::Freezer => self.thawed = Some(Thawed::open(&suspension.cgroups)?),
+            Way::Freezer => self.thawed = Some(Thawed::open(self.freezers())?),
         }
         Ok(())
     }
 
+    /// The freezers of suspensions that hold any of its processes.
+    fn freezers(&self) -> Vec<Cgroup> {
+        let mut freezers = Vec::new();
+        for process in self.alive() {
+            if let Some(cgroup) = Cgroup::of(process.pid)
+                && (cgroup.is_of_suspend() || cgroup.is_of_run())
+                && cgroup.is_asked_to_freeze()
+                && !freezers.contains(&cgroup)
+            {
+                freezers.push(cgroup);
+            }
+        }
+        freezers
+    }
+
     /// Removes everything of ours from the job, which goes on standing still. After this nothing need run in it any more to let it
-    /// go.
+    /// go: no process is left out because of another.
     ///
     /// # Errors
-    /// When a part of the job has ended meanwhile.
+    /// The first one: a part of the job has ended meanwhile.
     pub fn withdraw(&mut self) -> Result<()> {
-        self.processes.iter_mut().try_for_each(FrozenProcess::leave)
+        self.processes
+            .iter_mut()
+            .map(FrozenProcess::leave)
+            .fold(Ok(()), Result::and)
     }
 
     /// Puts a suspended job back into the freezer: from there its tasks go nowhere when they are let go.

@@ -518,6 +518,7 @@ mod tests {
             processes: vec![own_process()],
             scope: Scope::Process,
             named: spawn::own_pid(),
+            started: 0,
             inspection: Inspection::Complete,
             hashing: Default::default(),
             external: Default::default(),

@@ -306,6 +306,7 @@ mod tests {
             processes: vec![own],
             scope: Scope::Process,
             named: spawn::own_pid(),
+            started: 0,
             inspection: Inspection::Complete,
             hashing: Default::default(),
             external: Default::default(),

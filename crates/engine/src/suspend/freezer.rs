@@ -149,6 +149,11 @@ impl Cgroup {
         None
     }
 
+    /// Whether its tasks run no instruction, or will not in a moment, for its own sake or that of one above it.
+    pub fn holds_its_tasks(&self) -> bool {
+        self.is_asked_to_freeze() || self.frozen_from_above().is_some()
+    }
+
     /// Makes it, if it is not there.
     pub fn make(&self) -> io::Result<()> {
         match fs::create_dir(&self.path) {
@@ -217,7 +222,7 @@ impl Cgroup {
             })
         });
         format!(
-            "not all tasks stopped within {} s: {}; the job runs on. Try again when that has ended",
+            "not all tasks stopped within {} s: {}; the job is as it was before. Try again when that has ended",
             PATIENCE.as_secs(),
             stuck.unwrap_or_else(|| "a task did not leave the kernel".into())
         )

@@ -9,7 +9,7 @@
 //! memory that several processes of the job map is let go by all but one of them first: it belongs to the object, not to the
 //! mapping. Pages that are private to several processes (after a fork) stay, unless the cgroup helps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -215,7 +215,8 @@ pub(super) enum Inject {
     All,
 }
 
-/// Has the processes of a job that stands still under ptrace do what they have to do themselves.
+/// Has the processes of a job that stands still under ptrace do what they have to do themselves. Those that the freezer holds can
+/// make no call, whatever is noted of them: they are left out. Gives their number.
 ///
 /// # Errors
 /// When a call cannot be made in one of them; [`Error::Interrupted`].
@@ -225,7 +226,7 @@ pub(super) fn inject(
     what: Inject,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(u64),
-) -> Result<()> {
+) -> Result<usize> {
     let rounds: &[(&[Piece], i32)] = match what {
         Inject::LetGo => &[(&order.let_go, libc::MADV_DONTNEED)],
         Inject::All => &[
@@ -233,9 +234,18 @@ pub(super) fn inject(
             (&order.pieces, libc::MADV_PAGEOUT),
         ],
     };
+    let is_frozen = |pid| Cgroup::of(pid).is_some_and(|cgroup| cgroup.holds_its_tasks());
+    let wanted: BTreeSet<i32> = rounds
+        .iter()
+        .flat_map(|(pieces, _)| pieces.iter().map(|piece| piece.pid))
+        .collect();
+    let left_out: BTreeSet<i32> = wanted.into_iter().filter(|&pid| is_frozen(pid)).collect();
     let mut done = 0;
     for (pieces, advice) in rounds {
-        for process in frozen.alive_mut() {
+        let able = frozen
+            .alive_mut()
+            .filter(|process| !left_out.contains(&process.pid));
+        for process in able {
             let own: Vec<(u64, u64)> = pieces
                 .iter()
                 .filter(|piece| piece.pid == process.pid)
@@ -260,7 +270,7 @@ pub(super) fn inject(
             }
         }
     }
-    Ok(())
+    Ok(left_out.len())
 }
 
 /// A list runs to its end, whoever asks it to stop: what takes long goes in many.
@@ -281,7 +291,7 @@ fn chunks(piece: &Piece, advice: i32) -> Vec<(u64, u64)> {
 
 /// Writes back what the job has changed in mapped files, so that these pages can be dropped.
 pub(super) fn write_back(job: &[Memory], shared: &SharedMemory) {
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for Memory { areas, .. } in job {
         for area in areas {
             let AreaName::File {

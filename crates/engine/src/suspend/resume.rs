@@ -1,15 +1,17 @@
 //! Letting a suspended job go on.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cryonaut_launch::registry::{Phase, Suspension, Way};
+use cryonaut_launch::registry::{Phase, ProcessIdentity, SuspendedProcess, Suspension, Way};
 use serde::Serialize;
 
 use super::freezer::{self, Cgroup};
 use super::prefetch::{Prefetch, prefetch};
 use super::{Note, signals};
 use crate::error::Attempt;
+use crate::notify;
 use crate::{Error, Result};
 
 /// What a resume did.
@@ -17,6 +19,8 @@ use crate::{Error, Result};
 pub struct ResumeReport {
     /// Processes that run again.
     pub processes: usize,
+    /// The cgroup, frozen by somebody else, in which it still stands still.
+    pub frozen_above: Option<PathBuf>,
     /// What the user should know.
     pub remarks: Vec<String>,
     /// Time until the job was let go.
@@ -44,29 +48,44 @@ pub fn resume(
             return Err(Error::Interrupted);
         }
     }
-    note(&Suspension {
+    // A job must not stay suspended because there is no room for a note.
+    let _ = note(&Suspension {
         phase: Phase::Resuming,
         ..suspension.clone()
-    })?;
-    let (remarks, until_running) = let_go(suspension, pids)?;
+    });
+    let LetGo {
+        running,
+        frozen_above,
+        remarks,
+    } = let_go(suspension, pids)?;
     let alive = suspension
         .processes
         .iter()
         .filter(|process| process.identity.is_alive());
     Ok(ResumeReport {
         processes: alive.count(),
+        frozen_above,
         remarks,
-        until_running: until_running.saturating_duration_since(start),
+        until_running: running.saturating_duration_since(start),
         total: start.elapsed(),
     })
 }
 
-/// Thaws, continues, and puts every process back to where it came from; tells what the user should know, and when it ran.
+/// A job that was let go.
+pub(super) struct LetGo {
+    /// Since when it runs.
+    running: Instant,
+    /// The cgroup, frozen by somebody else, in which it does not.
+    frozen_above: Option<PathBuf>,
+    /// What the user should know.
+    remarks: Vec<String>,
+}
+
+/// Thaws, continues, and puts every process back to where it came from. One that cannot be let go keeps no other one.
 ///
 /// # Errors
-/// When the kernel does not let it go.
-pub(super) fn let_go(suspension: &Suspension, pids: &[i32]) -> Result<(Vec<String>, Instant)> {
-    let mut remarks = Vec::new();
+/// The first one, when the kernel does not let a part of it go.
+pub(super) fn let_go(suspension: &Suspension, pids: &[i32]) -> Result<LetGo> {
     let mut cgroups: Vec<Cgroup> = suspension.cgroups.iter().map(Cgroup::at).collect();
     let named = suspension
         .processes
@@ -82,23 +101,63 @@ pub(super) fn let_go(suspension: &Suspension, pids: &[i32]) -> Result<(Vec<Strin
             cgroups.push(cgroup);
         }
     }
+    let told = suspension.processes.iter().filter(|process| process.told);
+    let told: Vec<ProcessIdentity> = told.map(|process| process.identity).collect();
+    // Those who were told get this while they stand still, so that its handler is the first that runs.
+    notify::go_on_later(&told, suspension.continued);
+    let mut outcome = Ok(());
     for cgroup in &cgroups {
-        cgroup
-            .thaw()
-            .attempt(|| format!("thawing {}", cgroup.path().display()))?;
+        let thawed = cgroup.thaw();
+        outcome = outcome.and(thawed.attempt(|| format!("thawing {}", cgroup.path().display())));
     }
     if suspension.way == Way::Signals {
-        signals::go_on(&suspension.processes)?;
+        outcome = outcome.and(signals::go_on(&suspension.processes));
     }
     let running = Instant::now();
+    let mut remarks = Vec::new();
+    let mut frozen_above = None;
     for cgroup in &cgroups {
         if let Some(above) = cgroup.frozen_from_above() {
-            remarks.push(format!(
-                "it still stands still: {} is frozen by somebody else (docker pause, systemctl freeze), who has to thaw it",
-                above.path().display()
-            ));
+            frozen_above = Some(above.path().to_owned());
         }
-        freezer::move_back(cgroup)?;
+        if let Err(error) = freezer::move_back(cgroup) {
+            remarks.push(format!("it stays in {}: {error}", cgroup.path().display()));
+        }
     }
-    Ok((remarks, running))
+    outcome.map(|()| LetGo {
+        running,
+        frozen_above,
+        remarks,
+    })
+}
+
+/// Lets those go that a failed suspension has stopped beside what `held` has held before.
+pub(super) fn let_newcomers_go(suspension: &Suspension, held: &Suspension) {
+    let known = |process: &&SuspendedProcess| {
+        let mut before = held.processes.iter();
+        before.all(|before| before.identity != process.identity)
+    };
+    let newcomers: Vec<SuspendedProcess> =
+        suspension.processes.iter().filter(known).cloned().collect();
+    // A cgroup of the earlier suspension may have taken newcomers in: they leave it, and it stays frozen.
+    for process in &newcomers {
+        if let Some(cgroup) = Cgroup::of(process.identity.pid)
+            && cgroup.is_of_suspend()
+            && held.cgroups.iter().any(|path| path == cgroup.path())
+        {
+            let _ = cgroup.parent().take(process.identity.pid);
+        }
+    }
+    let rest = Suspension {
+        cgroups: suspension
+            .cgroups
+            .iter()
+            .filter(|path| !held.cgroups.contains(path))
+            .cloned()
+            .collect(),
+        processes: newcomers,
+        ..suspension.clone()
+    };
+    // What fails here is still noted, and stands still: `cryo resume` finds it.
+    let _ = let_go(&rest, &[]);
 }

@@ -23,35 +23,45 @@ pub(super) fn is_stopped(pid: i32) -> bool {
     TargetProcess::read(pid).is_ok_and(|process| process.stat.state == 'T')
 }
 
-/// Stops all processes of a job, parents first, and those that are born meanwhile.
+/// Stops all processes of a job, parents first, and those that are born meanwhile. `announce` is told of all before any of them is
+/// signalled, so that whatever happens then, it is known whom the suspension has stopped.
 ///
 /// # Errors
-/// When one may not be signalled, or does not stop in time.
-pub(super) fn stop(target: &Target) -> Result<Vec<i32>> {
-    let mut stopped: Vec<i32> = Vec::new();
+/// When one may not be signalled, or does not stop in time; those of `announce`.
+pub(super) fn stop(
+    target: &Target,
+    announce: &mut dyn FnMut(&[i32]) -> Result<Vec<ProcessIdentity>>,
+) -> Result<()> {
+    let mut stopped: Vec<ProcessIdentity> = Vec::new();
     let mut wanted = target.live_pids();
     for _ in 0..PASSES {
-        for &pid in &wanted {
-            send(pid, libc::SIGSTOP)?;
+        let mut processes = announce(&wanted)?;
+        processes.retain(|process| !stopped.contains(process));
+        if processes.is_empty() {
+            return Ok(());
+        }
+        for &process in &processes {
+            send(process, libc::SIGSTOP)?;
         }
         await_stopped(&wanted)?;
-        stopped.append(&mut wanted);
+        stopped.append(&mut processes);
         wanted = target.again()?.live_pids();
-        wanted.retain(|pid| !stopped.contains(pid));
-        if wanted.is_empty() {
-            return Ok(stopped);
-        }
     }
     Err(Error::Failed(
         "the job creates processes faster than they can be stopped: try again".into(),
     ))
 }
 
-fn send(pid: i32, signal: i32) -> Result<()> {
-    // One that has ended meanwhile needs no signal.
+fn send(identity: ProcessIdentity, signal: i32) -> Result<()> {
+    let pid = identity.pid;
+    // One that has ended meanwhile needs no signal, and one that has its number now is none of ours: the descriptor comes first,
+    // so that what is found to be the right one then is what it stands for.
     let Ok(process) = pidfd::open(pid) else {
         return Ok(());
     };
+    if !identity.is_alive() {
+        return Ok(());
+    }
     match pidfd::send_signal(process.as_fd(), signal) {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => Err(Error::NotPermitted(
             format!("process {pid} may not be stopped: permission denied"),
@@ -77,7 +87,7 @@ pub(super) fn await_stopped(pids: &[i32]) -> Result<()> {
             }
             if start.elapsed() > PATIENCE {
                 return Err(Error::Failed(format!(
-                    "process {pid} did not stop within {} s; the job runs on. Try again when the call that it is in has ended",
+                    "process {pid} did not stop within {} s; the job is as it was before. Try again when the call that it is in has ended",
                     PATIENCE.as_secs()
                 )));
             }
@@ -94,9 +104,8 @@ pub(super) fn await_stopped(pids: &[i32]) -> Result<()> {
 pub(super) fn go_on(processes: &[SuspendedProcess]) -> Result<()> {
     let mut outcome = Ok(());
     for process in processes.iter().rev() {
-        let ProcessIdentity { pid, .. } = process.identity;
-        if process.identity.is_alive() && !process.stopped_before {
-            outcome = outcome.and(send(pid, libc::SIGCONT));
+        if !process.stopped_before {
+            outcome = outcome.and(send(process.identity, libc::SIGCONT));
         }
     }
     outcome

@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io::{PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
 
 use cryonaut_sys::spawn::signal::{SignalSet, set_signal_mask};
 use cryonaut_sys::spawn::{self, WaitFor};
@@ -28,8 +27,7 @@ impl Thawed {
     ///
     /// # Errors
     /// When no watcher can be started or one of them cannot be opened; all are closed then.
-    pub(crate) fn open(paths: &[PathBuf]) -> Result<Self> {
-        let cgroups: Vec<Cgroup> = paths.iter().map(Cgroup::at).collect();
+    pub(crate) fn open(cgroups: Vec<Cgroup>) -> Result<Self> {
         let mut switches = Vec::new();
         for cgroup in &cgroups {
             let path = cgroup.path().join("cgroup.freeze");

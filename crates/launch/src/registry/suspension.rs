@@ -3,7 +3,8 @@
 //! It is noted before anything is stopped, so that `cryo` may die at any instant: what is noted as begun is looked up in
 //! the kernel, which alone says whether a process stands still.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,9 @@ pub struct SuspendedProcess {
     /// Job control had stopped it before: it stays stopped.
     #[serde(default)]
     pub stopped_before: bool,
+    /// It was told of the suspension, and is told when that is over.
+    #[serde(default)]
+    pub told: bool,
     /// The memory that it was using, most used first: start and end of each range.
     #[serde(default)]
     pub hot: Vec<(u64, u64)>,
@@ -59,6 +63,9 @@ pub struct Suspension {
     pub cgroups: Vec<PathBuf>,
     /// The processes.
     pub processes: Vec<SuspendedProcess>,
+    /// The signal for *continue*, for those that were told.
+    #[serde(default)]
+    pub continued: Option<i32>,
 }
 
 impl Suspension {
@@ -88,7 +95,16 @@ impl Registry {
     /// # Errors
     /// When the file for it cannot be made.
     pub fn claim(&self, root: i32) -> Result<File, RegistryError> {
-        self.lock_file(&claim_name(root))
+        let path = self.directory.join(claim_name(root));
+        loop {
+            let claim = self.lock_file(&claim_name(root))?;
+            // Who held it before may have removed it, and somebody else has made and locked a new one since.
+            let place = |facts: fs::Metadata| (facts.dev(), facts.ino());
+            let (locked, named) = (claim.metadata(), fs::metadata(&path));
+            if locked.map(place).ok() == named.map(place).ok() {
+                return Ok(claim);
+            }
+        }
     }
 
     /// The job that this process belongs to: one that is suspended with it, or has it as its first.
@@ -128,7 +144,7 @@ impl Registry {
         match changed {
             Ok(job) if job.adopted => {
                 // Whoever waits for it finds no such job then.
-                let _ = std::fs::remove_file(self.directory.join(claim_name(job.root.pid)));
+                let _ = fs::remove_file(self.directory.join(claim_name(job.root.pid)));
                 self.remove(name)
             }
             Ok(_) | Err(RegistryError::NoSuchJob(_)) => Ok(()),

@@ -102,6 +102,7 @@ fn this_process_is_not_refused() {
         processes: vec![TargetProcess::read(spawn::own_pid()).unwrap()],
         scope: Scope::Process,
         named: spawn::own_pid(),
+        started: 0,
         inspection: Inspection::Complete,
         hashing: Default::default(),
         external: Default::default(),
