@@ -87,7 +87,7 @@ pub fn ask(question: &str) -> Result<Secret, Failure> {
                 "there is no terminal to ask for the passphrase at ({error}): use --passphrase-file"
             ))
         })?;
-    let raw = RawMode::enter(terminal.as_fd()).map_err(Failure::system(failed))?;
+    let raw = RawMode::enter(terminal.as_fd(), None).map_err(Failure::system(failed))?;
     let mut typed: Vec<u8> = Vec::new();
     let mut key = [0];
     terminal

@@ -1,19 +1,16 @@
-//! Control sequences in what a job prints (ECMA-48, and what xterm made of it): which modes of the terminal they have changed,
-//! and which of them ask the terminal something.
-
-use std::collections::BTreeSet;
+//! Control sequences in what a job prints (ECMA-48, and what xterm made of it), and which of them ask the terminal something.
 
 /// A longer sequence, such as a picture, passes as plain bytes.
 const LONGEST: usize = 4096;
 
 /// Splits what is printed into plain bytes and whole sequences.
-#[derive(Debug, Default)]
-struct Splitter {
+#[derive(Debug, Clone, Default)]
+pub(super) struct Splitter {
     held: Vec<u8>,
 }
 
 /// What the splitter has found at a byte.
-enum Piece {
+pub(super) enum Piece {
     /// The byte stands for itself.
     Plain(u8),
     /// More of a sequence is to come.
@@ -23,7 +20,13 @@ enum Piece {
 }
 
 impl Splitter {
-    fn next(&mut self, byte: u8) -> Piece {
+    /// Whether a sequence has begun and not ended.
+    pub(super) fn is_inside(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Takes the next byte.
+    pub(super) fn next(&mut self, byte: u8) -> Piece {
         const ESCAPE: u8 = 0x1b;
         if self.held.is_empty() {
             if byte != ESCAPE {
@@ -46,93 +49,6 @@ impl Splitter {
             return Piece::Sequence(std::mem::take(&mut self.held));
         }
         Piece::Held
-    }
-}
-
-/// The modes that a terminal was put into.
-#[derive(Debug, Default)]
-pub(crate) struct Modes {
-    splitter: Splitter,
-    /// Private modes that are on although a terminal begins with them off.
-    on: BTreeSet<u16>,
-    cursor_hidden: bool,
-    keypad: bool,
-}
-
-/// Private modes that a terminal begins without and that disturb whoever uses it next: keys and keypad, mouse, focus, other
-/// screens, bracketed paste.
-const UNUSUAL: [u16; 16] = [
-    1, 9, 47, 66, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1015, 1047, 1048, 1049, 2004,
-];
-
-impl Modes {
-    /// Takes notice of what is printed.
-    pub(crate) fn note(&mut self, printed: impl IntoIterator<Item = u8>) {
-        for byte in printed {
-            if let Piece::Sequence(sequence) = self.splitter.next(byte) {
-                self.note_sequence(&sequence);
-            }
-        }
-    }
-
-    fn note_sequence(&mut self, sequence: &[u8]) {
-        match sequence {
-            b"\x1b=" => self.keypad = true,
-            b"\x1b>" => self.keypad = false,
-            // A reset of all (RIS).
-            b"\x1bc" => *self = Modes::default(),
-            [0x1b, b'[', b'?', numbers @ .., end @ (b'h' | b'l')] => {
-                for number in numbers.split(|byte| *byte == b';') {
-                    let number = std::str::from_utf8(number).ok();
-                    let Some(number) = number.and_then(|text| text.parse::<u16>().ok()) else {
-                        continue;
-                    };
-                    match (number, end) {
-                        (25, end) => self.cursor_hidden = *end == b'l',
-                        (number, b'h') if UNUSUAL.contains(&number) => {
-                            self.on.insert(number);
-                        }
-                        (number, _) => {
-                            self.on.remove(&number);
-                        }
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// What brings a fresh terminal into these modes.
-    pub(crate) fn enter(&self) -> Vec<u8> {
-        let mut text = String::new();
-        for number in &self.on {
-            text.push_str(&format!("\x1b[?{number}h"));
-        }
-        if self.cursor_hidden {
-            text.push_str("\x1b[?25l");
-        }
-        if self.keypad {
-            text.push_str("\x1b=");
-        }
-        text.into_bytes()
-    }
-
-    /// What brings a terminal in these modes back to how it began; empty if it is so.
-    pub(crate) fn leave(&self) -> Vec<u8> {
-        let mut text = String::new();
-        for number in self.on.iter().rev() {
-            text.push_str(&format!("\x1b[?{number}l"));
-        }
-        if self.cursor_hidden {
-            text.push_str("\x1b[?25h");
-        }
-        if self.keypad {
-            text.push_str("\x1b>");
-        }
-        if !text.is_empty() {
-            text.push_str("\x1b[0m");
-        }
-        text.into_bytes()
     }
 }
 
@@ -209,25 +125,6 @@ fn is_question(sequence: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn modes_are_noted_entered_and_left() {
-        let mut modes = Modes::default();
-        modes.note(*b"text\x1b[?1049h\x1b[?1;2004h\x1b[?25l\x1b=\x1b[1;31m\x1b[?12h");
-        assert_eq!(
-            modes.enter(),
-            b"\x1b[?1h\x1b[?1049h\x1b[?2004h\x1b[?25l\x1b="
-        );
-        assert_eq!(
-            modes.leave(),
-            b"\x1b[?2004l\x1b[?1049l\x1b[?1l\x1b[?25h\x1b>\x1b[0m"
-        );
-        modes.note(*b"\x1b[?2004l\x1b[?10");
-        modes.note(*b"49;1l\x1b[?25h\x1b>");
-        assert_eq!(modes.leave(), b"");
-        modes.note(*b"\x1b[?1049h\x1bc");
-        assert_eq!(modes.leave(), b"");
-    }
 
     #[test]
     fn questions_are_left_out_and_nothing_else() {

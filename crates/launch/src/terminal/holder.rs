@@ -66,6 +66,8 @@ struct Guest {
     /// Up to here it is shown what was printed before it came.
     replay_end: u64,
     filter: QuestionFilter,
+    /// What it has typed while there was no room. More is not read from it; everybody else is heard.
+    held: Vec<u8>,
     /// Whether it is to leave when the root has ended: it came before that.
     leaves: bool,
     told: bool,
@@ -126,6 +128,7 @@ impl Guest {
             place: 0,
             replay_end: 0,
             filter: QuestionFilter::default(),
+            held: Vec::new(),
             leaves: false,
             told: false,
         })
@@ -134,6 +137,12 @@ impl Guest {
     /// Whether it takes what it is shown, or did a moment ago.
     fn keeps_up(&self) -> bool {
         self.joined.is_none_or(|took| took.elapsed() < STALLED)
+    }
+
+    /// Whether to listen to it: not while much that it typed waits, unless it goes.
+    fn is_heard(&self) -> bool {
+        self.held.len() < MOST_WAITING
+            || poll_now(self.link.as_fd(), 0).is_ok_and(|found| found & libc::POLLHUP != 0)
     }
 
     fn behind(&self, end: u64) -> usize {
@@ -176,15 +185,17 @@ impl Holder {
                 .as_ref()
                 .map(|listener| Readiness::new(listener.as_fd(), libc::POLLIN)),
         );
-        let reading = match self.typed.len() < MOST_WAITING {
-            true => Reading::Wanted,
-            false => Reading::Later,
-        };
-        wishes.extend(
-            self.guests
-                .iter()
-                .filter_map(|guest| guest.link.wish(reading)),
-        );
+        for guest in &self.guests {
+            let reading = match guest.is_heard() {
+                true => Reading::Wanted,
+                false => Reading::Later,
+            };
+            if reading == Reading::Later {
+                // Nothing tells that it goes.
+                timeout = Some(MOMENT);
+            }
+            wishes.extend(guest.link.wish(reading));
+        }
         let mut wanted = 0;
         if self.may_read() {
             wanted |= libc::POLLIN;
@@ -219,17 +230,22 @@ impl Holder {
     }
 
     fn listen(&mut self) -> Result<(), LaunchError> {
-        let may_type = self.typed.len() < MOST_WAITING;
         let mut resized = false;
         for place in 0..self.guests.len() {
-            if !may_type {
-                break;
+            if !self.guests[place].is_heard() {
+                continue;
             }
             for frame in self.guests[place].link.read() {
                 resized |= self.hear(place, frame);
             }
         }
         let before = self.guests.len();
+        for guest in self.guests.iter_mut().filter(|guest| !guest.link.is_open()) {
+            // What was typed last is to arrive, within reason.
+            if self.typed.len() < 4 * MOST_WAITING {
+                self.typed.append(&mut guest.held);
+            }
+        }
         self.guests.retain(|guest| guest.link.is_open());
         if resized || self.guests.len() < before {
             self.fit()?;
@@ -265,15 +281,25 @@ impl Holder {
                 guest.size = Some(size);
                 return true;
             }
-            Frame::Typed(bytes) if guest.joined.is_some() => self.typed.extend(bytes),
+            Frame::Typed(bytes) if guest.joined.is_some() => {
+                let room = guest.held.is_empty() && self.typed.len() < MOST_WAITING;
+                let into = if room {
+                    &mut self.typed
+                } else {
+                    &mut guest.held
+                };
+                into.extend(bytes);
+            }
             Frame::InputEnded(times) if guest.joined.is_some() => {
                 // A program that reads single keys has no end of file.
                 if let Ok(settings) = Settings::of(self.master.as_fd())
                     && settings.takes_lines()
                 {
-                    let times = usize::from(times);
-                    self.typed
-                        .extend(std::iter::repeat_n(settings.end_of_file(), times));
+                    let ends = std::iter::repeat_n(settings.end_of_file(), usize::from(times));
+                    match guest.held.is_empty() {
+                        true => self.typed.extend(ends),
+                        false => guest.held.extend(ends),
+                    }
                 }
             }
             Frame::Ask => guest.link.push(&Frame::Viewers(viewers)),
@@ -362,6 +388,11 @@ impl Holder {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => self.typed.clear(),
+            }
+            for guest in &mut self.guests {
+                if self.typed.len() < MOST_WAITING {
+                    self.typed.append(&mut guest.held);
+                }
             }
         }
     }

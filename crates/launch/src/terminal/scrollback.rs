@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::escape::Modes;
+use super::modes::Modes;
 
 /// How many bytes are kept.
 pub const KEPT: usize = 256 * 1024;

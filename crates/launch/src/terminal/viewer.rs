@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use cryonaut_sys::terminal::{self, Readiness};
 
-use super::escape::Modes;
 use super::frame::{Frame, Link, Reading, Replay};
 use super::key::{DetachKey, KeyWatch, Typed};
+use super::modes::Modes;
+use super::raw::own_description;
 use super::{RawMode, WindowSize, again, is_terminal, ready};
 use crate::LaunchError;
 use crate::child::Ended;
@@ -19,7 +20,7 @@ use crate::supervise::WatchedSignals;
 /// How many bytes wait in each direction at most before no more are read.
 const MOST_WAITING: usize = 64 * 1024;
 /// One write never takes more, so that it does not block once poll(2) has shown room: a pipe that is
-/// writable has room for this many (pipe(7), PIPE_BUF).
+/// writable has room for this many (pipe(7), PIPE_BUF). A terminal may have room for less.
 const PIECE: usize = 4096;
 
 /// Carries bytes between a user's standard descriptors and the holder of a job's terminal.
@@ -29,7 +30,10 @@ const PIECE: usize = 4096;
 #[derive(Debug)]
 pub struct Viewer {
     input: OwnedFd,
+    /// Of our own, and never waiting, if it is a terminal that can be opened once more.
     output: OwnedFd,
+    /// What is printed on is a terminal.
+    on_screen: bool,
     link: Link,
     raw: Option<RawMode>,
     keys: KeyWatch,
@@ -62,9 +66,12 @@ impl Viewer {
         view: View,
     ) -> io::Result<Viewer> {
         let mut link = Link::new(holder)?;
+        let on_screen = is_terminal(output.as_fd());
+        let screen = on_screen.then_some(output.as_fd());
         let raw = is_terminal(input.as_fd())
-            .then(|| RawMode::enter(input.as_fd()))
+            .then(|| RawMode::enter(input.as_fd(), screen))
             .transpose()?;
+        let output = own_description(output.as_fd()).unwrap_or(output);
         let size = size_of_window([input.as_fd(), output.as_fd()])?;
         link.push(&Frame::Join(size, view.replay));
         link.flush();
@@ -76,6 +83,7 @@ impl Viewer {
         Ok(Viewer {
             input,
             output,
+            on_screen,
             link,
             raw,
             keys: KeyWatch::new(keys),
@@ -121,13 +129,27 @@ impl Viewer {
 
     /// Puts the user's terminal back for as long as the caller is stopped.
     pub fn suspend(&self) -> io::Result<()> {
+        self.print_apart(&self.modes.leave());
         self.raw.as_ref().map_or(Ok(()), RawMode::suspend)
     }
 
     /// Takes the user's terminal up again.
     pub fn resume(&mut self) -> io::Result<()> {
         self.raw.as_ref().map_or(Ok(()), RawMode::resume)?;
+        self.print_apart(&self.modes.enter());
         self.resize()
+    }
+
+    /// Prints on the user's terminal what does not come from the job.
+    fn print_apart(&self, text: &[u8]) {
+        if self.raw.is_some()
+            && self.on_screen
+            && !text.is_empty()
+            && ready(&self.output, libc::POLLOUT).is_ok_and(|ready| ready)
+        {
+            // A terminal that does not take it is stopped or gone.
+            let _ = terminal::write_some(self.output.as_fd(), text);
+        }
     }
 
     /// How long until [`Viewer::carry`] has something to do in any case.
@@ -166,19 +188,17 @@ impl Viewer {
         if self.to_output.len() < MOST_WAITING {
             for frame in self.link.read() {
                 match frame {
-                    Frame::Printed(bytes) => {
-                        self.modes.note(bytes.iter().copied());
-                        self.to_output.extend(bytes);
-                    }
+                    Frame::Printed(bytes) => self.to_output.extend(bytes),
                     Frame::Over(code) => self.over = Some(code),
                     _ => {}
                 }
             }
         }
-        while self.output_open && !self.to_output.is_empty() && ready(&self.output, libc::POLLOUT)?
-        {
-            self.write_output();
-        }
+        while self.output_open
+            && !self.to_output.is_empty()
+            && ready(&self.output, libc::POLLOUT)?
+            && self.write_output()
+        {}
         if !self.output_open {
             // Nobody reads any more, as on a terminal that is gone; the job itself is not to wait for ever.
             self.to_output.clear();
@@ -219,12 +239,40 @@ impl Viewer {
         }
     }
 
-    fn write_output(&mut self) {
+    /// Writes what is taken at once; false when nothing more is.
+    fn write_output(&mut self) -> bool {
         let (piece, _) = self.to_output.as_slices();
-        match terminal::write_some(self.output.as_fd(), &piece[..piece.len().min(PIECE)]) {
-            Ok(length) => drop(self.to_output.drain(..length)),
-            Err(error) if again(&error) => {}
+        let piece = piece[..piece.len().min(PIECE)].to_vec();
+        let before = self.modes.leave();
+        self.tell_modes(&piece, before);
+        match terminal::write_some(self.output.as_fd(), &piece) {
+            Ok(length) => {
+                self.to_output.drain(..length);
+                self.modes.note(piece[..length].iter().copied());
+            }
+            Err(error) if again(&error) => return false,
             Err(_) => self.output_open = false,
+        }
+        if let Some(raw) = &self.raw {
+            raw.undo(&self.modes.leave());
+        }
+        true
+    }
+
+    /// Before this is printed: whether it is before or after it that we are killed, the watcher knows what to undo.
+    fn tell_modes(&self, piece: &[u8], mut before: Vec<u8>) {
+        const ESCAPE: u8 = 0x1b;
+        const SHIFT_OUT: u8 = 0x0e;
+        if let Some(raw) = &self.raw
+            && piece.iter().any(|byte| matches!(*byte, ESCAPE | SHIFT_OUT))
+        {
+            let mut after = self.modes.clone();
+            after.note(piece.iter().copied());
+            let text = after.leave();
+            if text != before {
+                before.extend(text);
+            }
+            raw.undo(&before);
         }
     }
 }
@@ -233,14 +281,7 @@ impl Drop for Viewer {
     fn drop(&mut self) {
         // What was typed last is to arrive; the holder reads at once.
         self.link.flush();
-        let leave = self.modes.leave();
-        if self.raw.is_some()
-            && !leave.is_empty()
-            && ready(&self.output, libc::POLLOUT).is_ok_and(|ready| ready)
-        {
-            // A terminal that does not take it is stopped or gone.
-            let _ = terminal::write_some(self.output.as_fd(), &leave);
-        }
+        self.print_apart(&self.modes.leave());
     }
 }
 
