@@ -3,7 +3,7 @@
 
 use cryonaut_procfs::{
     AreaName, auxv, cgroup, cpuinfo, fdinfo, locks, maps, mountinfo, namespace, pagemap, scalar,
-    smaps, stat, status, strings, swap, system, timers,
+    smaps, stat, status, strings, swap, system, sysvipc, timers,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -47,6 +47,11 @@ fuzz_target!(|data: &[u8]| {
         b'v' => drop((system::parse_boot_id(text), system::parse_boot_time(text))),
         b'w' => drop(locks::parse(text)),
         b'x' => drop(swap::parse(text)),
+        b'y' => drop((
+            sysvipc::segments(text),
+            sysvipc::semaphore_sets(text),
+            sysvipc::message_queues(text),
+        )),
         _ => {}
     }
 });

@@ -308,6 +308,7 @@ impl Save<'_> {
             contents,
             later,
             connections,
+            visitors,
             ..
         } = collection;
         frozen.connections = connections;
@@ -324,6 +325,7 @@ impl Save<'_> {
             None => Keeping::InMemory,
         };
         let mut copying = copy_out(&spaces, &contents, beginning, (keeping, self.stop))?;
+        drop(visitors);
         tracing::debug!(elapsed = ?frozen.since.elapsed(), "copied");
         if self.afterwards == Afterwards::Kill {
             copying.copy_later(&later, &contents, self.stop)?;

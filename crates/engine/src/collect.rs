@@ -10,6 +10,7 @@ use crate::freeze::Frozen;
 use crate::reference::StateOfFile;
 use crate::resource::file::Known;
 use crate::resource::kept_file::KeptIndex;
+use crate::resource::system_v::Visitor;
 
 /// A range of a space whose pages are to be saved.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +94,8 @@ pub struct Collection {
     pub descriptors: Option<Known>,
     /// Connections within the job that end without a trace when it is killed: process as we see it, and descriptor.
     pub connections: Vec<(i32, i32)>,
+    /// Processes of ours that spaces are read from.
+    pub visitors: Vec<Visitor>,
 }
 
 impl Collection {

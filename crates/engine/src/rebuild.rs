@@ -96,6 +96,9 @@ pub struct Rebuild<'a> {
     apart: BTreeMap<i32, i32>,
     lent: BTreeMap<(u64, Access), i32>,
     shared: BTreeMap<u64, u64>,
+    arena_used: u64,
+    /// System V segments by their number in the image: id and length.
+    segments: BTreeMap<u64, (i32, u64)>,
     shared_content: BTreeMap<u64, Vec<(u64, u64)>>,
     processor: Option<OneProcessor>,
     committed: bool,
@@ -151,6 +154,8 @@ impl<'a> Rebuild<'a> {
             apart: BTreeMap::new(),
             lent: BTreeMap::new(),
             shared: BTreeMap::new(),
+            arena_used: 0,
+            segments: BTreeMap::new(),
             shared_content: BTreeMap::new(),
             processor: OneProcessor::stay(),
             committed: false,

@@ -21,6 +21,7 @@ pub mod scheduling;
 pub mod seccomp;
 pub mod sharing;
 pub mod signal;
+pub mod system_v;
 pub mod thread;
 pub mod timer;
 
@@ -85,6 +86,7 @@ pub static REGISTRY: &[&dyn Resource] = &[
     &restriction::Restrictions,
     &label::Labels,
     &seccomp::Seccomp,
+    &system_v::SystemV,
     &kept_file::KeptFiles,
     &memory::Memory,
     &aio::AsynchronousIo,

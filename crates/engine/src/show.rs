@@ -365,6 +365,7 @@ fn kind_of(area: &AreaRecord, layout: &Layout) -> &'static str {
         Backing::FilePrivate => "file",
         Backing::FileShared => "shared file",
         Backing::SharedObject => "shared",
+        Backing::SystemV => "System V",
         Backing::Vdso | Backing::Vvar | Backing::VvarVclock | Backing::AioRing => "kernel",
     }
 }
@@ -409,7 +410,7 @@ fn mapping(area: &AreaRecord, layout: &Layout) -> MappingDescription {
         }
     };
     let sharing = match area.backing() {
-        Backing::FileShared | Backing::SharedObject => 's',
+        Backing::FileShared | Backing::SharedObject | Backing::SystemV => 's',
         _ => 'p',
     };
     MappingDescription {

@@ -73,7 +73,8 @@ pub enum Terminals {
     Fresh,
 }
 
-/// Which namespaces are wanted. Pid and mount namespace are always fresh, the network never.
+/// Which namespaces are wanted. Pid, mount and IPC namespace are always fresh (in the last all ids of System V objects are free, and
+/// all that is there is the job's), the network never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NamespaceRequest {
     /// About the user namespace.
@@ -97,7 +98,7 @@ const STEPS: [(&str, &str); 10] = [
         "this system restricts user namespaces; on Ubuntu an AppArmor profile for cryo or kernel.apparmor_restrict_unprivileged_userns = 0 allows it",
     ),
     (
-        "make pid and mount namespaces",
+        "make pid, mount and IPC namespaces",
         "this system restricts user namespaces; on Ubuntu an AppArmor profile for cryo or kernel.apparmor_restrict_unprivileged_userns = 0 allows it",
     ),
     (
@@ -519,7 +520,8 @@ impl Forge<'_> {
         if self.fresh_user {
             enter_user_namespace()?;
         }
-        spawn::unshare(namespace::MOUNT | namespace::PID).map_err(at(Step::PidAndMount))?;
+        let always = namespace::MOUNT | namespace::PID | namespace::IPC;
+        spawn::unshare(always).map_err(at(Step::PidAndMount))?;
         if let Some(offsets) = &self.request.time_offsets {
             spawn::unshare(namespace::TIME).map_err(at(Step::Time))?;
             // Takes effect for children, and is possible only before the first one.

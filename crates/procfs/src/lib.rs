@@ -30,6 +30,7 @@ pub mod status;
 pub mod strings;
 pub mod swap;
 pub mod system;
+pub mod sysvipc;
 pub mod timers;
 
 pub use auxv::AuxiliaryEntry;

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::error::{ParseError, ProcError};
 use crate::process::{self, PROC, ProcessDirectory};
 use crate::scan;
-use crate::{FileLock, Processor, Stat, SwapArea, cpuinfo, locks, swap};
+use crate::{FileLock, Processor, Stat, SwapArea, cpuinfo, locks, swap, sysvipc};
 
 /// Every process of the reader's `/proc`, ascending; threads are not listed.
 ///
@@ -87,7 +87,38 @@ pub fn locks() -> Result<Vec<FileLock>, ProcError> {
 /// # Errors
 /// If `/proc/swaps` is there and cannot be read.
 pub fn swaps() -> Result<Vec<SwapArea>, ProcError> {
-    match parsed("swaps", swap::parse) {
+    listed("swaps", swap::parse)
+}
+
+/// The System V shared memory segments of the caller's IPC namespace; none where the kernel was built without System V IPC.
+///
+/// # Errors
+/// If `/proc/sysvipc/shm` is there and cannot be read.
+pub fn segments() -> Result<Vec<sysvipc::Segment>, ProcError> {
+    listed("sysvipc/shm", sysvipc::segments)
+}
+
+/// The sets of System V semaphores of the caller's IPC namespace.
+///
+/// # Errors
+/// As [`segments`].
+pub fn semaphore_sets() -> Result<Vec<sysvipc::SemaphoreSet>, ProcError> {
+    listed("sysvipc/sem", sysvipc::semaphore_sets)
+}
+
+/// The System V message queues of the caller's IPC namespace.
+///
+/// # Errors
+/// As [`segments`].
+pub fn message_queues() -> Result<Vec<sysvipc::MessageQueue>, ProcError> {
+    listed("sysvipc/msg", sysvipc::message_queues)
+}
+
+fn listed<T>(
+    name: &str,
+    parse: impl FnOnce(&[u8]) -> Result<Vec<T>, ParseError>,
+) -> Result<Vec<T>, ProcError> {
+    match parsed(name, parse) {
         Err(error) if error.is_missing() => Ok(Vec::new()),
         outcome => outcome,
     }

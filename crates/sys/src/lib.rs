@@ -7,6 +7,7 @@ pub mod arch;
 pub mod descriptor;
 pub mod file;
 pub mod file_owner;
+pub mod ipc;
 pub mod memory;
 pub mod mount;
 pub mod pidfd;

@@ -23,6 +23,8 @@ pub mod namespace {
     pub const MOUNT: i32 = libc::CLONE_NEWNS;
     /// A new time namespace for children to come (time_namespaces(7)); Linux 5.6.
     pub const TIME: i32 = 0x80;
+    /// A new IPC namespace (ipc_namespaces(7)).
+    pub const IPC: i32 = libc::CLONE_NEWIPC;
 }
 
 /// `CLONE_PARENT`: the child's parent is the caller's parent.

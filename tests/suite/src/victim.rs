@@ -46,6 +46,7 @@ pub struct Victim {
     refusal: Option<&'static str>,
     huge_pages: u64,
     sees_stops: bool,
+    system_v: bool,
 }
 
 impl Victim {
@@ -60,7 +61,15 @@ impl Victim {
             refusal: None,
             huge_pages: 0,
             sees_stops: false,
+            system_v: false,
         }
+    }
+
+    /// It makes System V objects: the test has an IPC namespace where it may, so that nothing is left behind when it ends.
+    #[must_use]
+    pub const fn makes_system_v_objects(mut self) -> Self {
+        self.system_v = true;
+        self
     }
 
     /// It sees that it, or a child, is stopped and continued by signals, and takes that for a change: where only signals can hold a
@@ -119,6 +128,9 @@ impl Victim {
             return Ok(());
         }
         let program = Program::victim(self.source, self.options)?.arguments(self.arguments);
+        if self.system_v {
+            leave_ipc_namespace();
+        }
         let _pages = (self.huge_pages > 0).then(|| HugePages::provide(self.huge_pages));
         let job = if mode == Mode::Named {
             start_named(scene, &program)?
@@ -175,6 +187,11 @@ impl Victim {
 /// A name that no other test uses at the same time.
 fn job_name() -> String {
     format!("victim-{}", std::process::id())
+}
+
+/// Has this thread, and whatever it starts, live in an IPC namespace of its own; an ordinary user stays where they are.
+pub fn leave_ipc_namespace() {
+    let _ = cryonaut_sys::spawn::unshare(cryonaut_sys::spawn::namespace::IPC);
 }
 
 fn start_named(scene: &Scene, program: &Program) -> Outcome<Running> {

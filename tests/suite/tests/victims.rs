@@ -265,6 +265,10 @@ victims! {
     thread_deadline => Victim::new("thread_deadline").only(User::Root);
     thread_slice => Victim::new("thread_slice");
 
+    sysv_segments => Victim::new("sysv_segments").makes_system_v_objects();
+    sysv_semaphores => Victim::new("sysv_semaphores").makes_system_v_objects();
+    sysv_messages => Victim::new("sysv_messages").makes_system_v_objects();
+
     static_bare => Victim::new("static_bare").options(BARE);
     static_threads => Victim::new("threads").arguments(&["20"]).options(STATIC);
     static_memory => Victim::new("mem_private").options(STATIC);

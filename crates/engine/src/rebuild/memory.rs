@@ -7,7 +7,8 @@ use cryonaut_tracee::CallList;
 
 use super::{Queue, Rebuild};
 use crate::error::Attempt;
-use crate::resource::memory::{AreaRecord, SharedObject};
+use crate::resource::memory::AreaRecord;
+use crate::resource::system_v::SharedSegment;
 use crate::{Error, Result};
 
 /// What a process' executable is (/proc/PID/exe).
@@ -52,16 +53,8 @@ impl Rebuild<'_> {
     /// When there is no memory for it.
     pub fn make_shared_object(&mut self, object: u64, size: u64) -> Result<()> {
         let page = cryonaut_sys::PAGE_SIZE;
-        let at = self
-            .shared
-            .values()
-            .copied()
-            .max()
-            .map_or(self.places.arena, |last| {
-                let length = self.shared_length(last);
-                last + length + page
-            });
         let length = size.next_multiple_of(page).max(page);
+        let at = self.reserve(object, length, page)?;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_SHARED
             | libc::MAP_ANONYMOUS
@@ -76,15 +69,59 @@ impl Rebuild<'_> {
             0_u64.into(),
         ];
         let mapped = self.call(0, "mapping shared memory", libc::SYS_mmap, &arguments)?;
+        self.fill_shared(object, (at, mapped))
+    }
+
+    /// Attaches a System V segment in the progenitor, from whom all inherit it attached, and fills it.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn hold_segment(&mut self, segment: &SharedSegment, identifier: i32) -> Result<()> {
+        let (object, length) = (segment.object(), segment.length());
+        let at = self.reserve(object, length, segment.page())?;
+        let arguments = [identifier.into(), at.into(), 0.into()];
+        let what = "attaching a shared memory segment";
+        let attached = self.call(0, what, libc::SYS_shmat, &arguments)?;
+        self.segments.insert(object, (identifier, length));
+        self.fill_shared(object, (at, attached))
+    }
+
+    /// A place in the arena for pages of this size.
+    fn reserve(&mut self, object: u64, length: u64, page: u64) -> Result<u64> {
+        let at = (self.places.arena + self.arena_used).next_multiple_of(page);
+        self.arena_used = at + length + cryonaut_sys::PAGE_SIZE - self.places.arena;
+        if self.arena_used > self.places.arena_length {
+            return Err(Error::Failed("shared memory has no place".into()));
+        }
+        self.shared.insert(object, at);
+        Ok(at)
+    }
+
+    fn fill_shared(&mut self, object: u64, (at, mapped): (u64, u64)) -> Result<()> {
         if mapped != at {
             return Err(Error::Failed("shared memory went to a wrong place".into()));
         }
-        self.shared.insert(object, at);
         let pid = self.built(0)?.pid;
         let filled =
             crate::copy_in::fill(self.image, object, (pid, at), self.processors(), self.stop)?;
         self.shared_content.insert(object, filled);
         Ok(())
+    }
+
+    /// Id and length of the System V segment that an area refers to.
+    ///
+    /// # Errors
+    /// When it has not been made: the image is damaged.
+    pub fn segment(&self, object: u64) -> Result<(i32, u64)> {
+        self.segments
+            .get(&object)
+            .copied()
+            .ok_or_else(|| Error::Failed(format!("no shared memory segment {object}")))
+    }
+
+    /// An address with room for any one System V segment that is free in every process.
+    pub fn workplace(&self) -> u64 {
+        self.places.workplace
     }
 
     /// Has the pages of a shared object that exist mapped in a process, which mlock on fault would otherwise leave out.
@@ -114,21 +151,6 @@ impl Rebuild<'_> {
         self.processor
             .as_ref()
             .map_or(&[], |processor| &processor.all)
-    }
-
-    fn shared_length(&self, at: u64) -> u64 {
-        let object = self
-            .shared
-            .iter()
-            .find(|(_, place)| **place == at)
-            .map(|(object, _)| *object);
-        let objects = self.records.all::<SharedObject>().unwrap_or_default();
-        let size = objects
-            .iter()
-            .find(|candidate| Some(candidate.id) == object)
-            .map_or(0, |object| object.size);
-        size.next_multiple_of(cryonaut_sys::PAGE_SIZE)
-            .max(cryonaut_sys::PAGE_SIZE)
     }
 
     /// Where a shared memory object lies in every stub.

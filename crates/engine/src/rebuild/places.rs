@@ -6,6 +6,7 @@ use cryonaut_sys::task;
 
 use super::{LOADER_DATA, STUB_DATA};
 use crate::resource::memory::{AddressSpace, SharedObject};
+use crate::resource::system_v::SharedSegment;
 use crate::{Error, Result};
 
 /// Room for moving the vDSO and its data by way of.
@@ -22,6 +23,8 @@ pub struct Places {
     pub(super) loader: u64,
     pub(super) arena: u64,
     pub(super) arena_length: u64,
+    /// In the arena's end: where segments are attached on their way to their places.
+    pub(super) workplace: u64,
 }
 
 impl Places {
@@ -34,6 +37,16 @@ impl Places {
         let mut arena_length = 0;
         for object in records.all::<SharedObject>()? {
             arena_length += object.size.next_multiple_of(page) + page;
+        }
+        let (mut longest, mut largest) = (0, page);
+        for segment in records.all::<SharedSegment>()? {
+            arena_length += segment.length() + segment.page() + page;
+            longest = longest.max(segment.length());
+            largest = largest.max(segment.page());
+        }
+        let objects_length = arena_length;
+        if longest > 0 {
+            arena_length += largest + longest + page;
         }
         let wanted = page
             + STUB_DATA
@@ -65,12 +78,14 @@ impl Places {
         }
         let spare = at + page + STUB_DATA + page;
         let loader = spare + SPARE + page;
+        let arena = loader + page + LOADER_DATA + page;
         Ok(Self {
             stub: at,
             spare,
             loader,
-            arena: loader + page + LOADER_DATA + page,
+            arena,
             arena_length,
+            workplace: (arena + objects_length).next_multiple_of(largest),
         })
     }
 }

@@ -636,7 +636,7 @@ const SUPPORT: &[Support] = &[
               A task that was inside the vDSO under seccomp filters is a refusal at restart",
     },
     Support {
-        what: "memfd_secret, System V segments, mapped devices",
+        what: "memfd_secret, mapped devices",
         level: Level::Refused,
         how: "their content is nowhere but in the kernel; unmap them before the checkpoint",
     },

@@ -2,8 +2,8 @@
 //!
 //! Shown by the links in /proc/PID/ns, by uid_map, timens_offsets and mountinfo. A job may share all namespaces with `cryo`, or
 //! have what `cryo run` and `cryo restart` make: a pid namespace whose init is no part of the job, a user namespace that maps
-//! ids to themselves, a mount namespace with a /proc of its own, a time namespace. These are made afresh at a restart when
-//! they are needed; everything else is refused. Not preserved: which of them a job had, since a restart chooses for itself
+//! ids to themselves, a mount namespace with a /proc of its own, a time namespace, an IPC namespace (see [`super::system_v`]).
+//! These are made afresh at a restart when they are needed; everything else is refused. Not preserved: which of them a job had, since a restart chooses for itself
 //! what it needs, and host and domain name, which are the machine's. How deep a user namespace is nested is not looked at.
 
 mod clocks;
@@ -276,7 +276,7 @@ impl Survey {
                 continue;
             }
             let reason = match kind {
-                "pid" | "time" => None,
+                "pid" | "time" | "ipc" => None,
                 "user" => unusual_user_namespace(directory),
                 "mnt" => unusual_mounts(&self.directory, directory),
                 _ => Some(format!("it has a {name} namespace of its own")),
@@ -454,7 +454,7 @@ const SUPPORT: &[Support] = &[
         how: "the job runs in the namespaces of the restart",
     },
     Support {
-        what: "Pid, user, mount and time namespaces of `cryo run` and `cryo restart`",
+        what: "Pid, user, mount and time namespaces of `cryo run` and `cryo restart`; IPC namespaces",
         level: Level::Partly,
         how: "made afresh where they are needed",
     },
@@ -465,7 +465,7 @@ const SUPPORT: &[Support] = &[
               has passed",
     },
     Support {
-        what: "Network, UTS, IPC and cgroup namespaces of the job's own; user namespaces that change ids; other mounts",
+        what: "Network, UTS and cgroup namespaces of the job's own; user namespaces that change ids; other mounts",
         level: Level::Refused,
         how: "run cryo inside of them",
     },

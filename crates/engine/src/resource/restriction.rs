@@ -1,16 +1,15 @@
 //! Restrictions that a process lives under and that are not rebuilt: each is a refusal, so that nobody comes back with more
 //! freedom, or another view of the processor, than before.
 //!
-//! Shown by /proc/PID/status (ptrace(2), shadow stacks), by /proc/sysvipc/sem, the cgroup's freezer, and by ptrace(2). Threads are
+//! Shown by /proc/PID/status (ptrace(2), shadow stacks), by the cgroup's freezer, and by ptrace(2). Threads are
 //! compared with their leader in [`super::credentials`].
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use cryonaut_image::{Kind, RecordSet};
 use cryonaut_launch::registry::Suspension;
 use cryonaut_procfs::{Mount, ProcessDirectory, Status};
-use cryonaut_sys::{spawn, task};
+use cryonaut_sys::spawn;
 
 use crate::collect::Collection;
 use crate::freeze::{Frozen, FrozenProcess};
@@ -39,11 +38,6 @@ impl Resource for Restrictions {
 
     fn inspect(&self, target: &Target, refusals: &mut Refusals) {
         let mounts = own_mounts();
-        let names: Vec<(i32, String)> = target.processes.iter().map(TargetProcess::label).collect();
-        semaphores_used(
-            names.iter().map(|(pid, name)| (*pid, name.as_str())),
-            refusals,
-        );
         for process in target
             .processes
             .iter()
@@ -60,14 +54,6 @@ impl Resource for Restrictions {
 
     fn collect(&self, frozen: &mut Frozen, _collection: &mut Collection) -> Result<()> {
         let mut refusals = Refusals::default();
-        let names: Vec<(i32, String)> = frozen
-            .alive()
-            .map(|process| (process.pid, process.name()))
-            .collect();
-        semaphores_used(
-            names.iter().map(|(pid, name)| (*pid, name.as_str())),
-            &mut refusals,
-        );
         for process in frozen.alive() {
             let name = process.name();
             let process_name = (process.pid, name.as_str());
@@ -116,45 +102,6 @@ fn shown_outside(process: (i32, &str), status: &Status, refusals: &mut Refusals)
             "start it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off",
         );
     }
-}
-
-/// System V semaphores that processes of the job were the last to change. Whether a change is to be undone at a process' end
-/// (SEM_UNDO) the kernel does not tell: every process with threads has a list for it (`copy_semundo` in ipc/sem.c), which
-/// kcmp(2) therefore cannot tell from one that is used.
-fn semaphores_used<'a>(processes: impl Iterator<Item = (i32, &'a str)>, refusals: &mut Refusals) {
-    let table = std::fs::read_to_string("/proc/sysvipc/sem").unwrap_or_default();
-    let mut users: BTreeMap<i32, i32> = BTreeMap::new();
-    for (set, count) in semaphore_sets(&table) {
-        for number in 0..count {
-            match task::last_semaphore_user(set, number) {
-                Ok(pid) => drop(users.entry(pid).or_insert(set)),
-                // What we may not read, a job of ours may not use.
-                Err(_) => break,
-            }
-        }
-    }
-    if users.is_empty() {
-        return;
-    }
-    for (pid, name) in processes {
-        if let Some(set) = users.get(&pid) {
-            refusals.add(
-                (pid, name),
-                format!("System V semaphores (set {set})"),
-                "it uses them; they are not saved, and neither are changes to be undone at its end (SEM_UNDO)",
-                "have the program release and remove its semaphores first, or use POSIX semaphores",
-            );
-        }
-    }
-}
-
-/// Ids and sizes of the sets in /proc/sysvipc/sem: columns key, semid, perms, nsems (`sysvipc_sem_proc_show` in ipc/sem.c).
-fn semaphore_sets(table: &str) -> Vec<(i32, i32)> {
-    let set = |line: &str| {
-        let mut words = line.split_ascii_whitespace();
-        Some((words.nth(1)?.parse().ok()?, words.nth(1)?.parse().ok()?))
-    };
-    table.lines().skip(1).filter_map(set).collect()
 }
 
 /// What a tracer sees of each task.
@@ -270,11 +217,6 @@ const SUPPORT: &[Support] = &[
         how: "use a 64-bit build",
     },
     Support {
-        what: "System V semaphores",
-        level: Level::Refused,
-        how: "they and changes to undo (SEM_UNDO) are not saved: have the program remove them first, or use POSIX ones",
-    },
-    Support {
         what: "Processes in a frozen cgroup",
         level: Level::Refused,
         how: "thaw the cgroup first",
@@ -284,9 +226,7 @@ const SUPPORT: &[Support] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::credentials::tests::Subject;
     use crate::target::{Inspection, Scope};
-    use cryonaut_tracee::CallList;
 
     fn objects(refusals: &Refusals) -> Vec<&str> {
         refusals
@@ -333,14 +273,6 @@ mod tests {
     }
 
     #[test]
-    fn semaphore_sets_are_read() {
-        let table = "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n\
-                     \x20        0      32769   600          3     0     0     0     0          0 1700000000\n";
-        assert_eq!(semaphore_sets(table), [(32769, 3)]);
-        assert_eq!(semaphore_sets(""), []);
-    }
-
-    #[test]
     fn cgroups_are_found_where_they_are_mounted() {
         let mounts = cryonaut_procfs::mountinfo::parse(
             b"30 20 0:25 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n\
@@ -354,50 +286,5 @@ mod tests {
             Some("/sys/fs/cgroup/freezer/c".into())
         );
         assert_eq!(find(false, b"/elsewhere"), None);
-    }
-
-    #[test]
-    fn what_a_frozen_process_hides_is_refused() {
-        let mut subject = Subject::start(&["sleep", "60"], "sleep").expect("sleep runs");
-        let mut collection = Collection::default();
-        Restrictions
-            .collect(&mut subject.frozen, &mut collection)
-            .unwrap();
-        let mut list = CallList::new();
-        let semaphore = list.call(
-            libc::SYS_semget,
-            &[libc::IPC_PRIVATE.into(), 1.into(), 0o600.into()],
-        );
-        // struct sembuf: number 0, add 1, with undo.
-        let operation = list.bytes(&[0, 0, 1, 0, 0, 0x10]);
-        let raise = list.call(
-            libc::SYS_semop,
-            &[semaphore.into(), operation.into(), 1.into()],
-        );
-        let outcomes = subject.frozen.processes[0].run(0, &list).unwrap();
-        let identifier = outcomes.result(semaphore).unwrap();
-        outcomes.result(raise).unwrap();
-        let refused = |subject: &mut Subject| match Restrictions
-            .collect(&mut subject.frozen, &mut Collection::default())
-        {
-            Err(crate::Error::Refused(refusals)) => {
-                refusals.into_iter().map(|refusal| refusal.object).collect()
-            }
-            other => vec![format!("{other:?}")],
-        };
-        assert_eq!(
-            refused(&mut subject),
-            [format!("System V semaphores (set {identifier})")]
-        );
-        let mut list = CallList::new();
-        let remove = list.call(
-            libc::SYS_semctl,
-            &[identifier.into(), 0.into(), libc::IPC_RMID.into()],
-        );
-        subject.frozen.processes[0]
-            .run(0, &list)
-            .unwrap()
-            .result(remove)
-            .unwrap();
     }
 }

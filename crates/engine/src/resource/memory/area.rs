@@ -10,6 +10,7 @@ use cryonaut_procfs::maps::AreaName;
 use cryonaut_procfs::smaps::{SmapsArea, VmFlag};
 
 use crate::reference::{self, Hashing};
+use crate::resource::system_v;
 
 use super::record::{AreaRecord, Backing, FileIdentity, attribute};
 
@@ -128,13 +129,7 @@ pub fn describe(area: &SmapsArea, files: &mut Files) -> Result<Option<AreaRecord
                 Backing::FilePrivate
             }
         }
-        AreaName::SystemV { .. } => {
-            return unsupported(
-                "a System V shared memory segment".into(),
-                "System V segments are not saved",
-                "have the program use mmap with MAP_SHARED instead",
-            );
-        }
+        AreaName::SystemV { .. } => Backing::SystemV,
         AreaName::AnonymousHugetlb if shared => {
             // Of no name of its own: it is kept like a memory file.
             file = Some(FileIdentity {
@@ -173,7 +168,9 @@ pub fn describe(area: &SmapsArea, files: &mut Files) -> Result<Option<AreaRecord
         .iter()
         .filter(|(flag, _)| area.flags.contains(*flag))
         .fold(0, |bits, (_, attribute)| bits | attribute);
-    if backing == Backing::FileShared && area.flags.contains(VmFlag::MayWrite) {
+    if matches!(backing, Backing::FileShared | Backing::SystemV)
+        && area.flags.contains(VmFlag::MayWrite)
+    {
         attributes |= attribute::MAY_WRITE;
     }
     let name = match &area.area.name {
@@ -187,7 +184,11 @@ pub fn describe(area: &SmapsArea, files: &mut Files) -> Result<Option<AreaRecord
         backing: backing as i32,
         offset: area.area.offset,
         file,
-        object: 0,
+        object: if backing == Backing::SystemV {
+            system_v::attached(area.area.inode)
+        } else {
+            0
+        },
         attributes,
         pages: 0,
         guards: Vec::new(),

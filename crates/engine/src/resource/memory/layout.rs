@@ -397,6 +397,7 @@ fn map(
                 0,
             )?;
         }
+        Backing::SystemV => attach(rebuild, queue, area, (start, end))?,
         Backing::Vdso | Backing::Vvar | Backing::VvarVclock | Backing::AioRing => {}
         Backing::Unknown => {
             return Err(Error::Failed(
@@ -409,6 +410,49 @@ fn map(
         set_policy(rebuild, queue, area, (start, end))?;
     }
     Ok(())
+}
+
+/// Attaches a segment: all of it at a place that is free in every process, from where the part that is wanted is moved. So it does
+/// not matter what lies where the rest of it was.
+fn attach(
+    rebuild: &mut Rebuild<'_>,
+    queue: &mut Queue,
+    area: &AreaRecord,
+    (start, end): (u64, u64),
+) -> Result<()> {
+    let (identifier, all) = rebuild.segment(area.object)?;
+    let workplace = rebuild.workplace();
+    let offset = area.offset + (start - area.start);
+    let mut flags = 0;
+    if !area.has(attribute::MAY_WRITE) {
+        flags |= libc::SHM_RDONLY;
+    }
+    if area.protection & libc::PROT_EXEC as u32 != 0 {
+        flags |= libc::SHM_EXEC;
+    }
+    let arguments = [identifier.into(), workplace.into(), flags.into()];
+    let what = "attaching a shared memory segment";
+    queue.expect(rebuild, what, libc::SYS_shmat, &arguments, workplace)?;
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    let arguments = [
+        workplace.saturating_add(offset).into(),
+        (end - start).into(),
+        (end - start).into(),
+        flags.into(),
+        start.into(),
+    ];
+    let what = "moving a shared memory segment to its place";
+    queue.expect(rebuild, what, libc::SYS_mremap, &arguments, start)?;
+    let arguments = [workplace.into(), all.into()];
+    let what = "detaching the rest of a shared memory segment";
+    queue.expect(rebuild, what, libc::SYS_munmap, &arguments, 0)?;
+    let arguments = [
+        start.into(),
+        (end - start).into(),
+        u64::from(area.protection).into(),
+    ];
+    let what = "protecting a shared memory segment";
+    queue.expect(rebuild, what, libc::SYS_mprotect, &arguments, 0)
 }
 
 fn set_policy(
@@ -509,7 +553,8 @@ impl Action for FinishMemory {
             if !area.name.is_empty() {
                 name(rebuild, &mut queue, area)?;
             }
-            if area.has(attribute::LOCKED) && area.backing() == Backing::SharedObject {
+            let shared = matches!(area.backing(), Backing::SharedObject | Backing::SystemV);
+            if area.has(attribute::LOCKED) && shared {
                 rebuild.fault_in_shared(process, area)?;
             }
             if area.has(attribute::LOCKED) {

@@ -52,7 +52,7 @@ pub struct AreaRecord {
     /// The file behind it.
     #[prost(message, optional, tag = "6")]
     pub file: Option<FileIdentity>,
-    /// The shared memory object behind it: number of its space.
+    /// The shared memory object or System V segment behind it: number of its space.
     #[prost(uint64, tag = "7")]
     pub object: u64,
     /// Bits of [`attribute`].
@@ -105,6 +105,8 @@ pub enum Backing {
     AioRing = 16,
     /// Private anonymous memory of huge pages (MAP_HUGETLB).
     AnonymousHuge = 17,
+    /// A System V shared memory segment.
+    SystemV = 18,
 }
 
 /// Attributes of an area.
@@ -139,7 +141,7 @@ pub mod attribute {
     pub const DROPPABLE: u64 = 1 << 16;
     /// mseal(2).
     pub const SEALED: u64 = 1 << 17;
-    /// A shared mapping of a file that is or may be made writable: the file was open for writing.
+    /// A shared mapping of a file, or a segment, that is or may be made writable: the file was open for writing.
     pub const MAY_WRITE: u64 = 1 << 18;
 }
 
