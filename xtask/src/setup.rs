@@ -9,6 +9,7 @@ use crate::steps::{self, Result, cargo, program, succeeds};
 const PACKAGES: &[&str] = &[
     "gcc",
     "g++",
+    "gfortran",
     "libc6-dev",
     // The static binary (cargo xtask dist) has zstd in it, which is C.
     "musl-tools",

@@ -143,7 +143,7 @@ fn run_tests(tally: &mut Tally, extent: Extent) {
     let _ = fs::remove_file(&noted);
     // The suite runs the command itself, which no test of another package has built.
     tally.step("build", || {
-        steps::run(cargo().args(["build", "-p", "cryonaut-cli"]))
+        steps::run(cargo().args(["build", "-p", "cryonaut-cli", "-p", "cryonaut-libcryo"]))
     });
     let mut command = cargo();
     command

@@ -3,6 +3,7 @@
 mod pack;
 mod read_back;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -21,10 +22,11 @@ use crate::copy_out::{Beginning, Keeping, copy_out};
 use crate::error::Attempt;
 use crate::freeze::{Afterwards, Frozen};
 use crate::notify::Notified;
+use crate::participants;
 use crate::resource::file::external;
 use crate::show::EmbeddedDescription;
 use crate::target::{Inspection, Target};
-use crate::{Error, Result};
+use crate::{Error, Refusals, Result};
 
 /// Where an image goes.
 #[derive(Debug)]
@@ -119,12 +121,19 @@ pub fn checkpoint(
         tracer,
         packing,
     } = request;
-    let target = inspect(Target {
+    let mut target = Target {
         inspection: Inspection::BeforeFreeze,
         ..target
-    })?;
+    };
+    let found = inspect(&mut target);
+    let due = match found {
+        // Those who take part may be about to put an end to what stands in the way.
+        Err(Error::Refused(_)) if participants::are_in(&target) => Inspected::NotYet,
+        found => found.map(|()| Inspected::Already)?,
+    };
     let save = Save {
-        target: &target,
+        target,
+        due,
         afterwards,
         job_name,
         generation,
@@ -223,26 +232,35 @@ fn interruptibly<T: Send + 'static>(
 
 /// Refuses what cannot be saved. A job that starts and ends processes all the time can look wrong between two looks (a pipe whose
 /// other end belongs to a process that was just born): it is looked at again as long as it changes.
-fn inspect(mut target: Target) -> Result<Target> {
+fn inspect(target: &mut Target) -> Result<()> {
     const LOOKS: usize = 20;
     for _ in 0..LOOKS {
         let refusals = target.refusals();
         if refusals.list().is_empty() {
-            return Ok(target);
+            return Ok(());
         }
         let before = target.pids();
-        target = target.again()?;
+        *target = target.again()?;
         if target.pids() == before {
             // Nothing was born or ended since: it is as it looks.
             refusals.into_result()?;
         }
     }
-    target.refusals().into_result()?;
-    Ok(target)
+    target.refusals().into_result()
+}
+
+/// Whether the running job was looked at and found good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Inspected {
+    /// It was.
+    Already,
+    /// It is looked at when its programs have got ready.
+    NotYet,
 }
 
 struct Save<'a> {
-    target: &'a Target,
+    target: Target,
+    due: Inspected,
     afterwards: Afterwards,
     job_name: String,
     generation: u64,
@@ -276,7 +294,7 @@ impl Save<'_> {
     /// Writes the image to `sink`. The job is released as soon as its memory is copied, but one that is to be killed stays frozen
     /// (and comes back in the result) until its image is durable and verified.
     fn run<W: Write + AsFd + Send + 'static>(
-        self,
+        mut self,
         sink: W,
         progress: &mut dyn FnMut(Progress),
         durable: impl FnOnce(W) -> Result<(W, File)> + Send + 'static,
@@ -284,7 +302,8 @@ impl Save<'_> {
         if self.target.notification.notices.checkpoint.is_some() {
             progress(Progress::Telling);
         }
-        let notified = Notified::tell(self.target, self.stop)?;
+        let notified = Notified::tell(&self.target, self.stop)?;
+        self.look_again(notified.left_out())?;
         let (mut frozen, collection) = self.freeze(&notified, progress)?;
         let pages: u64 = collection
             .spaces
@@ -301,7 +320,7 @@ impl Save<'_> {
             embedded: crate::show::embedded(&collection.records)?,
             remarks,
         };
-        let preamble = self.preamble(&collection)?;
+        let preamble = self.preamble(&collection, frozen.generation)?;
         let Collection {
             spaces,
             records,
@@ -349,6 +368,38 @@ impl Save<'_> {
         Ok((sink, None, self.report(extent, &summary, still)))
     }
 
+    /// Looks at the job as its programs have made it ready, without those that left themselves out.
+    fn look_again(&mut self, left_out: BTreeSet<i32>) -> Result<()> {
+        if left_out.is_empty() && self.due == Inspected::Already {
+            return Ok(());
+        }
+        let mut refusals = Refusals::default();
+        for process in &self.target.processes {
+            let parent = process.stat.ppid;
+            if left_out.contains(&parent) && !left_out.contains(&process.pid) {
+                refusals.add(
+                    (parent, ""),
+                    "leaving itself out",
+                    format!(
+                        "its child {} ({}) is to be saved",
+                        process.pid,
+                        process.name()
+                    ),
+                    "have its children leave themselves out too",
+                );
+            }
+        }
+        refusals.into_result()?;
+        self.target.left_out = left_out;
+        self.target = self.target.again()?;
+        if self.target.processes.is_empty() {
+            return Err(Error::Usage(
+                "all processes have left themselves out: nothing to checkpoint".into(),
+            ));
+        }
+        inspect(&mut self.target)
+    }
+
     /// Freezes and collects. What only a moment stands in the way of is tried again a little later, the job running on meanwhile.
     fn freeze(
         &self,
@@ -362,9 +413,14 @@ impl Save<'_> {
         let start = Instant::now();
         let mut pause = Duration::from_millis(1);
         loop {
-            let mut frozen = Frozen::freeze(self.target)?;
+            let mut frozen = Frozen::freeze(&self.target)?;
             frozen.told = notified.pids();
             frozen.tracer = self.tracer;
+            frozen.boards = participants::of_all(&frozen);
+            let boards = frozen.boards.values();
+            let known = boards.map(|board| board.head.generation).max();
+            frozen.generation = self.generation.max(known.unwrap_or(0));
+            notified.check(&frozen)?;
             if self.tracer == Tracer::Named && frozen.is_delicate() {
                 return Err(Error::NeedsProcessApart);
             }
@@ -391,10 +447,10 @@ impl Save<'_> {
         }
     }
 
-    fn preamble(&self, collection: &Collection) -> Result<Preamble> {
+    fn preamble(&self, collection: &Collection, generation: u64) -> Result<Preamble> {
         let mut preamble = Preamble::new(concat!("cryo ", env!("CARGO_PKG_VERSION")))?;
         preamble.job_name = self.job_name.clone();
-        preamble.generation = self.generation;
+        preamble.generation = generation;
         preamble.node = of_kernel("hostname");
         preamble.kernel = of_kernel("osrelease");
         preamble.needs = collection

@@ -2,6 +2,7 @@
 
 mod connection;
 mod end;
+mod settle;
 mod suspended;
 mod vfork;
 
@@ -13,21 +14,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use cryonaut_procfs::ProcessDirectory;
 use cryonaut_procfs::smaps::SmapsArea;
 use cryonaut_procfs::stat::Stat;
 use cryonaut_procfs::status::Status;
-use cryonaut_procfs::{AreaName, ProcessDirectory};
-use cryonaut_sys::arch::Registers;
 use cryonaut_sys::{RemotePtr, pidfd, ptrace, task};
 use cryonaut_tracee::{
     CallList, Filtered, Guest, JOB_OPTIONS, Outcomes, Running, Stopped, Stopping, find_room,
-    left_behind,
 };
 
 use crate::checkpoint::Tracer;
 use crate::error::Attempt;
 use crate::guardian::{Guardian, present};
 use crate::notify::Notification;
+use crate::participants::Board;
 use crate::reference::Hashing;
 use crate::resource::embedded::Embedding;
 use crate::resource::restriction;
@@ -36,6 +36,7 @@ use crate::suspend::Thawed;
 use crate::target::{External, Scope, Target, TargetProcess, parents_first};
 use crate::{Error, Result};
 
+use settle::settle;
 pub(crate) use suspended::job_stop;
 use vfork::InVfork;
 
@@ -45,11 +46,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_millis(50);
 /// How long a job stands still for the child of a vfork, which mostly calls exec at once.
 const VFORK_MOMENT: Duration = Duration::from_millis(200);
-/// Instructions of the longest call list that a task may have to finish after its tracer was killed.
-const STEPS_HOME: usize = 100_000;
-/// Moments that a task in the vDSO is given to leave it: a program that reads clocks in a loop is found in it more often than not,
-/// and random numbers may be asked for by the megabyte.
-const MOMENTS_OUT: usize = 100;
 /// How often the job is searched for tasks that appeared meanwhile.
 const PASSES: usize = 50;
 
@@ -217,6 +213,10 @@ pub struct Frozen {
     /// Processes that were told of this, by their pids as we see them: those among them that are stopped have stopped themselves
     /// to say that they are ready.
     pub told: BTreeSet<i32>,
+    /// What programs that take part say of themselves, by their pids as we see them.
+    pub(crate) boards: BTreeMap<i32, Board>,
+    /// How many times the job was restarted before.
+    pub generation: u64,
     /// Who traces it.
     pub tracer: Tracer,
     /// Connections within the job that end without a trace when it is killed: process as we see it, and descriptor.
@@ -552,6 +552,8 @@ impl Hold {
             external: target.external,
             notification: target.notification,
             told: BTreeSet::new(),
+            boards: BTreeMap::new(),
+            generation: 0,
             tracer: Tracer::default(),
             embedding: Arc::clone(&target.embedding),
             connections: Vec::new(),
@@ -734,64 +736,7 @@ fn frozen_process(look: Look, tasks: BTreeMap<i32, Stopped>) -> Result<FrozenPro
     })
 }
 
-/// Brings tasks out of code in which they cannot be taken for what they are.
-fn settle(
-    tasks: &mut [FrozenTask],
-    through: i32,
-    areas: &[cryonaut_procfs::Area],
-    memory: &File,
-) -> Result<()> {
-    let left_behind = left_behind(through, areas);
-    let mut areas = areas.iter();
-    let vdso = areas.find(|area| matches!(area.name, AreaName::Vdso));
-    for task in tasks {
-        for range in &left_behind {
-            // A tracer was killed a moment ago: its code takes the task home in a few instructions.
-            let home = |registers: &Registers| !range.contains(&registers.rip);
-            if !task.stopped.go_on_until(MOMENTS_OUT, home)? {
-                // One whose calls are judged.
-                task.stopped.step_until(STEPS_HOME, home)?;
-            }
-        }
-        if let Some(vdso) = vdso {
-            // Another kernel's functions have other instructions. One that stays inside can go on under this kernel build only.
-            let outside = |registers: &Registers| !(vdso.start..vdso.end).contains(&registers.rip);
-            task.stopped.go_on_until(MOMENTS_OUT, outside)?;
-        }
-        abort_restartable_sequence(memory, &mut task.stopped)?;
-    }
-    Ok(())
-}
-
 /// The guest of a process; nobody panics while holding it.
 fn lock(guest: &Mutex<Option<Guest>>) -> MutexGuard<'_, Option<Guest>> {
     guest.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A task inside a restartable sequence goes to its abort handler, as it would at any preemption (rseq(2)): its registers and
-/// our calls in it are then no part of the sequence.
-fn abort_restartable_sequence(memory: &File, task: &mut Stopped) -> Result<()> {
-    let Ok(rseq) = ptrace::rseq_configuration(task.tid()) else {
-        return Ok(());
-    };
-    if rseq.address == 0 {
-        return Ok(());
-    }
-    let word = |address: u64| -> Option<u64> {
-        let mut bytes = [0; 8];
-        memory.read_exact_at(&mut bytes, address).ok()?;
-        Some(u64::from_le_bytes(bytes))
-    };
-    let Some(sequence) = word(rseq.address + 8).filter(|&address| address != 0) else {
-        return Ok(());
-    };
-    if let (Some(start), Some(length), Some(abort)) =
-        (word(sequence + 8), word(sequence + 16), word(sequence + 24))
-    {
-        let rip = task.registers().rip;
-        if rip.wrapping_sub(start) < length {
-            task.move_to(abort)?;
-        }
-    }
-    Ok(())
 }

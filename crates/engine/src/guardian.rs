@@ -13,6 +13,7 @@ use cryonaut_sys::spawn::{self, WaitFor};
 
 use crate::Result;
 use crate::error::Attempt;
+use crate::target::{leave_out, leave_out_no_more};
 
 /// A guardian on watch. Dropping it without [`Guardian::dismiss`] has it do its last act.
 #[derive(Debug)]
@@ -52,6 +53,8 @@ impl Guardian {
             0
         })
         .attempt(|| "starting a guardian".into())?;
+        // Where the job is what started this `cryo`, its guardian is in scope, too.
+        leave_out(started.pid);
         Ok(Self {
             link: Some(link),
             pid: started.pid,
@@ -68,15 +71,20 @@ impl Guardian {
             .write_all(b"d")
             .attempt(|| "dismissing the guardian".into());
         drop(link);
-        let _ = spawn::wait_for(WaitFor::Pid(self.pid), libc::WEXITED);
+        self.await_end();
         told
+    }
+
+    fn await_end(&self) {
+        let _ = spawn::wait_for(WaitFor::Pid(self.pid), libc::WEXITED);
+        leave_out_no_more(self.pid);
     }
 }
 
 impl Drop for Guardian {
     fn drop(&mut self) {
         if self.link.take().is_some() {
-            let _ = spawn::wait_for(WaitFor::Pid(self.pid), libc::WEXITED);
+            self.await_end();
         }
     }
 }

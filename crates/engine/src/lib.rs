@@ -16,6 +16,7 @@ pub mod freeze;
 pub mod guardian;
 pub mod host;
 pub mod notify;
+mod participants;
 pub mod pattern;
 pub mod plan;
 pub mod processor;

@@ -15,12 +15,14 @@ use std::time::{Duration, Instant};
 
 use cryonaut_launch::registry::ProcessIdentity;
 pub use cryonaut_launch::registry::{Notices, Notification};
+use cryonaut_participant::board::Outcome;
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_procfs::status::Status;
 use cryonaut_sys::{pidfd, task};
 
 use crate::freeze::Afterwards;
 use crate::guardian::Guardian;
+use crate::participants::Participants;
 use crate::target::{Target, TargetProcess};
 use crate::{Error, Result};
 
@@ -28,6 +30,9 @@ use crate::{Error, Result};
 pub(crate) fn catches(status: &Status, signal: i32) -> bool {
     (1..=64).contains(&signal) && status.signals_caught & (1 << (signal - 1)) != 0
 }
+
+/// The time that programs have to get ready if nobody has said another.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// A process that is told.
 #[derive(Debug)]
@@ -118,6 +123,7 @@ impl Told {
 #[derive(Debug)]
 pub struct Notified {
     told: Vec<Told>,
+    participants: Participants,
     continued: Option<i32>,
     guardian: Option<Guardian>,
     remarks: Vec<String>,
@@ -125,38 +131,61 @@ pub struct Notified {
 
 impl Notified {
     /// Tells all processes of the job that catch the signal, and waits until each has stopped itself or ended, or the time is over.
-    /// Those that job control had stopped before are not told: they could not get ready.
+    /// Those that job control had stopped before are not told: they could not get ready. Processes that take part by libcryo are
+    /// asked at the same time, and waited for until all are ready.
     ///
     /// # Errors
-    /// [`Error::Interrupted`]; those that were told are told to go on.
+    /// [`Error::Refused`] by a participant, or because of one that is not ready in time; [`Error::Interrupted`]. Those that were told
+    /// are told to go on.
     pub fn tell(target: &Target, stop: &AtomicBool) -> Result<Self> {
+        Self::tell_with(Participants::of(target), target, stop)
+    }
+
+    /// The same without those who take part by libcryo: a suspension is no checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub fn tell_by_signals(target: &Target, stop: &AtomicBool) -> Result<Self> {
+        Self::tell_with(Participants::default(), target, stop)
+    }
+
+    fn tell_with(participants: Participants, target: &Target, stop: &AtomicBool) -> Result<Self> {
         let Notification { notices, grace } = target.notification;
         let mut notified = Self {
             told: Vec::new(),
+            participants,
             continued: notices.continued,
             guardian: None,
             remarks: Vec::new(),
         };
-        // Who is suspended runs no handler.
-        let signal = notices.checkpoint.filter(|_| target.suspension.is_none());
-        let Some(signal) = signal else {
+        if target.suspension.is_some() {
+            // Who is suspended runs no handler.
+            notified.participants.refuse_suspended()?;
             return Ok(notified);
-        };
-        notified.told = to_be_told(target, signal);
-        if notified.told.is_empty() {
+        }
+        let signal = notices.checkpoint;
+        notified.told = signal.map_or_else(Vec::new, |signal| to_be_told(target, signal));
+        if notified.told.is_empty() && notified.participants.is_empty() {
             return Ok(notified);
         }
         let (told, continued) = (&notified.told, notices.continued);
+        let participants = &notified.participants;
         notified.guardian = Some(Guardian::standing_by(|| {
+            participants.tell_when_untraced(Outcome::Failed);
             for process in told {
                 process.await_untraced();
             }
             go_on(told, continued, Afterwards::LeaveRunning);
         })?);
         for process in &notified.told {
-            process.tell(signal);
+            signal.into_iter().for_each(|signal| process.tell(signal));
         }
-        notified.await_ready(signal, grace, stop)?;
+        notified.participants.ask();
+        let grace = match grace {
+            Duration::ZERO => GRACE,
+            grace => grace,
+        };
+        notified.await_ready(signal.unwrap_or(0), grace, stop)?;
         Ok(notified)
     }
 
@@ -164,12 +193,19 @@ impl Notified {
         const LONGEST: Duration = Duration::from_millis(20);
         let start = Instant::now();
         let mut pause = Duration::from_millis(1);
-        while !self.told.iter().all(|process| process.is_ready(signal)) {
+        loop {
+            let participants = self.participants.are_ready()?;
+            if participants && self.told.iter().all(|process| process.is_ready(signal)) {
+                return Ok(());
+            }
             if stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
             let left = grace.saturating_sub(start.elapsed());
             if left.is_zero() {
+                if !participants {
+                    return Err(self.participants.lateness(grace));
+                }
                 break;
             }
             std::thread::sleep(pause.min(left));
@@ -206,15 +242,29 @@ impl Notified {
         &self.remarks
     }
 
+    /// The processes that want to be left out, by their pids as we see them.
+    pub(crate) fn left_out(&self) -> BTreeSet<i32> {
+        self.participants.left_out()
+    }
+
+    /// That everybody who takes part still stands ready, now that the job is frozen.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub(crate) fn check(&self, frozen: &crate::freeze::Frozen) -> Result<()> {
+        self.participants.check(frozen)
+    }
+
     /// The checkpoint is over: they are told so, and those that stopped themselves are woken unless the whole job is to stay
     /// stopped. One that is killed is told nothing.
     pub fn finish(mut self, afterwards: Afterwards) {
-        self.end(afterwards);
+        self.end(afterwards, Outcome::Continued);
     }
 
-    fn end(&mut self, afterwards: Afterwards) {
+    fn end(&mut self, afterwards: Afterwards, outcome: Outcome) {
         if let Some(guardian) = self.guardian.take() {
             if afterwards != Afterwards::Kill {
+                self.participants.tell(outcome);
                 go_on(&self.told, self.continued, afterwards);
             }
             // One that cannot be told does what has been done already.
@@ -225,7 +275,7 @@ impl Notified {
 
 impl Drop for Notified {
     fn drop(&mut self) {
-        self.end(Afterwards::LeaveRunning);
+        self.end(Afterwards::LeaveRunning, Outcome::Failed);
     }
 }
 

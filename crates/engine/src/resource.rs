@@ -15,6 +15,7 @@ pub mod limits;
 pub mod memory;
 pub mod namespace;
 pub mod notice;
+pub mod participant;
 pub mod process;
 pub mod restriction;
 pub mod scheduling;
@@ -95,6 +96,7 @@ pub static REGISTRY: &[&dyn Resource] = &[
     &signal::Signals,
     // After pending signals: this one comes last.
     &notice::NoticeSignals,
+    &participant::Participants,
     &timer::Timers,
     &limits::Limits,
     &credentials::Credentials,

@@ -395,7 +395,7 @@ impl Work<'_> {
             progress(Progress::Telling);
         }
         // If this fails they are told to go on, when the job runs again: what is made last is dropped first.
-        let notified = Notified::tell(self.target, self.stop)?;
+        let notified = Notified::tell_by_signals(self.target, self.stop)?;
         self.remarks.extend_from_slice(notified.remarks());
         let mut traced = self.trace(plan)?;
         if let (Some(frozen), Some(inject)) = (&mut traced, plan.inject)

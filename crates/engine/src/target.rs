@@ -1,7 +1,7 @@
 //! What is to be checkpointed: the processes in scope, read from /proc while they run.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use cryonaut_launch::registry::{ProcessIdentity, Suspension};
@@ -171,17 +171,25 @@ pub enum Inspection {
     BeforeFreeze,
 }
 
-/// The `cryo` that waits for this process, if one does.
-static WAITING: OnceLock<i32> = OnceLock::new();
+/// Processes that work for this one: the `cryo` that waits for it, its guardian.
+static COLLEAGUES: RwLock<BTreeSet<i32>> = RwLock::new(BTreeSet::new());
 
-/// Leaves a process out of every target as this one is: the `cryo` that has this process do its work.
+/// Leaves a process out of every target as this one is: the `cryo` that has this process do its work, or what stands by for it.
 pub fn leave_out(pid: i32) {
-    let _ = WAITING.set(pid);
+    let mut colleagues = COLLEAGUES.write().unwrap_or_else(PoisonError::into_inner);
+    colleagues.insert(pid);
 }
 
-/// Whether a process is this `cryo`, or the one that waits for it.
+/// Takes back what [`leave_out`] said of a process that has ended.
+pub(crate) fn leave_out_no_more(pid: i32) {
+    let mut colleagues = COLLEAGUES.write().unwrap_or_else(PoisonError::into_inner);
+    colleagues.remove(&pid);
+}
+
+/// Whether a process is this `cryo`, or works for it.
 pub(crate) fn is_own(pid: i32) -> bool {
-    pid == std::process::id() as i32 || WAITING.get() == Some(&pid)
+    let colleagues = COLLEAGUES.read().unwrap_or_else(PoisonError::into_inner);
+    pid == std::process::id() as i32 || colleagues.contains(&pid)
 }
 
 /// The processes that make up a job, parents before children.
@@ -207,6 +215,8 @@ pub struct Target {
     pub embedding: Arc<Embedding>,
     /// The suspension that it is in, and stays in.
     pub suspension: Option<Suspension>,
+    /// Processes in scope that are no part of it: they wanted that.
+    pub left_out: BTreeSet<i32>,
 }
 
 impl Target {
@@ -301,6 +311,7 @@ impl Target {
             notification: Notification::default(),
             embedding: Arc::default(),
             suspension: None,
+            left_out: BTreeSet::new(),
         })
     }
 
@@ -310,6 +321,10 @@ impl Target {
     /// As [`Target::find`]; when the named process has ended, though another may have its number now.
     pub fn again(&self) -> Result<Self> {
         self.expect_same()?;
+        let mut found = Self::find(self.named, self.scope)?;
+        found
+            .processes
+            .retain(|process| !self.left_out.contains(&process.pid));
         Ok(Self {
             inspection: self.inspection,
             hashing: self.hashing,
@@ -317,7 +332,8 @@ impl Target {
             notification: self.notification,
             embedding: Arc::clone(&self.embedding),
             suspension: self.suspension.clone(),
-            ..Self::find(self.named, self.scope)?
+            left_out: self.left_out.clone(),
+            ..found
         })
     }
 
@@ -375,7 +391,7 @@ impl Target {
                 .map(|process| process.pid)
                 .collect(),
         };
-        pids.retain(|&pid| !is_own(pid));
+        pids.retain(|&pid| !is_own(pid) && !self.left_out.contains(&pid));
         Ok(pids)
     }
 

@@ -263,6 +263,15 @@ pub fn kill(pid: i32, signal: i32) -> Result<()> {
     check(i64::from(unsafe { libc::kill(pid, signal) })).map(drop)
 }
 
+/// Sends a signal to one thread of a process (tgkill(2)).
+///
+/// # Errors
+/// ESRCH when that process has no such thread; EPERM, EINVAL.
+pub fn signal_thread(pid: i32, tid: i32, signal: i32) -> Result<()> {
+    // SAFETY: no pointers are passed.
+    check(unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, signal) }).map(drop)
+}
+
 /// The effective user and group ids of the caller.
 pub fn effective_ids() -> (u32, u32) {
     // SAFETY: these calls cannot fail and take nothing.

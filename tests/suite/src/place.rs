@@ -104,15 +104,39 @@ pub fn publish(path: &Path) -> Outcome<PathBuf> {
     Ok(copy)
 }
 
+/// A directory that everybody can read, with libcryo in it under the names that compilers and loaders look for.
+pub fn libcryo() -> Outcome<PathBuf> {
+    let built = beside_test("libcryo.so")?;
+    if !built.is_file() {
+        return failed(format!(
+            "there is no {}; build it first: cargo build -p cryonaut-libcryo",
+            built.display()
+        ));
+    }
+    let library = publish(&built)?;
+    match std::os::unix::fs::symlink("libcryo.so", library.with_extension("so.0")) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error.into()),
+        _ => {}
+    }
+    match library.parent() {
+        Some(directory) => Ok(directory.to_path_buf()),
+        None => failed(format!("{} lies nowhere", library.display())),
+    }
+}
+
 /// Beside the running test: target/PROFILE/deps/TEST → target/PROFILE/cryo.
 fn built_cryo() -> Outcome<PathBuf> {
+    beside_test("cryo")
+}
+
+fn beside_test(name: &str) -> Outcome<PathBuf> {
     let test = std::env::current_exe()?;
     let mut directory = test.parent();
     if directory.is_some_and(|directory| directory.ends_with("deps")) {
         directory = directory.and_then(Path::parent);
     }
     match directory {
-        Some(directory) => Ok(directory.join("cryo")),
+        Some(directory) => Ok(directory.join(name)),
         None => failed(format!("{} lies nowhere", test.display())),
     }
 }

@@ -110,6 +110,7 @@ impl Resource for Memory {
             let process = &frozen.processes[index];
             let mut ranges = pages::private_pages(process, &mut areas)?;
             pages::guard_pages(process, &mut areas, &mut ranges)?;
+            pages::leave_out(&areas, omitted(frozen, process), &mut ranges);
             let mut space = Space {
                 id: process.inner as u64,
                 pid: process.reached_by(),
@@ -125,11 +126,14 @@ impl Resource for Memory {
                 && let Some(parent_space) =
                     spaces.iter().find(|space| space.process == parent.inner)
             {
+                // What the parent leaves out the child has of its own.
+                let own = pages::take_within(omitted(frozen, parent), &mut ranges);
                 let same = pages::same_pages(
                     (process, &areas),
                     (parent, &parent_space.areas),
                     &mut ranges,
                 )?;
+                pages::put_back(own, &mut ranges);
                 let known = collection
                     .spaces
                     .iter()
@@ -248,6 +252,12 @@ fn areas_to_inspect(
         return process.directory.smaps();
     }
     Ok(plain.into_iter().map(SmapsArea::without_details).collect())
+}
+
+/// The memory that a process leaves out.
+fn omitted<'a>(frozen: &'a Frozen, process: &FrozenProcess) -> &'a [(u64, u64)] {
+    let board = frozen.boards.get(&process.pid);
+    board.map_or(&[], |board| &board.ranges)
 }
 
 /// Whose memory processes find at their birth.

@@ -525,6 +525,7 @@ mod tests {
             notification: Default::default(),
             embedding: Default::default(),
             suspension: None,
+            left_out: std::collections::BTreeSet::new(),
         };
         let mut refusals = Refusals::default();
         Namespaces.inspect(&target, &mut refusals);

@@ -111,7 +111,7 @@ impl Resource for Processes {
             target.scope,
             crate::target::Scope::Process | crate::target::Scope::Group
         ) {
-            outside_relatives(&pids, refusals);
+            outside_relatives(&pids, &target.left_out, refusals);
         }
     }
 
@@ -342,7 +342,7 @@ fn refuse_exit_signal(process: &TargetProcess, target: &Target, refusals: &mut R
     }
 }
 
-fn outside_relatives(pids: &BTreeSet<i32>, refusals: &mut Refusals) {
+fn outside_relatives(pids: &BTreeSet<i32>, left_out: &BTreeSet<i32>, refusals: &mut Refusals) {
     let Ok(all) = cryonaut_procfs::system::all_stats() else {
         return;
     };
@@ -350,6 +350,7 @@ fn outside_relatives(pids: &BTreeSet<i32>, refusals: &mut Refusals) {
         if pids.contains(&stat.ppid)
             && !pids.contains(&stat.pid)
             && !crate::target::is_own(stat.pid)
+            && !left_out.contains(&stat.pid)
         {
             let name = String::from_utf8_lossy(&stat.comm).into_owned();
             refusals.add(

@@ -253,6 +253,7 @@ mod tests {
             notification: Default::default(),
             embedding: Default::default(),
             suspension: None,
+            left_out: std::collections::BTreeSet::new(),
         };
         let mut refusals = Refusals::default();
         Restrictions.inspect(&target, &mut refusals);

@@ -109,6 +109,7 @@ fn this_process_is_not_refused() {
         notification: Default::default(),
         embedding: Default::default(),
         suspension: None,
+        left_out: std::collections::BTreeSet::new(),
     };
     let mut refusals = Refusals::default();
     Credentials.inspect(&target, &mut refusals);

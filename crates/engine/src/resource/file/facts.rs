@@ -19,13 +19,14 @@ use super::addressee::Told;
 use super::alike::{Likeness, group};
 use super::flight::{Flight, Letter};
 use super::internet;
-use super::owner::{Owner, Sight, flight_owner, owner, thread_owner};
+use super::owner::{Omitted, Owner, Sight, flight_owner, owner, thread_owner};
 use super::pty::Terminal;
 use super::socket::SocketFacts;
 use super::unix_socket::Listing;
 use crate::checkpoint::Tracer;
 use crate::error::Attempt;
 use crate::freeze::Frozen;
+use crate::participants;
 use crate::reference::Hashing;
 use crate::resource::memory::{device_number, other_name, printable};
 use crate::resource::sharing::{self, Shared, Sharing};
@@ -238,11 +239,15 @@ impl<'a> Job<'a> {
         let members = sharing::members_of(target);
         let sharing = Sharing::find_descriptors(&members);
         let mut owners = Vec::new();
+        let mut omitted = Omitted::new();
         for process in target
             .processes
             .iter()
             .filter(|process| !process.is_zombie())
         {
+            if let Some(board) = participants::of_running(process) {
+                omitted.insert(process.pid, board.descriptors);
+            }
             let member = members.iter().find(|member| member.process == process.pid);
             let tasks = member
                 .map(|member| member.tasks.clone())
@@ -271,7 +276,7 @@ impl<'a> Job<'a> {
             external: target.external,
             tracer: Tracer::Named,
         };
-        Self::gather(owners, members.collect(), manner)
+        Self::gather((owners, omitted), members.collect(), manner)
     }
 
     /// Looks at a frozen job.
@@ -281,7 +286,9 @@ impl<'a> Job<'a> {
     pub fn frozen(frozen: &'a Frozen) -> Result<Self> {
         let owners = frozen_owners(frozen)?;
         let members = frozen_members(frozen);
-        Self::gather(owners, members, Manner::frozen(frozen))
+        let boards = frozen.boards.iter();
+        let omitted = boards.map(|(pid, board)| (*pid, board.descriptors.clone()));
+        Self::gather((owners, omitted.collect()), members, Manner::frozen(frozen))
     }
 
     /// The frozen job again, of which everything but its processes is known from [`Job::frozen`].
@@ -309,7 +316,7 @@ impl<'a> Job<'a> {
     }
 
     fn gather(
-        mut owners: Vec<Owner<'a>>,
+        (mut owners, omitted): (Vec<Owner<'a>>, Omitted),
         members: BTreeMap<i32, i32>,
         manner: Manner,
     ) -> Result<Self> {
@@ -319,7 +326,11 @@ impl<'a> Job<'a> {
         let tables = owners.iter().enumerate();
         for (index, owner) in tables.filter(|(_, owner)| owner.has_table()) {
             let shown = match owner.directory().descriptors().map_err(Error::from) {
-                Ok(numbers) => read_slots(owner.task, &numbers, motion),
+                Ok(mut numbers) => {
+                    let omitted = omitted.get(&owner.pid);
+                    numbers.retain(|number| !omitted.is_some_and(|all| all.contains(number)));
+                    read_slots(owner.task, &numbers, motion)
+                }
                 Err(error) => Err(error),
             };
             let shown = match shown {

@@ -1,6 +1,7 @@
 //! Whose descriptors are looked at: processes, and threads with a table of their own.
 
 use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -13,6 +14,9 @@ use crate::error::Attempt;
 use crate::resource::fs_context;
 use crate::resource::memory::under;
 use crate::resource::sharing::{Shared, Sharing};
+
+/// The descriptors that processes open again themselves, by the processes' pids as we see them.
+pub type Omitted = BTreeMap<i32, BTreeSet<i32>>;
 
 /// A process, or a thread with a table of its own, whose descriptors are looked at.
 pub struct Owner<'a> {

@@ -119,21 +119,66 @@ pub fn guard_pages(
         .flat_map(|area| area.guards.chunks_exact(2))
         .map(|pair| (pair[0], pair[1]))
         .collect();
-    if !guards.is_empty() {
-        *ranges = ranges
-            .iter()
-            .flat_map(|range| {
-                let left = gaps(&[(range.start, range.end)], &guards);
-                left.into_iter().map(|(start, end)| PageRange {
-                    start,
-                    end,
-                    recorded: start,
-                    ..*range
-                })
-            })
-            .collect();
-    }
+    drop(take_within(&guards, ranges));
     Ok(())
+}
+
+/// Takes out of `ranges` what the program leaves out of its private anonymous memory.
+pub fn leave_out(areas: &[AreaRecord], omitted: &[(u64, u64)], ranges: &mut Vec<PageRange>) {
+    let anonymous = areas
+        .iter()
+        .filter(|area| area.backing() == Backing::Anonymous);
+    let parts: Vec<(u64, u64)> = anonymous
+        .flat_map(|area| {
+            omitted.iter().filter_map(|(start, end)| {
+                let part = ((*start).max(area.start), (*end).min(area.end));
+                (part.0 < part.1).then_some(part)
+            })
+        })
+        .collect();
+    drop(take_within(&parts, ranges));
+}
+
+/// Takes out of `ranges` what lies within any of `parts`.
+pub fn take_within(parts: &[(u64, u64)], ranges: &mut Vec<PageRange>) -> Vec<PageRange> {
+    if parts.is_empty() {
+        return Vec::new();
+    }
+    let mut sorted = parts.to_vec();
+    sorted.sort_unstable();
+    let mut parts: Vec<(u64, u64)> = Vec::with_capacity(sorted.len());
+    for (start, end) in sorted {
+        match parts.last_mut() {
+            Some(last) if start <= last.1 => last.1 = last.1.max(end),
+            _ => parts.push((start, end)),
+        }
+    }
+    let (mut inside, mut outside) = (Vec::new(), Vec::with_capacity(ranges.len()));
+    for range in ranges.drain(..) {
+        let part = |(start, end)| PageRange {
+            start,
+            end,
+            recorded: start,
+            ..range
+        };
+        let left = gaps(&[(range.start, range.end)], &parts);
+        inside.extend(
+            gaps(&[(range.start, range.end)], &left)
+                .into_iter()
+                .map(part),
+        );
+        outside.extend(left.into_iter().map(part));
+    }
+    *ranges = outside;
+    inside
+}
+
+/// Puts ranges back, in order.
+pub fn put_back(more: Vec<PageRange>, ranges: &mut Vec<PageRange>) {
+    if !more.is_empty() {
+        ranges.extend(more);
+        ranges.sort_unstable_by_key(|range| range.start);
+    }
 }
 
 /// Words of a process' pagemap, read in pieces.
@@ -449,4 +494,48 @@ pub fn vdso(process: &FrozenProcess, areas: &[AreaRecord]) -> Result<Option<Vec<
         .map_or(0, |last| last + 1);
     content.truncate(end);
     Ok(Some(content))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, end: u64) -> PageRange {
+        PageRange {
+            start,
+            end,
+            recorded: start,
+            zero: ZeroPages::Omit,
+            access: Access::File,
+        }
+    }
+
+    fn spans(ranges: &[PageRange]) -> Vec<(u64, u64)> {
+        ranges
+            .iter()
+            .inspect(|range| assert_eq!(range.start, range.recorded))
+            .map(|range| (range.start, range.end))
+            .collect()
+    }
+
+    #[test]
+    fn what_lies_within_is_taken_out_and_put_back() {
+        let mut ranges = vec![range(0x1000, 0x5000), range(0x8000, 0x9000)];
+        // In no order, one within another, one that touches nothing.
+        let parts = [
+            (0x4000, 0x8000),
+            (0x2000, 0x3000),
+            (0x2000, 0x2000),
+            (0xa000, 0xb000),
+        ];
+        let taken = take_within(&parts, &mut ranges);
+        assert_eq!(spans(&taken), [(0x2000, 0x3000), (0x4000, 0x5000)]);
+        let left = [(0x1000, 0x2000), (0x3000, 0x4000), (0x8000, 0x9000)];
+        assert_eq!(spans(&ranges), left);
+        put_back(taken, &mut ranges);
+        assert!(ranges.is_sorted_by_key(|range| range.start));
+        let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+        assert_eq!(bytes, 0x5000);
+        assert!(take_within(&[], &mut ranges).is_empty());
+    }
 }
