@@ -44,7 +44,11 @@ fuzz_target!(|data: &[u8]| {
             scalar::parse_timerslack_ns(text),
         )),
         b'u' => drop((scalar::parse_loginuid(text), scalar::parse_comm(text))),
-        b'v' => drop((system::parse_boot_id(text), system::parse_boot_time(text))),
+        b'v' => drop((
+            system::parse_boot_id(text),
+            system::parse_boot_time(text),
+            system::parse_swap_traffic(text),
+        )),
         b'w' => drop(locks::parse(text)),
         b'x' => drop(swap::parse(text)),
         b'y' => drop((

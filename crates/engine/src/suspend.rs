@@ -8,6 +8,7 @@
 //! before it begins (see `cryonaut_launch::registry`), and where a process stands is asked of the kernel, so that a `cryo`
 //! that was killed at any point leaves a job that runs, or is suspended, or can be made to do either.
 
+mod copies;
 mod freezer;
 mod need;
 mod prefetch;
@@ -37,6 +38,7 @@ pub use report::{GIVEN_BACK, Stayed, SuspendReport, Why, held_in_memory};
 pub use resume::{ResumeReport, resume};
 pub use thawed::Thawed;
 
+use copies::Copies;
 use freezer::{Moved, Places};
 use need::{Memory, SharedMemory};
 use reclaim::{Inject, Order};
@@ -184,6 +186,7 @@ pub fn suspend(
         .filter(|before| standing(before) == Standing::Still);
     let mut suspension = begun(&target, &plan, before.as_ref());
     note(&suspension)?;
+    let copies = Copies::before();
     let mut work = Work {
         target: &target,
         suspension: &mut suspension,
@@ -210,6 +213,9 @@ pub fn suspend(
         .collect();
     let mut report = report::of(&suspension, &plan, &need::read(&pids), give_back);
     report.remarks.splice(0..0, remarks);
+    if give_back != GiveBack::Nothing {
+        report.remarks.extend(copies.remark());
+    }
     if let Err(error) = noted {
         let remark =
             format!("it is suspended, but the list of jobs does not say since when: {error}");

@@ -124,6 +124,43 @@ fn listed<T>(
     }
 }
 
+/// What is on its way to swap or still in memory after it, for the whole machine, in KiB.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SwapTraffic {
+    /// Pages that are in swap and in memory, unchanged since.
+    pub cached: u64,
+    /// Pages of all kinds that are being written.
+    pub being_written: u64,
+}
+
+/// What is on its way to swap.
+///
+/// # Errors
+/// If `/proc/meminfo` cannot be read, or lacks it.
+pub fn swap_traffic() -> Result<SwapTraffic, ProcError> {
+    parsed("meminfo", parse_swap_traffic)
+}
+
+/// Finds `SwapCached` and `Writeback` in `/proc/meminfo` (proc_meminfo(5)).
+///
+/// # Errors
+/// If one of them is not there.
+pub fn parse_swap_traffic(text: &[u8]) -> Result<SwapTraffic, ParseError> {
+    let find = |name: &str| {
+        let value = |line: &[u8]| {
+            let rest = line.strip_prefix(name.as_bytes())?.trim_ascii();
+            scan::decimal(rest.strip_suffix(b" kB")?)
+        };
+        scan::Lines::new(text)
+            .find_map(|(_, line)| value(line))
+            .ok_or_else(|| ParseError::new("meminfo", 1, "no line of this name", text))
+    };
+    Ok(SwapTraffic {
+        cached: find("SwapCached:")?,
+        being_written: find("Writeback:")?,
+    })
+}
+
 /// Parses `/proc/sys/kernel/random/boot_id`.
 ///
 /// # Errors

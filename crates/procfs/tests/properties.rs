@@ -36,6 +36,7 @@ fn parse_with_all(bytes: &[u8]) {
     let _ = scalar::parse_comm(bytes);
     let _ = system::parse_boot_id(bytes);
     let _ = system::parse_boot_time(bytes);
+    let _ = system::parse_swap_traffic(bytes);
     let _ = AreaName::from_bytes(bytes).memfd_name();
 }
 

@@ -600,6 +600,15 @@ fn the_command_name_cannot_forge_the_scheduler_time() {
 }
 
 #[test]
+fn swap_traffic_is_found() {
+    let text = b"MemTotal:  24683564 kB\nSwapCached:       540 kB\nDirty:   12 kB\nWriteback:         8 kB\nWritebackTmp:  9 kB\n";
+    let traffic = system::parse_swap_traffic(text).unwrap();
+    assert_eq!((traffic.cached, traffic.being_written), (540, 8));
+    assert!(system::parse_swap_traffic(b"SwapCached: 1 kB\n").is_err());
+    assert!(system::parse_swap_traffic(b"SwapCached: x kB\nWriteback: 1 kB\n").is_err());
+}
+
+#[test]
 fn machine_files() {
     let processor = cpuinfo::parse(b"processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2\n\nprocessor\t: 1\nflags\t\t: other\n").unwrap();
     assert_eq!(

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::outcome::{Outcome, skip};
+use crate::outcome::{Outcome, failed, skip};
 use crate::scene::Scene;
 
 /// A swap file in use. Dropping it takes it out of use.
@@ -138,4 +138,88 @@ pub fn cgroup_of(pid: i32) -> String {
         .find_map(|line| line.strip_prefix("0::"))
         .unwrap_or_default()
         .to_owned()
+}
+
+/// A cgroup whose memory is limited, in whichever version of the hierarchy has the memory controller. Dropping it removes it; its
+/// processes have to have gone.
+#[derive(Debug)]
+pub struct LimitedMemory {
+    path: PathBuf,
+    usage: &'static str,
+}
+
+impl LimitedMemory {
+    /// Makes one of so many MiB; only root can.
+    pub fn make(mebibytes: u64) -> Outcome<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return skip("limiting the memory of a cgroup needs root");
+        }
+        let mounts = fs::read_to_string("/proc/self/mounts")?;
+        let mut limited = None;
+        for line in mounts.lines() {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let [_, mount, kind, options, ..] = fields[..] else {
+                continue;
+            };
+            let mount = Path::new(mount);
+            let controllers = || fs::read_to_string(mount.join("cgroup.controllers"));
+            let has_memory =
+                |text: &str, separator| text.split(separator).any(|one| one == "memory");
+            limited = match kind {
+                "cgroup2" if has_memory(controllers().unwrap_or_default().trim(), ' ') => {
+                    // Where it is passed on already, this changes nothing.
+                    let _ = fs::write(mount.join("cgroup.subtree_control"), "+memory");
+                    Some((mount.to_owned(), "memory.max", "memory.current"))
+                }
+                "cgroup" if has_memory(options, ',') => Some((
+                    mount.to_owned(),
+                    "memory.limit_in_bytes",
+                    "memory.usage_in_bytes",
+                )),
+                _ => continue,
+            };
+            break;
+        }
+        let Some((mount, limit, usage)) = limited else {
+            return skip("no cgroup hierarchy has the memory controller");
+        };
+        let path = mount.join(format!("cryonaut-test-{}", std::process::id()));
+        if let Err(error) = fs::create_dir(&path) {
+            return skip(format!("{}: {error}", path.display()));
+        }
+        let made = Self { path, usage };
+        match fs::write(made.path.join(limit), (mebibytes << 20).to_string()) {
+            Ok(()) => Ok(made),
+            Err(error) => skip(format!("{}: {error}", made.path.join(limit).display())),
+        }
+    }
+
+    /// Puts a process into it.
+    pub fn take(&self, pid: i32) -> Outcome {
+        fs::write(self.path.join("cgroup.procs"), pid.to_string())?;
+        Ok(())
+    }
+
+    /// Bytes that its processes hold in memory.
+    pub fn usage(&self) -> Outcome<u64> {
+        let text = fs::read_to_string(self.path.join(self.usage))?;
+        text.trim()
+            .parse()
+            .or_else(|_| failed(format!("{} is {text:?}", self.usage)))
+    }
+}
+
+impl Drop for LimitedMemory {
+    fn drop(&mut self) {
+        let still_there = || fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
+        for _ in 0..1000 {
+            for pid in still_there().lines().filter_map(|pid| pid.parse().ok()) {
+                crate::processes::signal(pid, rustix::process::Signal::KILL);
+            }
+            if fs::remove_dir(&self.path).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
 }

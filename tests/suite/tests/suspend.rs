@@ -111,6 +111,138 @@ fn without_room_nothing_is_stopped(scene: &Scene) -> Outcome {
     finish_again(scene, &job)
 }
 
+/// Too little swap is told with numbers; a part goes where that is wished.
+fn a_part_goes(scene: &Scene) -> Outcome {
+    let _swap = SwapFile::add(scene, 24)?;
+    // More than any swap that tests beside this one may have added.
+    let job = holder(scene, &["400"])?;
+    let pid = job.pid().to_string();
+    let refused = scene
+        .cryo(["suspend", &pid])
+        .run()?
+        .refusal_with(&[3], &["giving its memory back needs"])?;
+    for words in [" MiB, and ", "is free", "swapon", "--partial", "--to-image"] {
+        if !refused.stderr.contains(words) {
+            return failed(format!(
+                "the refusal does not say {words:?}: {}",
+                refused.stderr
+            ));
+        }
+    }
+    let report = scene
+        .cryo(["suspend", "--partial", "--json", &pid])
+        .run()?
+        .success()?;
+    let (before, after) = (
+        number(&report.stdout, "bytes_before")?,
+        number(&report.stdout, "bytes_after")?,
+    );
+    if before < 690 << 20 || after > before - (12 << 20) || after == 0 {
+        return failed(format!("{before} bytes before, {after} after"));
+    }
+    scene.cryo(["resume", &pid]).run()?.success()?;
+    finish(scene, &job, &job)
+}
+
+/// It may keep some of its memory.
+fn some_may_stay(scene: &Scene) -> Outcome {
+    let _swap = SwapFile::add(scene, 160)?;
+    let job = holder(scene, &["48"])?;
+    let pid = job.pid().to_string();
+    for wrong in ["0", "much", "-1G"] {
+        scene
+            .cryo(["suspend", &pid, &format!("--max-memory={wrong}")])
+            .run()?
+            .refusal_with(&[2], &[])?;
+    }
+    let report = scene
+        .cryo(["suspend", "--max-memory", "30M", "--json", &pid])
+        .run()?
+        .success()?;
+    let (before, after) = (
+        number(&report.stdout, "bytes_before")?,
+        number(&report.stdout, "bytes_after")?,
+    );
+    if before < 84 << 20 || !(20 << 20..=34 << 20).contains(&after) {
+        return failed(format!("{before} bytes before, {after} after"));
+    }
+    scene
+        .cryo(["resume", "--prefetch", "all", &pid])
+        .run()?
+        .success()?;
+    finish(scene, &job, &job)
+}
+
+/// The other way out: an image, from which it comes back.
+fn to_an_image(scene: &Scene) -> Outcome {
+    let job = holder(scene, &["3", "fork"])?;
+    let pid = job.pid().to_string();
+    let image = scene.file("image");
+    scene
+        .cryo(["suspend", &pid, "--to-image"])
+        .arguments([&image])
+        .run()?
+        .success()?;
+    scene.wait(&job)?;
+    if scene
+        .cryo(["list"])
+        .run()?
+        .success()?
+        .stdout
+        .contains("suspended")
+    {
+        return failed("a job that is in an image only is listed as suspended");
+    }
+    scene
+        .cryo(["resume", "--from"])
+        .arguments([&image])
+        .run()?
+        .refusal_with(&[2], &["cryo restart"])?;
+    let life = cryonaut_suite::victim::restart(scene, &image, "life")?;
+    scene.go()?;
+    let status = scene.wait(&life.running)?;
+    match status.success() {
+        true => Ok(()),
+        false => failed(format!("the restarted job {}", describe_status(status))),
+    }
+}
+
+/// Somebody's SIGCONT wakes a job that signals hold, which is told; the freezer's it does not wake.
+fn stray_continuation(scene: &Scene) -> Outcome {
+    let job = holder(scene, &["2"])?;
+    let pid = job.pid().to_string();
+    let report = scene
+        .cryo(["suspend", "--partial", "--json", &pid])
+        .run()?
+        .success()?;
+    processes::signal(job.pid(), Signal::CONT);
+    let by_signals = report.stdout.contains("\"way\":\"signals\"");
+    if by_signals {
+        if !report.stdout.contains("anybody's SIGCONT") {
+            return failed(format!("nothing is said of SIGCONT: {}", report.stdout));
+        }
+        scene.wait_for("it to run", PATIENT, || {
+            (processes::state(job.pid()) != Some('T')).then_some(())
+        })?;
+        let listed = scene.cryo(["list"]).run()?.success()?;
+        if !listed.stdout.contains("somebody else has let it run") {
+            return failed(format!("cryo list says {:?}", listed.stdout));
+        }
+        scene
+            .cryo(["suspend", "--partial", &pid])
+            .run()?
+            .success()?;
+    }
+    std::thread::sleep(Duration::from_millis(20));
+    let listed = scene.cryo(["list"]).run()?.success()?;
+    if !listed.stdout.contains("suspended since") || listed.stdout.contains("somebody") {
+        return failed(format!("cryo list says {:?}", listed.stdout));
+    }
+    scene.cryo(["resume", &pid]).run()?.success()?;
+    expect_unsuspended(scene, &job)?;
+    finish(scene, &job, &job)
+}
+
 fn twice_and_gone(scene: &Scene) -> Outcome {
     let job = holder(scene, &["2"])?;
     let pid = job.pid().to_string();
@@ -263,14 +395,18 @@ fn rounds() -> u32 {
 }
 
 /// Kills one command after a random time; whether that was before its end.
-fn kill_one(scene: &Scene, random: &mut Random, arguments: &[&str]) -> Outcome<bool> {
+fn kill_one(
+    scene: &Scene,
+    random: &mut Random,
+    (arguments, longest): (&[&str], u64),
+) -> Outcome<bool> {
     let mut child = scene
         .cryo(arguments)
         .command()
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
         .spawn()?;
-    std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(250)));
+    std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(longest)));
     processes::signal(child.id() as i32, Signal::KILL);
     let status = child.wait()?;
     Ok(status.code().is_none())
@@ -291,19 +427,24 @@ fn kill_anytime(scene: &Scene) -> Outcome {
         })?;
         let pid = job.pid().to_string();
         while killed < rounds() && job.ended().is_none() {
-            let arguments: &[&str] = match killed % 4 {
-                0 | 2 => &["suspend", "--partial", &pid],
-                1 => &["resume", &pid],
-                _ => &["resume", &pid, "--prefetch", "all"],
+            // About as many milliseconds as each takes: a suspension watches for a tenth of a second what the job uses, one that
+            // gives nothing back has most of its instants where the job is stopped.
+            let call: (&[&str], u64) = match killed % 4 {
+                0 => (&["suspend", "--partial", &pid], 220),
+                1 => (&["resume", &pid], 40),
+                2 => (&["suspend", "--no-reclaim", &pid], 60),
+                _ => (&["resume", &pid, "--prefetch", "all"], 40),
             };
-            match kill_one(scene, &mut random, arguments)? {
+            match kill_one(scene, &mut random, call)? {
                 true => killed += 1,
                 false => finished += 1,
             }
-            // Whatever it left: it can be told, and undone.
-            scene.cryo(["list"]).run()?.success()?;
-            if killed % 3 == 0 && job.ended().is_none() {
-                let done = scene.cryo(["suspend", "--partial", &pid]).run()?;
+            // Whatever it left: it can be told, completed and undone.
+            if random.below(4) == 0 {
+                scene.cryo(["list"]).run()?.success()?;
+            }
+            if random.below(6) == 0 && job.ended().is_none() {
+                let done = scene.cryo(["suspend", "--no-reclaim", &pid]).run()?;
                 if !done.status.success() && job.ended().is_none() {
                     done.success()?;
                 }
@@ -327,6 +468,10 @@ fn kill_anytime(scene: &Scene) -> Outcome {
 for_each_user! {
     memory => memory_goes_and_comes_back;
     no_room => without_room_nothing_is_stopped;
+    partial => a_part_goes;
+    max_memory => some_may_stay;
+    image => to_an_image;
+    stray => stray_continuation;
     answers => twice_and_gone;
     for_command => meanwhile;
     freezer => frozen;

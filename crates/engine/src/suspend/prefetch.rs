@@ -86,6 +86,11 @@ fn bring_back(pid: i32, start: u64, end: u64) {
             RemoteAdvice::WillNeed,
         );
     }
+    read_swapped(pid, start, end);
+}
+
+/// Reads a byte of each page of this range that is in swap, so that the kernel maps it again.
+pub(super) fn read_swapped(pid: i32, start: u64, end: u64) {
     let mut pages = Vec::with_capacity(PAGES);
     let Ok(pagemap) =
         ProcessDirectory::open(pid).and_then(|directory| directory.open_file("pagemap"))

@@ -23,6 +23,7 @@ use cryonaut_sys::memory::{self, RemoteAdvice};
 use cryonaut_sys::{RemotePtr, pidfd};
 use cryonaut_tracee::CallList;
 
+use super::copies::{self, Copies};
 use super::freezer::Cgroup;
 use super::need::{Memory, SharedMemory};
 use crate::freeze::Frozen;
@@ -41,6 +42,8 @@ pub(super) struct Piece {
     pub end: u64,
     /// Bytes that lie in memory there.
     pub resident: u64,
+    /// Bytes that were in swap before.
+    pub swapped: u64,
     /// Thousandths of them that were used of late.
     pub warmth: u64,
 }
@@ -65,6 +68,7 @@ impl Order {
                     start: area.area.start,
                     end: area.area.end,
                     resident: area.rss * 1024,
+                    swapped: area.swap * 1024,
                     warmth: (area.referenced * 1000).checked_div(area.rss).unwrap_or(0),
                 };
                 if is_object(area, shared) {
@@ -170,10 +174,35 @@ pub(super) fn push_out(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
-    let mut open: Option<(i32, std::os::fd::OwnedFd)> = None;
     let mut pieces: Vec<&Piece> = order.pieces.iter().collect();
     // Within one warmth, so that each process is opened once.
     pieces.sort_by_key(|piece| (piece.warmth, piece.pid));
+    let copies = Copies::before();
+    advise(&pieces, Of::Pages, stop, progress)?;
+    if copies.can_be_dropped() {
+        copies::await_written(stop);
+        pieces.retain(|piece| copies::are_fresh(piece));
+        advise(&pieces, Of::Copies, stop, &mut |_| {})?;
+    }
+    Ok(())
+}
+
+/// What is pushed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    /// Pages that are mapped.
+    Pages,
+    /// The copies that are left of those that are written.
+    Copies,
+}
+
+fn advise(
+    pieces: &[&Piece],
+    of: Of,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let mut open: Option<(i32, std::os::fd::OwnedFd)> = None;
     let mut done = 0;
     for piece in pieces {
         if open.as_ref().is_none_or(|(pid, _)| *pid != piece.pid) {
@@ -191,6 +220,9 @@ pub(super) fn push_out(
                 return Err(Error::Interrupted);
             }
             let length = CHUNK.min(piece.end - from);
+            if of == Of::Copies {
+                copies::map(piece.pid, from, from + length);
+            }
             // An area that does not let its pages go keeps them: the report says so.
             let _ = memory::advise(
                 process.as_fd(),
@@ -227,50 +259,91 @@ pub(super) fn inject(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<usize> {
-    let rounds: &[(&[Piece], i32)] = match what {
-        Inject::LetGo => &[(&order.let_go, libc::MADV_DONTNEED)],
-        Inject::All => &[
-            (&order.let_go, libc::MADV_DONTNEED),
-            (&order.pieces, libc::MADV_PAGEOUT),
-        ],
-    };
     let is_frozen = |pid| Cgroup::of(pid).is_some_and(|cgroup| cgroup.holds_its_tasks());
-    let wanted: BTreeSet<i32> = rounds
+    let pieces = match what {
+        Inject::LetGo => &[][..],
+        Inject::All => &order.pieces[..],
+    };
+    let wanted: BTreeSet<i32> = order
+        .let_go
         .iter()
-        .flat_map(|(pieces, _)| pieces.iter().map(|piece| piece.pid))
+        .chain(pieces)
+        .map(|piece| piece.pid)
         .collect();
     let left_out: BTreeSet<i32> = wanted.into_iter().filter(|&pid| is_frozen(pid)).collect();
-    let mut done = 0;
-    for (pieces, advice) in rounds {
-        let able = frozen
+    let mut work = Injection {
+        frozen,
+        left_out,
+        stop,
+    };
+    work.run(&order.let_go, libc::MADV_DONTNEED, Of::Pages, &mut |_| {})?;
+    let copies = Copies::before();
+    work.run(pieces, libc::MADV_PAGEOUT, Of::Pages, progress)?;
+    if !pieces.is_empty() && copies.can_be_dropped() {
+        copies::await_written(stop);
+        let fresh: Vec<Piece> = pieces
+            .iter()
+            .filter(|piece| copies::are_fresh(piece))
+            .copied()
+            .collect();
+        work.run(&fresh, libc::MADV_PAGEOUT, Of::Copies, &mut |_| {})?;
+    }
+    Ok(work.left_out.len())
+}
+
+/// Calls of madvise(2) in the processes of a job.
+struct Injection<'a> {
+    frozen: &'a mut Frozen,
+    /// Those that can make none.
+    left_out: BTreeSet<i32>,
+    stop: &'a AtomicBool,
+}
+
+impl Injection<'_> {
+    fn run(
+        &mut self,
+        pieces: &[Piece],
+        advice: i32,
+        of: Of,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        // Copies are mapped again for each list: they must not be many at a time.
+        let calls = match of {
+            Of::Pages => CALLS,
+            Of::Copies => 1,
+        };
+        let mut done = 0;
+        let able = self
+            .frozen
             .alive_mut()
-            .filter(|process| !left_out.contains(&process.pid));
+            .filter(|process| !self.left_out.contains(&process.pid));
         for process in able {
             let own: Vec<(u64, u64)> = pieces
                 .iter()
                 .filter(|piece| piece.pid == process.pid)
-                .flat_map(|piece| chunks(piece, *advice))
+                .flat_map(|piece| chunks(piece, advice))
                 .collect();
-            for some in own.chunks(CALLS) {
-                if stop.load(Ordering::Relaxed) {
+            for some in own.chunks(calls) {
+                if self.stop.load(Ordering::Relaxed) {
                     return Err(Error::Interrupted);
                 }
                 let mut list = CallList::new();
                 for &(start, length) in some {
+                    if of == Of::Copies {
+                        copies::map(process.pid, start, start + length);
+                    }
                     list.call(
                         libc::SYS_madvise,
-                        &[start.into(), length.into(), (*advice).into()],
+                        &[start.into(), length.into(), advice.into()],
                     );
                 }
                 process.run(0, &list)?;
-                if *advice == libc::MADV_PAGEOUT {
-                    done += some.iter().map(|(_, length)| length).sum::<u64>();
-                    progress(done);
-                }
+                done += some.iter().map(|(_, length)| length).sum::<u64>();
+                progress(done);
             }
         }
+        Ok(())
     }
-    Ok(left_out.len())
 }
 
 /// A list runs to its end, whoever asks it to stop: what takes long goes in many.
