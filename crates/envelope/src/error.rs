@@ -49,6 +49,11 @@ pub enum EnvelopeError {
     /// It is another one.
     #[error("the passphrase is wrong")]
     WrongPassphrase,
+    /// To try the passphrase would take more memory and time than any that we or age(1) write.
+    #[error(
+        "the image asks for 2^{0} rounds of work for its passphrase, which no image of ours does; if you trust it, decrypt it with age(1)"
+    )]
+    TooMuchWork(u8),
     /// A file with keys cannot be used.
     #[error("cannot use {file} as a key: {why}")]
     BadKey {
