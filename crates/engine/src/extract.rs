@@ -3,15 +3,16 @@
 //! An image may come from anybody. Each name of a path is opened by itself, below the directory, and no symbolic link is ever
 //! followed: so nothing is made outside of it, whatever the image says and whoever changes the directory meanwhile.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use cryonaut_image::SeekableImage;
-use cryonaut_sys::file::{own_path, set_modified};
+use cryonaut_sys::file::{change_owner, link_target, own_path, set_modified};
 use cryonaut_sys::task::effective_ids;
 
 use crate::error::Attempt;
@@ -20,7 +21,7 @@ use crate::reference;
 use crate::resource::embedded::EmbeddedFile;
 use crate::resource::kept_file;
 use crate::resource::memory::{FileIdentity, printable};
-use crate::{Refusals, Result};
+use crate::{Error, Refusals, Result};
 
 /// What was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,18 +43,27 @@ pub struct Extracted {
 pub fn extract(image: &SeekableImage, directory: &Path, patterns: &[Pattern]) -> Result<Extracted> {
     let mut files = image.records()?.all::<EmbeddedFile>()?;
     let mut wanted = Vec::new();
+    // Also those that no pattern stands for: what is wanted may lie in them.
+    let is_directory = |file: &&EmbeddedFile| kind(file) == libc::S_IFDIR;
+    let directories = files.iter().filter(is_directory);
+    let directories = directories
+        .map(|file| (path_of(file).to_vec(), file.clone()))
+        .collect();
     for file in files.drain(..) {
         let path = &file.checked()?.path;
         if patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(path)) {
             wanted.push(file);
         }
     }
-    let path = |file: &EmbeddedFile| file.identity.as_ref().map(|found| found.path.clone());
-    wanted.sort_by_key(path);
+    wanted.sort_by(|one, other| path_of(one).cmp(path_of(other)));
     std::fs::create_dir_all(directory).attempt(|| format!("making {}", directory.display()))?;
     let root = enter(directory, libc::O_DIRECTORY)
         .attempt(|| format!("opening {}", directory.display()))?;
-    let into = Into { root, image };
+    let into = Into {
+        root,
+        image,
+        directories,
+    };
     let mut refusals = Refusals::default();
     let mut missing = Vec::new();
     let mut done = Extracted::default();
@@ -69,7 +79,7 @@ pub fn extract(image: &SeekableImage, directory: &Path, patterns: &[Pattern]) ->
         }
     }
     refusals.into_result()?;
-    let mut made = Vec::new();
+    let mut made = Made::new();
     for file in missing {
         into.write(file, &mut made)?;
         if kind(file) == libc::S_IFREG {
@@ -78,16 +88,19 @@ pub fn extract(image: &SeekableImage, directory: &Path, patterns: &[Pattern]) ->
         }
     }
     // Last, since a directory may be one that its owner may not write to.
-    for file in wanted
-        .iter()
-        .rev()
-        .filter(|file| kind(file) == libc::S_IFDIR)
-    {
-        if made.contains(&file.checked()?.path) {
-            into.settle_directory(file)?;
+    for (path, node) in made.iter().rev() {
+        if let Some(file) = into.directories.get(path) {
+            into.settle_directory(file, *node)?;
         }
     }
     Ok(done)
+}
+
+/// Directories that were made, by their path in the image, with device and inode number.
+type Made = BTreeMap<Vec<u8>, (u64, u64)>;
+
+fn path_of(file: &EmbeddedFile) -> &[u8] {
+    file.identity.as_ref().map_or(&[], |found| &found.path)
 }
 
 fn kind(file: &EmbeddedFile) -> u32 {
@@ -106,6 +119,8 @@ enum There {
 struct Into<'a> {
     root: OwnedFd,
     image: &'a SeekableImage,
+    /// The directories of the image, by path.
+    directories: BTreeMap<Vec<u8>, EmbeddedFile>,
 }
 
 fn enter(path: &Path, flags: i32) -> std::io::Result<OwnedFd> {
@@ -189,30 +204,36 @@ impl Into<'_> {
         })
     }
 
-    fn write(&self, file: &EmbeddedFile, made: &mut Vec<Vec<u8>>) -> Result<()> {
+    fn write(&self, file: &EmbeddedFile, made: &mut Made) -> Result<()> {
         let identity = file.checked()?;
         let text = printable(&identity.path);
         let writing = || format!("writing {text}");
-        let make_directory = |place: &Path| DirBuilder::new().mode(0o700).create(place);
-        let missing = |place: &Path, path: &Path| {
-            make_directory(place)?;
-            made.push(path.as_os_str().as_bytes().to_vec());
-            Ok(())
+        let mut make_directory = |place: &Path, path: &[u8]| {
+            // One that the image does not know is like any new one; others are closed until they are whole.
+            let known = self.directories.contains_key(path);
+            let mode = if known { 0o700 } else { 0o777 };
+            DirBuilder::new().mode(mode).create(place)?;
+            let opened = File::from(enter(place, libc::O_DIRECTORY | libc::O_NOFOLLOW)?);
+            let found = opened.metadata()?;
+            made.insert(path.to_vec(), (found.dev(), found.ino()));
+            Ok::<_, std::io::Error>(())
         };
+        let missing =
+            |place: &Path, path: &Path| make_directory(place, path.as_os_str().as_bytes());
         let (_directory, place) = self.parent(identity, missing).attempt(writing)?;
         match kind(file) {
             libc::S_IFDIR => {
                 // One that something below it has needed is there by now.
-                if made.contains(&identity.path) {
+                if std::fs::symlink_metadata(&place).is_ok_and(|found| found.is_dir()) {
                     return Ok(());
                 }
-                make_directory(&place).attempt(writing)?;
-                made.push(identity.path.clone());
+                make_directory(&place, &identity.path).attempt(writing)?;
             }
             libc::S_IFLNK => {
                 let target = std::ffi::OsStr::from_bytes(&file.target);
                 std::os::unix::fs::symlink(target, &place).attempt(writing)?;
-                give_owner(&place, file).attempt(writing)?;
+                let made = enter_link(&place).attempt(writing)?;
+                give_owner(made.as_fd(), file).attempt(writing)?;
             }
             _ => {
                 let mut options = File::options();
@@ -235,14 +256,15 @@ impl Into<'_> {
             content => kept_file::fill(self.image, (content, identity.size), opened, text)?,
         }
         let place = own_path(opened.as_fd());
-        give_owner(&place, file).attempt(writing)?;
+        give_owner(opened.as_fd(), file).attempt(writing)?;
         opened
             .set_permissions(Permissions::from_mode(identity.mode & 0o777))
             .attempt(writing)?;
         set_modified(&place, identity.modified).attempt(writing)
     }
 
-    fn settle_directory(&self, file: &EmbeddedFile) -> Result<()> {
+    /// Gives a directory that was made its owner and mode.
+    fn settle_directory(&self, file: &EmbeddedFile, node: (u64, u64)) -> Result<()> {
         let identity = file.checked()?;
         let text = printable(&identity.path);
         let settling = || format!("setting the mode of {text}");
@@ -250,20 +272,32 @@ impl Into<'_> {
         let (_directory, place) = self.parent(identity, absent).attempt(settling)?;
         let opened = enter(&place, libc::O_DIRECTORY | libc::O_NOFOLLOW).attempt(settling)?;
         let place = own_path(opened.as_fd());
-        give_owner(&place, file).attempt(settling)?;
-        let mode = Permissions::from_mode(identity.mode & 0o1777);
-        std::fs::set_permissions(&place, mode).attempt(settling)
+        let found = std::fs::metadata(&place).attempt(settling)?;
+        if (found.dev(), found.ino()) != node {
+            return Err(Error::Failed(format!(
+                "{text}: somebody has put another directory in its place meanwhile"
+            )));
+        }
+        give_owner(opened.as_fd(), file).attempt(settling)?;
+        let mode = identity.mode & 0o1777;
+        std::fs::set_permissions(&place, Permissions::from_mode(mode)).attempt(settling)
     }
 }
 
-/// As root, the owner that it had. `place` must lead to the file itself, or be a link that is not followed.
-fn give_owner(place: &Path, file: &EmbeddedFile) -> std::io::Result<()> {
-    if effective_ids().0 != 0 {
-        return Ok(());
+/// As root, the owner that it had, whatever its name leads to by now.
+fn give_owner(made: BorrowedFd<'_>, file: &EmbeddedFile) -> std::io::Result<()> {
+    match effective_ids().0 {
+        0 => change_owner(made, file.user, file.group),
+        _ => Ok(()),
     }
-    let (user, group) = (Some(file.user), Some(file.group));
-    match kind(file) {
-        libc::S_IFLNK => std::os::unix::fs::lchown(place, user, group),
-        _ => std::os::unix::fs::chown(place, user, group),
+}
+
+/// A link that was just made, itself.
+fn enter_link(place: &Path) -> std::io::Result<OwnedFd> {
+    let opened = enter(place, libc::O_NOFOLLOW)?;
+    // Somebody may have put another file in its place.
+    match link_target(&own_path(opened.as_fd())) {
+        Ok(_) => Ok(opened),
+        Err(_) => Err(ErrorKind::NotFound.into()),
     }
 }

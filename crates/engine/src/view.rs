@@ -142,7 +142,7 @@ pub fn enter(image: &SeekableImage, records: &RecordSet, choice: Choice) -> Resu
     remarks.extend(in_memory(&files, &places));
     let here = std::env::current_dir();
     let user = enter_namespace()?;
-    let mut tree = Tree::new(image, &all, user);
+    let mut tree = Tree::new(image, &all, user, &files);
     for file in &files {
         tree.place(file)?;
     }

@@ -18,6 +18,8 @@ pub struct SeekableImage {
     preamble: Preamble,
     records_sections: Vec<Location>,
     pages_sections: Vec<Location>,
+    /// Their places in that list by space, and in their order.
+    by_space: Vec<usize>,
     summary: Summary,
 }
 
@@ -95,11 +97,14 @@ impl SeekableImage {
             return damaged("the checksum over all sections does not match");
         }
         let (records_sections, pages_sections) = locate(&entries, first_section, &end)?;
+        let mut by_space: Vec<usize> = (0..pages_sections.len()).collect();
+        by_space.sort_by_key(|place| pages_sections[*place].space);
         Ok(Self {
             file,
             preamble,
             records_sections,
             pages_sections,
+            by_space,
             summary: Summary {
                 bytes: length,
                 sections: entries.len() as u64,
@@ -156,6 +161,18 @@ impl SeekableImage {
     #[must_use]
     pub fn pages_sections(&self) -> &[Location] {
         &self.pages_sections
+    }
+
+    /// Those of one space, in their order in the image.
+    pub fn pages_sections_of(&self, space: u64) -> impl Iterator<Item = &Location> {
+        let at = |place: &usize| &self.pages_sections[*place];
+        let start = self
+            .by_space
+            .partition_point(|place| at(place).space < space);
+        let places = self.by_space[start..].iter();
+        places
+            .map(at)
+            .take_while(move |location| location.space == space)
     }
 
     /// Reads and checks one pages section. Threads may do so at the same time, each with its own buffer.

@@ -246,6 +246,24 @@ pub fn link_target(descriptor: &Path) -> Result<Vec<u8>> {
     Ok(target)
 }
 
+/// Gives what a descriptor names (also with `O_PATH`, also a symbolic link) to a user and a group (fchownat(2), AT_EMPTY_PATH).
+///
+/// # Errors
+/// EPERM without CAP_CHOWN, EINVAL for ids that have no meaning in the user namespace.
+pub fn change_owner(descriptor: BorrowedFd<'_>, user: u32, group: u32) -> Result<()> {
+    // SAFETY: an empty C string and numbers.
+    checked(i64::from(unsafe {
+        libc::fchownat(
+            descriptor.as_raw_fd(),
+            c"".as_ptr(),
+            user,
+            group,
+            libc::AT_EMPTY_PATH,
+        )
+    }))?;
+    Ok(())
+}
+
 /// The path by which this process reaches what one of its own descriptors is open for.
 pub fn own_path(descriptor: BorrowedFd<'_>) -> std::path::PathBuf {
     Path::new("/proc/self/fd").join(OsStr::new(&descriptor.as_raw_fd().to_string()))

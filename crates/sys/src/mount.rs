@@ -62,12 +62,12 @@ pub fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A new file system in memory (tmpfs(5)), not attached anywhere, which mountinfo shows with `source`. Set-user-id programs and
-/// devices have no effect on it.
+/// A new file system in memory (tmpfs(5)) for at most so many bytes, not attached anywhere, which mountinfo shows with `source`.
+/// Set-user-id programs and devices have no effect on it.
 ///
 /// # Errors
 /// EPERM without CAP_SYS_ADMIN over the mount namespace.
-pub fn new_tmpfs(source: &CStr) -> Result<OwnedFd> {
+pub fn new_tmpfs(source: &CStr, bytes: u64) -> Result<OwnedFd> {
     // SAFETY: the name is a C string.
     let context =
         owned(unsafe { libc::syscall(libc::SYS_fsopen, c"tmpfs".as_ptr(), FSOPEN_CLOEXEC) })?;
@@ -86,6 +86,9 @@ pub fn new_tmpfs(source: &CStr) -> Result<OwnedFd> {
     };
     set(c"source", source)?;
     set(c"mode", c"755")?;
+    // 0 would be no limit.
+    let size = CString::new(bytes.max(1).to_string()).map_err(Error::other)?;
+    set(c"size", &size)?;
     // SAFETY: this command takes neither key nor value.
     check(unsafe {
         libc::syscall(

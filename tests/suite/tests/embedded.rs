@@ -353,6 +353,20 @@ fn extraction(scene: &Scene) -> Outcome {
     if fs::read_link(below.join("alias"))? != Path::new("data") {
         return failed("the link leads elsewhere");
     }
+    // The directories on the way are not left closed.
+    for (then, now) in placed.place.ancestors().zip(below.ancestors()) {
+        if now == target {
+            break;
+        }
+        let (before, after) = (fs::metadata(then)?.mode(), fs::metadata(now)?.mode());
+        let new = 0o40777 & !0o022;
+        if after != before & !0o6000 && after != new {
+            return failed(format!(
+                "{} has mode {after:o}, and had {before:o}",
+                now.display()
+            ));
+        }
+    }
     // Once more: all is there. With another content: refused, and nothing replaced.
     extract(&[&place])?.success()?;
     scene.write(&below.join("note"), "mine")?;

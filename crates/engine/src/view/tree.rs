@@ -11,7 +11,9 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -24,6 +26,7 @@ use super::{SOURCE, may_write, path_of, resolved};
 use crate::error::Attempt;
 use crate::resource::embedded::EmbeddedFile;
 use crate::resource::kept_file;
+use crate::resource::memory::printable;
 use crate::{Error, Refusal, Result};
 
 /// The tree as it is being laid out.
@@ -38,7 +41,16 @@ pub(super) struct Tree<'a> {
     over: Vec<EmbeddedFile>,
     /// Directories laid out anew in which the user could make files.
     laid_out: Vec<PathBuf>,
+    /// Room for what is needed of the image, in bytes, which each file system that is made here has.
+    room: u64,
+    /// What cannot be shown in directories laid out anew, and why.
+    hidden: Vec<String>,
 }
+
+/// Besides what is needed of the image a directory laid out anew has room for what the job makes in it: this part of the memory.
+const PART_FOR_JOB: u64 = 8;
+/// What a file or directory takes at least, in bytes: a page.
+const LEAST: u64 = 4096;
 
 /// What is made.
 enum Entry<'a> {
@@ -52,8 +64,17 @@ impl<'a> Tree<'a> {
         image: &'a SeekableImage,
         all: &'a [EmbeddedFile],
         user: UserNamespace,
+        needed: &[EmbeddedFile],
     ) -> Self {
+        let size = |file: &EmbeddedFile| {
+            let size = file.identity.as_ref().map_or(0, |found| found.size);
+            // Holes take nothing.
+            size.min(file.stored).saturating_add(2 * LEAST)
+        };
+        let room = needed.iter().map(size).fold(0, u64::saturating_add);
         Self {
+            room,
+            hidden: Vec::new(),
             image,
             all,
             user,
@@ -142,9 +163,11 @@ impl<'a> Tree<'a> {
         Ok(self.devices.contains(&found.dev()))
     }
 
-    /// A new file system; what is made on it is ours.
-    fn new_memory(&mut self) -> Result<OwnedFd> {
-        let made = mount::new_tmpfs(SOURCE).attempt(|| "making a file system in memory".into())?;
+    /// A new file system with room for so much more than the image needs; what is made on it is ours.
+    fn new_memory(&mut self, more: u64) -> Result<OwnedFd> {
+        let size = self.room.saturating_add(more);
+        let made =
+            mount::new_tmpfs(SOURCE, size).attempt(|| "making a file system in memory".into())?;
         let found = std::fs::metadata(own_path(made.as_fd()))
             .attempt(|| "looking at a file system".into())?;
         self.devices.insert(found.dev());
@@ -166,12 +189,24 @@ impl<'a> Tree<'a> {
         if may_write(path) {
             self.laid_out.push(path.to_owned());
         }
-        let made = self.new_memory()?;
+        let listed = entries.len() as u64 * LEAST;
+        let made = self.new_memory(listed + total_memory() / PART_FOR_JOB)?;
         mount::attach(made.as_fd(), old.as_fd()).attempt(laying)?;
         let to = own_path(made.as_fd());
         for name in entries {
-            show(&from, &to, &name)
-                .attempt(|| format!("showing {}", path.join(&name).display()))?;
+            let showing = || format!("showing {}", path.join(&name).display());
+            match show(&from, &to, &name) {
+                // It has been taken away since it was listed.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    clear(&to.join(&name)).attempt(showing)?;
+                }
+                Err(error) if is_beyond_reach(&error) => {
+                    clear(&to.join(&name)).attempt(showing)?;
+                    let what = printable(path.join(&name).as_os_str().as_bytes());
+                    self.hidden.push(format!("{what} ({error})"));
+                }
+                shown => shown.attempt(showing).map_err(too_large)?,
+            }
         }
         if self.user == UserNamespace::Shared {
             let owner = (Some(attributes.uid()), Some(attributes.gid()));
@@ -234,7 +269,10 @@ impl<'a> Tree<'a> {
                 path.display()
             )
         });
-        Ok(told.collect())
+        let hidden = self.hidden.iter().map(|what| {
+            format!("{what} cannot be reached from here: for this job it does not exist")
+        });
+        Ok(told.chain(hidden).collect())
     }
 
     fn mount_over(&mut self, over: &[EmbeddedFile]) -> Result<()> {
@@ -248,7 +286,7 @@ impl<'a> Tree<'a> {
             );
         }
         // Mounts can be copied from what is attached somewhere. Over the root directory nobody's paths lead there.
-        let store = self.new_memory()?;
+        let store = self.new_memory(0)?;
         let root =
             open_place(Path::new("/"), libc::O_DIRECTORY).attempt(|| "looking at /".into())?;
         mount::attach(store.as_fd(), root.as_fd())
@@ -308,6 +346,31 @@ fn show(from: &Path, to: &Path, name: &OsStr) -> std::io::Result<()> {
     mount::attach(copy.as_fd(), open_place(&new, libc::O_NOFOLLOW)?.as_fd())
 }
 
+/// Whether what is mounted there answers nobody, or not us: a FUSE file system of another user, one whose server has gone.
+fn is_beyond_reach(error: &std::io::Error) -> bool {
+    let known = [
+        libc::EACCES,
+        libc::ENOTCONN,
+        libc::ESTALE,
+        libc::EIO,
+        libc::ETIMEDOUT,
+        libc::EHOSTDOWN,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|number| known.contains(&number))
+}
+
+/// The machine's memory, in bytes; a little where it cannot be told.
+fn total_memory() -> u64 {
+    const UNKNOWN: u64 = 1 << 30;
+    let text = std::fs::read("/proc/meminfo").unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kilobytes.map_or(UNKNOWN, |kilobytes| kilobytes << 10)
+}
+
 fn cannot_list(path: &Path, error: &std::io::Error) -> Error {
     Error::Refused(vec![Refusal {
         pid: 0,
@@ -322,7 +385,7 @@ fn cannot_list(path: &Path, error: &std::io::Error) -> Error {
 fn too_large(error: Error) -> Error {
     match error {
         Error::Failed(text) => Error::Failed(format!(
-            "{text}; files of the image are kept in memory, half of it at most: cryo extract writes them to a disk instead"
+            "{text}; files of the image are kept in memory, which has no room for them: cryo extract writes them to a disk instead"
         )),
         other => other,
     }

@@ -392,8 +392,7 @@ pub(super) fn stored(
     mut found: impl FnMut(u64, &[u8]) -> Result<()>,
 ) -> Result<()> {
     let mut buffer = PageBuffer::new();
-    let sections = image.pages_sections().iter();
-    for location in sections.filter(|location| location.space == space) {
+    for location in image.pages_sections_of(space) {
         let section = image.read_pages(location, &mut buffer)?;
         for run in section.runs() {
             let length = (run.pages * PAGE_SIZE).min(size.saturating_sub(run.address)) as usize;
