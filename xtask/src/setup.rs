@@ -26,6 +26,8 @@ const PACKAGES: &[&str] = &[
     "fish",
     "vim",
     "less",
+    "screen",
+    "expect",
     "python3",
     "python3-numpy",
     "python3-scipy",

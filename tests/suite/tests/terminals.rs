@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cryonaut_suite::{Outcome, Program, Scene, failed, for_each_user, processes};
+use cryonaut_suite::{Outcome, Program, Scene, failed, for_each_user, processes, skip};
 
 /// How long anything may take to show.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -427,6 +427,187 @@ fn nested(scene: &Scene) -> Outcome {
     Ok(())
 }
 
+/// screen(1) with two windows: its server and the client that looks at it, which tell each other their pids.
+fn screen(scene: &Scene) -> Outcome {
+    let screen = Program::installed("screen")?;
+    let known = scene
+        .command("/usr/bin/getent".as_ref())
+        .args(["passwd", &scene.user_id().to_string()])
+        .output()?;
+    if !known.status.success() {
+        return skip("screen(1) serves only users that have a name");
+    }
+    let sockets = scene.make_directory("sockets")?;
+    let desk = Desk::new(scene, "desk.socket")?;
+    let command = format!(
+        "exec env SCREENDIR={} TERM=xterm {} -c /dev/null -s /bin/bash -S job bash --norc",
+        sockets.display(),
+        screen.path.display()
+    );
+    desk.open("old", &command)?;
+    desk.prompt("old")?;
+    desk.settle("old")?;
+    desk.line("old", "A=hello; sleep 1000 &")?;
+    desk.settle("old")?;
+    desk.line("old", "vim -u NONE -N notes")?;
+    desk.see("old", "\"notes\" [New]")?;
+    desk.keys("old", &["i", "unsaved text", "Escape"])?;
+    desk.see("old", "unsaved text")?;
+    desk.gone("old", "-- INSERT --")?;
+    desk.keys("old", &["C-a", "c"])?;
+    desk.gone("old", "unsaved text")?;
+    desk.settle("old")?;
+    desk.travel("old", &[], "new")?;
+    desk.settle("new")?;
+    desk.line("new", "echo in $WINDOW.")?;
+    desk.see("new", "in 1.")?;
+    desk.keys("new", &["C-a", "0"])?;
+    desk.see("new", "unsaved text")?;
+    desk.line("new", ":wq")?;
+    // An editor that ends throws away what was typed too early.
+    desk.look("new", "a prompt", || {
+        let shown = desk.screen("new");
+        let (_, behind) = shown.split_once("written")?;
+        behind.contains("bash").then_some(())
+    })?;
+    desk.settle("new")?;
+    if fs::read_to_string(scene.work("notes"))? != "unsaved text\n" {
+        return failed("vim did not save what it had");
+    }
+    desk.line("new", "echo \"got $A\"; jobs")?;
+    desk.see("new", "got hello")?;
+    desk.see("new", "Running")?;
+    // Keys reach what is in the foreground, and only that.
+    desk.line(
+        "new",
+        "perl -e '$| = 1; print \"list\" . \"ening\\n\"; sleep'",
+    )?;
+    desk.see("new", "listening")?;
+    desk.keys("new", &["C-c"])?;
+    desk.settle("new")?;
+    // A window that is opened now works like the others.
+    desk.keys("new", &["C-a", "c"])?;
+    desk.gone("new", "got hello")?;
+    desk.settle("new")?;
+    desk.line("new", "echo in $WINDOW.")?;
+    desk.see("new", "in 2.")?;
+    desk.keys("new", &["C-a", ":"])?;
+    desk.see("new", ":")?;
+    desk.line("new", "quit")?;
+    desk.see("new", "status 0.")
+}
+
+/// The script of an expect(1) in the middle of a dialogue: with a program on a terminal of its own, and with its user.
+const DIALOGUE: &str = r#"
+set timeout 100
+log_user 0
+spawn -noecho /bin/bash --norc
+send "PS1='rea''dy> '\r"
+expect "ready> "
+send "A=hello; stty -echo\r"
+expect "ready> "
+for {set round 1} {$round <= 3} {incr round} {
+    send "read answer; echo $round '<'\"\$A \$answer>\"\r"
+    send_user "round $round?\n"
+    expect_user -re "(\[^\n]*)\n"
+    send "$expect_out(1,string)\r"
+    expect -re "$round <(\[^>]*)>"
+    send_user "got $expect_out(1,string)\n"
+}
+send "exit 5\r"
+expect eof
+exit [lindex [wait] 3]
+"#;
+
+/// expect(1), saved while it waits for its user and its program for it, after a question each time.
+fn dialogue(scene: &Scene) -> Outcome {
+    let expect = Program::installed("expect")?;
+    let script = scene.work("dialogue");
+    scene.write(&script, DIALOGUE)?;
+    let desk = Desk::new(scene, "desk.socket")?;
+    let command = format!("exec {} {}", expect.path.display(), script.display());
+    desk.open("first", &command)?;
+    desk.see("first", "round 1?")?;
+    desk.line("first", "one")?;
+    desk.see("first", "got hello one")?;
+    desk.see("first", "round 2?")?;
+    // What it drives is in a session of its own.
+    desk.travel("first", &[], "second")?;
+    desk.line("second", "two")?;
+    desk.see("second", "got hello two")?;
+    desk.see("second", "round 3?")?;
+    desk.line("second", "three")?;
+    desk.see("second", "got hello three")?;
+    desk.see("second", "status 5.")
+}
+
+/// What expect(1) types and waits for in front of a job of ours, which is left, saved, and restarted in front of it.
+const DRIVER: &str = r#"
+set timeout 100
+proc await {what} {
+    expect {
+        $what {}
+        timeout { puts "no $what"; exit 1 }
+        eof { puts "end before $what"; exit 1 }
+    }
+}
+set cryo $env(CRYO)
+# What expect itself leaves open in the programs that it starts is no part of a job.
+spawn /bin/sh -c {exec 3>&- 4>&-; exec "$CRYO" run --terminal --name dialogue /bin/bash --norc}
+send "PS1='rea''dy> '\r"
+await "ready> "
+send "A=hello; sleep 1000 &\r"
+await "ready> "
+send "\x1cd"
+await "cryo attach"
+expect eof
+wait
+spawn $cryo checkpoint dialogue --kill -o image
+expect eof
+if {[lindex [wait] 3] != 0} { exit 2 }
+spawn $cryo restart image
+send "echo got \$A; jobs\r"
+await "got hello"
+await "Running"
+await "ready> "
+send "echo sta''rt; cat\r"
+await "start"
+send "li\x7fine\r"
+await "\nline"
+send "\x1a"
+await "Stopped"
+await "ready> "
+send "fg\r"
+await "cat"
+send "fine\r"
+await "fine\r\nfine"
+send "\x03"
+await "ready> "
+send "exit 6\r"
+expect eof
+exit [lindex [wait] 3]
+"#;
+
+/// expect(1) in front of `cryo`, as a script that drives a program would use it.
+fn driven(scene: &Scene) -> Outcome {
+    let expect = Program::installed("expect")?;
+    let script = scene.work("driver");
+    scene.write(&script, DRIVER)?;
+    let output = scene
+        .command(&expect.path)
+        .arg(&script)
+        .env("CRYO", scene.cryo_path())
+        .output()?;
+    match output.status.code() {
+        Some(6) => Ok(()),
+        _ => failed(format!(
+            "{}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout)
+        )),
+    }
+}
+
 /// Setting a variable, and taking up vim and less again.
 const POSIX: [&str; 3] = ["A=hello", "fg %2", "fg %3"];
 const FISH: [&str; 3] = [
@@ -443,4 +624,7 @@ for_each_user! {
     tmux_server => server;
     nested_script => nested;
     several_terminals => two_terminals;
+    screen => screen;
+    expect_in_dialogue => dialogue;
+    driven_by_expect => driven;
 }

@@ -453,7 +453,7 @@ fn check_number(number: u32, host: &Host, plan: &mut Plan) {
 
 const SUPPORT: &[Support] = &[
     Support {
-        what: "Pseudo-terminals whose master is in the job (tmux, script): both sides, what waits in both directions, settings, window, packet mode, lock, exclusive mode, controlling terminal, foreground process group",
+        what: "Pseudo-terminals whose master is in the job (tmux, screen, script, expect): both sides, what waits in both directions, settings, window, packet mode, lock, exclusive mode, controlling terminal, foreground process group",
         level: Level::Restored,
         how: "under the same number; where that is in use, in fresh namespaces with a /dev/pts of their own. Refused where the session in it is outside the job, and with EXTPROC. /dev/tty comes back as /dev/pts/NUMBER",
     },
