@@ -108,6 +108,14 @@ static int hang(int event, void *name) {
     return CRYO_READY;
 }
 
+/* Until there is a file of the name "release". */
+static int hold(int event, void *name) {
+    say("%s %s\n", (const char *)name, WORDS[event]);
+    while (event == CRYO_CHECKPOINT && !exists("release"))
+        usleep(5000);
+    return CRYO_READY;
+}
+
 static int crash(int event, void *name) {
     if (event == CRYO_CHECKPOINT)
         abort();
@@ -272,7 +280,11 @@ int main(int count, char **arguments) {
     const char *what = count > 1 ? arguments[1] : "";
     if (strcmp(what, "order") == 0)
         order();
-    else if (strcmp(what, "later") == 0)
+    else if (strcmp(what, "hold") == 0) {
+        registered("hold", hold, CRYO_IN_THREAD);
+        say("READY\n");
+        wait_for_go();
+    } else if (strcmp(what, "later") == 0)
         refuses(CRYO_LATER);
     else if (strcmp(what, "never") == 0)
         refuses(CRYO_NEVER);

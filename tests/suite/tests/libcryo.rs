@@ -1,9 +1,12 @@
 //! Programs that take part in their own checkpoints by libcryo.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use cryonaut_suite::scene::LIMIT;
-use cryonaut_suite::{Outcome, Program, Running, Scene, failed, for_each_user, place, processes};
+use cryonaut_suite::{
+    Outcome, Program, Random, Running, Scene, failed, for_each_user, place, processes,
+};
 use rustix::process::Signal;
 
 /// A program in C that is linked with libcryo.
@@ -366,6 +369,99 @@ fn killed(scene: &Scene) -> Outcome {
     Ok(())
 }
 
+/// Whatever instant `cryo` is killed at, whoever was told of a checkpoint is told of one outcome, and the next one can be made.
+fn killed_anytime(scene: &Scene) -> Outcome {
+    let mut random = Random::new();
+    let job = start(scene, "order")?;
+    for _ in 0..30 {
+        let mut command = checkpoint(scene, &job, &[]).command();
+        let quiet = std::process::Stdio::null;
+        let mut cryo = command.stdout(quiet()).stderr(quiet()).spawn()?;
+        std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(150)));
+        processes::signal(cryo.id() as i32, Signal::KILL);
+        cryo.wait()?;
+    }
+    checkpoint(scene, &job, &[]).run()?.success()?;
+    let told = |name: &str, events: &[&str]| {
+        let all = lines(&job);
+        let told = |event: &&str| {
+            let line = format!("{name} {event}");
+            all.iter().filter(|found| **found == line).count()
+        };
+        events.iter().map(told).sum::<usize>()
+    };
+    for name in ["first", "second", "main", "other-first", "other-second"] {
+        scene.wait_for("one outcome for each checkpoint", LIMIT, || {
+            let before = told(name, &["checkpoint"]);
+            (before == told(name, &["continue", "abandoned"])).then_some(())
+        })?;
+        if told(name, &["continue"]) == 0 {
+            return failed(format!("{name} never went on after a checkpoint"));
+        }
+    }
+    let image = scene.file("image");
+    scene
+        .cryo(["verify"])
+        .arguments([&image])
+        .run()?
+        .success()?;
+    scene.go()?;
+    expect_end(scene, &job)
+}
+
+/// `cryo` is killed, and before it the guardian: the program waits a minute, then goes on by itself.
+fn killed_with_guardian(scene: &Scene) -> Outcome {
+    let job = start(scene, "hold")?;
+    let cryo = checkpoint(scene, &job, &["--grace", "10m"]).start("checkpoint")?;
+    await_word(scene, &job, "hold checkpoint")?;
+    for pid in processes::descendants(cryo.pid()) {
+        processes::signal(pid, Signal::KILL);
+    }
+    cryo.signal(Signal::KILL);
+    scene.wait(&cryo)?;
+    scene.write(&scene.work("release"), "")?;
+    let patience = Duration::from_secs(60) + LIMIT * 2;
+    scene.wait_for("it to give up", patience, || {
+        job.output().contains("hold abandoned").then_some(())
+    })?;
+    checkpoint(scene, &job, &[]).run()?.success()?;
+    await_lines(
+        scene,
+        &job,
+        &[
+            "hold checkpoint",
+            "hold abandoned",
+            "hold checkpoint",
+            "hold continue",
+        ],
+    )?;
+    scene.go()?;
+    expect_end(scene, &job)
+}
+
+/// Suspending is no checkpoint: nobody is told, and a checkpoint of who would have to be told is refused meanwhile.
+fn suspended(scene: &Scene) -> Outcome {
+    let job = start(scene, "order")?;
+    let pid = job.pid().to_string();
+    scene
+        .cryo(["suspend", &pid, "--no-reclaim"])
+        .run()?
+        .success()?;
+    checkpoint(scene, &job, &[])
+        .run()?
+        .refusal_with(&[3], &["suspended", "callbacks", "cryo resume"])?;
+    scene.cryo(["resume", &pid]).run()?.success()?;
+    if !lines(&job).is_empty() {
+        return failed("callbacks were told of a suspension");
+    }
+    checkpoint(scene, &job, &[]).run()?.success()?;
+    scene.wait_for("all to be told", LIMIT, || {
+        (lines(&job).len() == 10).then_some(())
+    })?;
+    scene.go()?;
+    expect_end(scene, &job)
+}
+
 /// Two lives of a program that has itself checkpointed, the second from an image of the first, the third from one of the second.
 fn by_itself(scene: &Scene) -> Outcome {
     let image = scene.file("own");
@@ -615,6 +711,9 @@ for_each_user! {
     marked,
     unmarked,
     killed,
+    killed_anytime,
+    killed_with_guardian,
+    suspended,
     by_itself,
     solver_c,
     solver_fortran,
