@@ -98,6 +98,11 @@ fn bytes(text: &str) -> Option<u64> {
     amount(text.strip_suffix(unit)?)?.checked_mul(1 << shift)
 }
 
+/// Reads a size of the command line.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    bytes(text).ok_or_else(|| "expected a size such as 64m or 1g".to_owned())
+}
+
 /// The cases that are measured when none is named.
 pub fn standard() -> Vec<Case> {
     let count = |name: &str, holding: fn(u64) -> Holding, amount: u64| Case {

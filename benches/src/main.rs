@@ -8,8 +8,10 @@ mod case;
 mod command;
 mod failure;
 mod report;
+mod room;
 mod round;
 mod subject;
+mod suspension;
 mod tool;
 
 use std::path::{Path, PathBuf};
@@ -43,13 +45,27 @@ struct Arguments {
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
 
+    /// Measures suspend and resume of a numpy job of this size (64m, 1g) instead, beside SIGSTOP and beside an image; as root.
+    #[arg(long, value_name = "SIZE", value_parser = case::parse_bytes, conflicts_with = "cases")]
+    suspend: Option<u64>,
+
     /// Print every sample as JSON; the table then goes to standard error.
     #[arg(long)]
     json: bool,
 }
 
 fn main() -> ExitCode {
-    match measure(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    if let Some(bytes) = arguments.suspend {
+        return match measure_suspension(&arguments, bytes) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                eprintln!("cryonaut-benches: {failure}");
+                ExitCode::from(2)
+            }
+        };
+    }
+    match measure(&arguments) {
         Ok(report) if report.is_complete() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(failure) => {
@@ -59,17 +75,37 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(arguments: &Arguments) -> Result<Report, Failure> {
-    let directory = match &arguments.directory {
+/// Where it is measured.
+fn directory(arguments: &Arguments) -> PathBuf {
+    match &arguments.directory {
         Some(directory) => directory.clone(),
         None => target_directory().join("bench"),
-    };
-    let workplace = Workplace::prepare(&directory)?;
-    let tools = find_tools()?;
-    // Processes whose parent has gone become children of this one, which then can wait for their end: a pid is only
-    // free for a restart once somebody has done so.
+    }
+}
+
+/// Processes whose parent has gone become children of this one, which then can wait for their end: a pid is only free for a restart
+/// once somebody has done so.
+fn adopt_orphans() -> Result<(), Failure> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-        .map_err(|error| Failure::new(format!("cannot become the parent of orphans: {error}")))?;
+        .map_err(|error| Failure::new(format!("cannot become the parent of orphans: {error}")))
+}
+
+fn measure_suspension(arguments: &Arguments, bytes: u64) -> Result<(), Failure> {
+    let workplace = Workplace::prepare(&directory(arguments))?;
+    let cryo = find_tools()?.into_iter().find_map(|tool| match tool {
+        Tool::Cryo(binary) => Some(binary),
+        Tool::Criu(_) => None,
+    });
+    let cryo = cryo.ok_or_else(|| Failure::new("there is no cryo to measure".to_owned()))?;
+    adopt_orphans()?;
+    let measured = (bytes, arguments.rounds);
+    suspension::measure(workplace.directory(), cryo, measured, arguments.json)
+}
+
+fn measure(arguments: &Arguments) -> Result<Report, Failure> {
+    let workplace = Workplace::prepare(&directory(arguments))?;
+    let tools = find_tools()?;
+    adopt_orphans()?;
     let program = SubjectProgram::compile(workplace.directory())?;
     let standard = case::standard();
     let cases = if arguments.cases.is_empty() {

@@ -13,7 +13,7 @@ pub const GIVEN_BACK: &[[&str; 3]] = &[
     [
         "Private memory: heap, stacks, anonymous mappings, written pages of private file mappings",
         "yes",
-        "to swap",
+        "to swap; what is written is free at once, but where swap is more than half full copies stay until somebody needs the room",
     ],
     [
         "Shared memory, memfd and tmpfs files that the job maps",
@@ -28,7 +28,7 @@ pub const GIVEN_BACK: &[[&str; 3]] = &[
     [
         "Private memory that processes share since a fork",
         "partly",
-        "only through memory.reclaim of a cgroup that holds the job alone (as cryo run makes it where it may); the kernel pushes out no page by advice that several processes map",
+        "only through memory.reclaim (Linux 5.19) of a cgroup v2 that holds the job alone and has the memory controller, which is used where it is there, and not tested; the kernel pushes out no page by advice that several processes map",
     ],
     [
         "Memory of processes that cannot be traced, as an ordinary user",
