@@ -7,10 +7,10 @@ use cryonaut_engine::{Error, Refusal};
 use cryonaut_image::ImageError;
 use cryonaut_launch::LaunchError;
 use cryonaut_launch::registry::RegistryError;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The exit codes of all commands but those that pass a job's status on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Code {
     /// Something that should not happen.
@@ -25,6 +25,8 @@ pub enum Code {
     Image = 5,
     /// The kernel does not permit it.
     NotPermitted = 6,
+    /// The job does not run, and its image is on the other machine.
+    Elsewhere = 7,
 }
 
 /// The exit code of `cryo run` and `cryo restart` for failures of their own, as env(1) has it.
@@ -40,6 +42,18 @@ Exit codes:
   4  failed on the way and undone: a job runs on as before
   5  the image is damaged, or made for another machine or version
   6  not permitted to this user: `cryo doctor` tells what is";
+
+/// The exit codes of `cryo migrate`.
+pub const DOCUMENTED_FOR_MIGRATE: &str = "\
+Exit codes:
+  0  the job runs on the other machine, and no longer here
+  1  something unexpected: please report it
+  2  the command line, or what it names, makes no sense
+  3  refused, here or there: each reason was given; the job runs on here
+  4  failed on the way and undone: the job runs on here
+  5  the image is damaged, or made for another machine or version; the job runs on here
+  6  not permitted to this user, here or there; the job runs on here
+  7  the job has ended here, and it is not known whether it runs there: its image is there, and how to restart it was said";
 
 /// The exit codes of the commands that stand in for a job.
 pub const DOCUMENTED_FOR_JOB: &str = "\

@@ -27,20 +27,38 @@ pub fn stoppable<T>(
     work: impl FnOnce(&AtomicBool) -> T,
 ) -> Result<T, Failure> {
     let stop = AtomicBool::new(false);
+    watched((&stop, second), || work(&stop))
+}
+
+fn watched<T>(
+    (stop, second): (&AtomicBool, Second),
+    work: impl FnOnce() -> T,
+) -> Result<T, Failure> {
     // Only these: every stop of a tracee comes with a SIGCHLD, which must wake nobody.
     let ending = SignalSet::of(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT]);
     let signals = SignalDescriptor::new(ending).map_err(Failure::system("watch signals"))?;
     let (over, finish) = io::pipe().map_err(Failure::system("open a pipe"))?;
     std::thread::scope(|scope| {
         let watcher = std::thread::Builder::new().name("cryo-signals".into());
-        watcher
-            .spawn_scoped(scope, || watch(&signals, &over, (&stop, second)))
+        let watching = watcher
+            .spawn_scoped(scope, || watch(&signals, &over, (stop, second)))
             .map_err(Failure::system("start a thread"))?;
-        let outcome = work(&stop);
+        let outcome = work();
         // The end of the pipe ends the watcher.
         drop(finish);
+        // All of it, with what the scope does not wait for: whoever forks next, or leaves a namespace, wants one thread.
+        let _ = watching.join();
         Ok(outcome)
     })
+}
+
+/// As [`stoppable`], with a flag of the caller's own, of work that a second signal does not end.
+pub fn stoppable_by<T>(
+    _blocked: &WatchedSignals,
+    stop: &AtomicBool,
+    work: impl FnOnce() -> T,
+) -> Result<T, Failure> {
+    watched((stop, Second::Waits), work)
 }
 
 /// Keeps signals away until `work` has told what it did: one that comes too late to stop it must not end `cryo` before that, nor

@@ -9,10 +9,12 @@ use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::Value;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 17] = [
     "run",
     "checkpoint",
     "restart",
+    "migrate",
+    "receive",
     "attach",
     "suspend",
     "resume",

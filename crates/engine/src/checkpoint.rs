@@ -35,6 +35,27 @@ pub enum Output {
     File(PathBuf),
     /// To a stream. The job does not wait for its reader: the image goes to a temporary file first.
     Stream(File),
+    /// To somebody who brings the job back elsewhere: it is killed here on the strength of their word, and stands still until then.
+    Receiver(Box<dyn Receiver>),
+}
+
+/// Somebody who takes an image, and answers for it.
+pub trait Receiver: Write + std::fmt::Debug {
+    /// Waits, after the last byte, until the job is rebuilt elsewhere, with its image in a safe place. When this comes back without
+    /// an error the job is killed here.
+    ///
+    /// # Errors
+    /// When it cannot be had there, or nothing is heard of it. The job runs on then.
+    fn answer(&mut self) -> Result<()>;
+}
+
+/// Where a job that is killed is to be brought back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Return {
+    /// On this machine: that has to be possible.
+    Here,
+    /// On another one, which says so itself.
+    Elsewhere,
 }
 
 /// What is to be checkpointed, and how.
@@ -100,6 +121,10 @@ pub enum Progress {
     Released,
     /// Bytes of a streamed image that the reader has taken.
     Sent(u64),
+    /// The image goes to a receiver; the job stands still.
+    Handing,
+    /// The receiver rebuilds the job.
+    Answering,
 }
 
 /// Makes a checkpoint.
@@ -138,6 +163,10 @@ pub fn checkpoint(
         job_name,
         generation,
         tracer,
+        back: match &output {
+            Output::Receiver(_) => Return::Elsewhere,
+            Output::File(_) | Output::Stream(_) => Return::Here,
+        },
         stop,
         start,
     };
@@ -176,12 +205,27 @@ pub fn checkpoint(
         Output::Stream(mut stream) => {
             if afterwards == Afterwards::Kill {
                 return Err(Error::Usage(
-                    "--kill with -o - would lose the job if the reader fails: write to a file, then kill".into(),
+                    "--kill with -o - would lose the job if the reader fails, which a pipe does not tell: \
+                     `cryo migrate TARGET HOST` moves it safely, or write to a file with -o FILE --kill"
+                        .into(),
                 ));
             }
             let (spool, held, mut report) = save.spool(progress)?;
             let mut sink = Patient::new(&mut stream, stop, progress);
             report.bytes = packing.pack(spool, &mut sink, stop)?;
+            finish_kill(held, report, afterwards, start)
+        }
+        Output::Receiver(mut receiver) => {
+            if afterwards != Afterwards::Kill {
+                return Err(Error::Usage(
+                    "a job that moves does not stay as well".into(),
+                ));
+            }
+            let (spool, held, mut report) = save.spool(progress)?;
+            progress(Progress::Handing);
+            report.bytes = packing.pack(spool, &mut receiver, stop)?;
+            progress(Progress::Answering);
+            receiver.answer()?;
             finish_kill(held, report, afterwards, start)
         }
     }
@@ -265,6 +309,7 @@ struct Save<'a> {
     job_name: String,
     generation: u64,
     tracer: Tracer,
+    back: Return,
     stop: &'a AtomicBool,
     start: Instant,
 }
@@ -352,7 +397,9 @@ impl Save<'_> {
             let (sink, file) = interruptibly(self.stop, move || durable(sink.into_inner()))?;
             // Its pages were read back as they were written; this is its structure, with all records, and what they come to here.
             let image = SeekableImage::open(file)?;
-            crate::restart::prove(&image, &image.records()?, self.target.pids())?;
+            if self.back == Return::Here {
+                crate::restart::prove(&image, &image.records()?, self.target.pids())?;
+            }
             let report = self.report(extent, &summary, frozen.since.elapsed());
             return Ok((sink, Some(Held { frozen, notified }), report));
         }

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use cryonaut_image::ImageError;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A planned "cannot": found before anything was disturbed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The process it is about: pid as the user sees it, 0 for the whole job.
     pub pid: i32,

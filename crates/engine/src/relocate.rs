@@ -18,7 +18,7 @@ use crate::resource::kept_file::{KeptFile, Standing};
 use crate::resource::memory::{AddressSpace, FileIdentity};
 
 /// That what was at one path is at another now, with all that lies below it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Relocation {
     from: PathBuf,
     to: PathBuf,

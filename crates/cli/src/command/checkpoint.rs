@@ -62,7 +62,7 @@ pub struct Arguments {
 
 /// Which files go into the image.
 #[derive(Args, Debug, Clone, Default)]
-struct EmbeddingArguments {
+pub(super) struct EmbeddingArguments {
     /// Put files that the job uses by reference into the image (programs, libraries, open and mapped files), for a restart where
     /// they are gone or others; with PATTERN only those that it stands for: a path, `*` for any characters, a directory for all
     /// below it (may be given several times)
@@ -84,7 +84,7 @@ struct EmbeddingArguments {
 }
 
 impl EmbeddingArguments {
-    fn chosen(&self) -> Result<Embedding, Failure> {
+    pub(super) fn chosen(&self) -> Result<Embedding, Failure> {
         let parse = |texts: &[OsString]| {
             let parsed = texts.iter().map(|text| Pattern::parse(text));
             parsed
@@ -105,7 +105,7 @@ impl EmbeddingArguments {
     }
 
     /// What is embedded is known by its content.
-    fn hashing(&self) -> bool {
+    pub(super) fn hashing(&self) -> bool {
         self.self_contained || self.embed.is_some()
     }
 }
@@ -363,6 +363,8 @@ fn save(request: CheckpointRequest, console: Console) -> Result<Option<Checkpoin
             }
             checkpoint::Progress::Released => progress.now("writing; the job runs on"),
             checkpoint::Progress::Sent(_) => progress.now("sending; the job runs on"),
+            checkpoint::Progress::Handing => progress.now("sending"),
+            checkpoint::Progress::Answering => progress.now("rebuilding there"),
         })
     })?;
     match report {

@@ -9,6 +9,8 @@ mod doctor;
 mod extract;
 mod hold_terminal;
 mod list;
+mod migrate;
+mod receive;
 mod restart;
 mod resume;
 mod run;
@@ -20,6 +22,8 @@ mod verify;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+pub use restart::Taking;
 
 use crate::console::{Console, Form};
 use crate::exit::{self, Failure};
@@ -53,6 +57,8 @@ enum Command {
     Run(run::Arguments),
     Checkpoint(checkpoint::Arguments),
     Restart(restart::Arguments),
+    Migrate(migrate::Arguments),
+    Receive(receive::Arguments),
     Attach(attach::Arguments),
     Suspend(suspend::Arguments),
     Resume(resume::Arguments),
@@ -85,6 +91,8 @@ impl Command {
             Command::Run(arguments) => arguments.run(console),
             Command::Checkpoint(arguments) => arguments.run(console),
             Command::Restart(arguments) => arguments.run(console),
+            Command::Migrate(arguments) => arguments.run(console),
+            Command::Receive(arguments) => arguments.run(console),
             Command::Attach(arguments) => arguments.run(console),
             Command::Suspend(arguments) => arguments.run(console),
             Command::Resume(arguments) => arguments.run(console),

@@ -21,6 +21,7 @@ use cryonaut_launch::{Nursery, WatchedSignals};
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::descriptor;
 use cryonaut_sys::spawn::{self, OnExec, Subreaper};
+use serde::{Deserialize, Serialize};
 
 use crate::console::Console;
 use crate::exit::{self, Failure};
@@ -91,6 +92,17 @@ impl std::str::FromStr for InheritArgument {
 /// Under which conditions an image is restarted.
 #[derive(Args, Debug, Clone, Default)]
 pub struct Conditions {
+    #[command(flatten)]
+    pub(super) taking: Taking,
+    /// What takes the place of a pipe that led out of the job: a descriptor of cryo, or a file, which is read or appended to;
+    /// `cryo show` names these pipes
+    #[arg(long, value_name = "NAME=FD|FILE")]
+    inherit_fd: Vec<InheritArgument>,
+}
+
+/// How an image is taken: what can be said on another machine than where it is restarted.
+#[derive(Args, Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Taking {
     /// Which pids the processes get
     #[arg(long, value_enum, default_value_t)]
     pub pids: PidsArgument,
@@ -108,14 +120,10 @@ pub struct Conditions {
     /// Lower hard limits that are above what you may set
     #[arg(long)]
     clamp_limits: bool,
-    /// What takes the place of a pipe that led out of the job: a descriptor of cryo, or a file, which is read or appended to;
-    /// `cryo show` names these pipes
-    #[arg(long, value_name = "NAME=FD|FILE")]
-    inherit_fd: Vec<InheritArgument>,
 }
 
 /// The value of --pids.
-#[derive(ValueEnum, Debug, Clone, Copy, Default)]
+#[derive(ValueEnum, Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub enum PidsArgument {
     /// Their own here; only root may, and they must be free
     Keep,
@@ -127,7 +135,7 @@ pub enum PidsArgument {
 }
 
 /// The value of --grown.
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GrownArgument {
     /// Cut them back to their old size, also those that the job only reads, once it runs again
     Truncate,
@@ -159,10 +167,19 @@ impl TypedValueParser for RelocationParser {
     }
 }
 
+impl From<Taking> for Conditions {
+    fn from(taking: Taking) -> Conditions {
+        Conditions {
+            taking,
+            inherit_fd: Vec::new(),
+        }
+    }
+}
+
 impl Conditions {
     /// As the engine wants it.
     pub fn pids(&self) -> Pids {
-        match self.pids {
+        match self.taking.pids {
             PidsArgument::Keep => Pids::Keep,
             PidsArgument::Namespace => Pids::Namespace,
             PidsArgument::Auto => Pids::Auto,
@@ -171,7 +188,7 @@ impl Conditions {
 
     /// As the engine wants it.
     pub fn changed(&self) -> Changed {
-        match self.allow_changed {
+        match self.taking.allow_changed {
             true => Changed::Allow,
             false => Changed::Refuse,
         }
@@ -179,7 +196,7 @@ impl Conditions {
 
     /// As the engine wants it.
     pub fn grown(&self) -> Grown {
-        match self.grown {
+        match self.taking.grown {
             None => Grown::AsUsed,
             Some(GrownArgument::Truncate) => Grown::Truncate,
             Some(GrownArgument::Keep) => Grown::Keep,
@@ -189,7 +206,7 @@ impl Conditions {
 
     /// Where files are now.
     pub fn relocations(&self) -> &[Relocation] {
-        &self.relocate
+        &self.taking.relocate
     }
 
     /// How files that differ here are taken.
@@ -201,7 +218,7 @@ impl Conditions {
     }
 
     /// Lays the files of the image that are needed here over this machine's, for this process and the job.
-    fn enter_view(&self, image: &SeekableImage) -> Result<Option<View>, Failure> {
+    pub(super) fn enter_view(&self, image: &SeekableImage) -> Result<Option<View>, Failure> {
         let Relocated { records, .. } = relocate(&image.records()?, self.relocations())?;
         // The list of jobs lies where all of the user's processes see it. Where that cannot be, it is told later.
         let _ = Registry::open();
@@ -211,6 +228,19 @@ impl Conditions {
     /// The paths of files that the image provides here.
     pub fn provided(&self, records: &RecordSet) -> Result<BTreeSet<Vec<u8>>, Failure> {
         Ok(view::provided(records, self.choice())?)
+    }
+
+    /// A restart under these conditions.
+    pub(super) fn request(&self) -> Result<RestartRequest, Failure> {
+        Ok(RestartRequest {
+            pids: self.pids(),
+            changed: self.changed(),
+            grown: self.grown(),
+            relocations: self.relocations().to_vec(),
+            clamp_limits: self.clamp_limits(),
+            inherited: Some(self.inherited()?),
+            ..RestartRequest::default()
+        })
     }
 
     /// This machine, as it is to be taken.
@@ -225,7 +255,7 @@ impl Conditions {
 
     /// As the engine wants it.
     pub fn clamp_limits(&self) -> ClampLimits {
-        match self.clamp_limits {
+        match self.taking.clamp_limits {
             true => ClampLimits::Yes,
             false => ClampLimits::No,
         }
@@ -280,14 +310,8 @@ impl Arguments {
             spawn::set_child_subreaper(Subreaper::On).map_err(Failure::system("adopt orphans"))?;
         }
         let request = RestartRequest {
-            pids: self.conditions.pids(),
             standard,
-            changed: self.conditions.changed(),
-            grown: self.conditions.grown(),
-            relocations: self.conditions.relocations().to_vec(),
-            clamp_limits: self.conditions.clamp_limits(),
-            inherited: Some(self.conditions.inherited()?),
-            ..RestartRequest::default()
+            ..self.conditions.request()?
         };
         let image = {
             stoppable(

@@ -1,0 +1,420 @@
+//! Jobs that move: never two running copies, always one that can be had.
+//!
+//! Both sides are on this machine, each with a list of jobs of its own; what lies between them is a command of the test's.
+//!
+//! `CRYONAUT_KILL_ROUNDS` says how many times a process in between is killed at random (15, unless said).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cryonaut_suite::scene::LIMIT;
+use cryonaut_suite::victim::{await_ready, finish};
+use cryonaut_suite::{
+    CryoCall, Outcome, Program, Random, Running, Scene, Screen, User, failed, for_each_user,
+    processes,
+};
+use rustix::process::Signal;
+
+/// The exit code that says that the job has ended here, and is kept there.
+const ELSEWHERE: i32 = 7;
+const REFUSED: i32 = 3;
+
+fn rounds() -> u32 {
+    std::env::var("CRYONAUT_KILL_ROUNDS").map_or(15, |text| text.parse().expect("a number"))
+}
+
+/// A place that a job can be in: a list of jobs, and a directory for images on their way.
+struct Side<'scene> {
+    scene: &'scene Scene,
+    run: PathBuf,
+    state: PathBuf,
+}
+
+impl<'scene> Side<'scene> {
+    fn new(scene: &'scene Scene, name: &str) -> Outcome<Self> {
+        Ok(Self {
+            scene,
+            run: scene.make_directory(&format!("run-{name}"))?,
+            state: scene.make_directory(&format!("state-{name}"))?,
+        })
+    }
+
+    fn cryo(&self, arguments: &[&str]) -> CryoCall<'scene> {
+        self.scene
+            .cryo(arguments)
+            .variable("XDG_RUNTIME_DIR", &self.run)
+            .variable("XDG_STATE_HOME", &self.state)
+    }
+
+    /// The command that receives here, as sh reads it.
+    fn receive(&self) -> String {
+        format!(
+            "XDG_RUNTIME_DIR={} XDG_STATE_HOME={} {} receive",
+            self.run.display(),
+            self.state.display(),
+            self.scene.cryo_path().display()
+        )
+    }
+
+    /// The pids of the jobs that run here. One whose last process has just ended may still be in the list.
+    fn running(&self) -> Outcome<Vec<i32>> {
+        let jobs = self.cryo(&["list"]).run()?.success()?.stdout;
+        let pids = jobs
+            .lines()
+            .filter_map(|line| line.split_once("  pid ")?.1.split(' ').next()?.parse().ok());
+        let alive = |pid: &i32| !matches!(processes::state(*pid), None | Some('Z' | 'X'));
+        Ok(pids.filter(alive).collect())
+    }
+
+    /// The images that are kept here.
+    fn images(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.state.join("cryonaut"));
+        let files = entries.into_iter().flatten().flatten();
+        files
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|end| end == "cryo"))
+            .collect()
+    }
+
+    fn forget_images(&self) {
+        let _ = fs::remove_dir_all(self.state.join("cryonaut"));
+    }
+}
+
+/// A victim that is a job of this side.
+fn start(side: &Side<'_>, victim: &str) -> Outcome<Running> {
+    let program = Program::victim(victim, &[])?;
+    let job = side
+        .cryo(&["run", "--name", "job", "--"])
+        .arguments([&program.path])
+        .start(victim)?;
+    await_ready(side.scene, &job)?;
+    Ok(job)
+}
+
+/// Lets a victim go on that runs somewhere, and wants it to find everything right.
+fn expect_right(scene: &Scene, victim: &Running) -> Outcome {
+    scene.go()?;
+    scene.wait_for("the moved victim's word", LIMIT, || {
+        victim.output().contains("OK").then_some(())
+    })
+}
+
+fn moved(scene: &Scene) -> Outcome {
+    for victim in [
+        "mem_private",
+        "threads",
+        "task_tree",
+        "pipe_data",
+        "pty_bytes",
+    ] {
+        let _ = fs::remove_file(scene.go_path());
+        let (here, there) = (Side::new(scene, "here")?, Side::new(scene, "there")?);
+        let job = start(&here, victim)?;
+        // There and back.
+        for (from, to) in [(&here, &there), (&there, &here)] {
+            let said = from
+                .cryo(&["migrate", "job", "--via", &to.receive()])
+                .run()?
+                .success()?;
+            if !said.stdout.contains("moved ") || !said.stdout.contains(": job, pid ") {
+                return failed(format!("it says {:?}", said.stdout));
+            }
+            let (left, arrived) = (from.running()?, to.running()?);
+            if !left.is_empty() || arrived.len() != 1 || !to.images().is_empty() {
+                return failed(format!(
+                    "{victim}: {left:?} are here, {arrived:?} there, and {:?}",
+                    to.images()
+                ));
+            }
+        }
+        expect_right(scene, &job)?;
+        scene.wait(&job)?;
+        scene.wait_for("the job to leave the list", LIMIT, || {
+            here.running().ok()?.is_empty().then_some(())
+        })?;
+    }
+    Ok(())
+}
+
+/// It cannot be had there: it runs on here.
+fn refused(scene: &Scene) -> Outcome {
+    let (here, there) = (Side::new(scene, "here")?, Side::new(scene, "there")?);
+    let job = start(&here, "mem_private")?;
+    let other = there
+        .cryo(&["run", "--detach", "--name", "job", "--", "sleep", "1000"])
+        .run()?
+        .success()?;
+    scene.note(other.stdout);
+    let receive = there.receive();
+    let migrate = |via: &str, more: &[&str]| {
+        let call = here.cryo(&["migrate", "job", "--via", via]);
+        call.arguments(more).run()
+    };
+    migrate(&receive, &["--name", "job"])?.refusal_with(&[2], &["is running already"])?;
+    migrate(&receive, &["--name", "77"])?.refusal_with(&[2], &["is no name"])?;
+    migrate("echo welcome; exit 3", &[])?.refusal_with(&[4], &["it said: welcome"])?;
+    migrate("exit 1", &[])?.refusal_with(&[4], &["no `cryo receive` answers"])?;
+    migrate("yes | head -c 1000000", &[])?.refusal_with(&[4], &["does not speak as cryo"])?;
+    here.cryo(&["migrate", "nobody", "--via", &receive])
+        .run()?
+        .refusal_with(&[2], &["no job named nobody"])?;
+    here.cryo(&["migrate", "job"])
+        .run()?
+        .refusal_with(&[2], &["host"])?;
+    here.cryo(&["migrate", "job", "-oProxyCommand=true"])
+        .run()?
+        .refusal_with(&[2], &["-o"])?;
+    // A pipe tells nobody whether what went through it has arrived.
+    here.cryo(&["checkpoint", "job", "--kill", "-o", "-"])
+        .run()?
+        .refusal_with(&[2], &["cryo migrate"])?;
+    // A name that is taken is given a number where nobody asked for it.
+    let said = migrate(&receive, &[])?.success()?;
+    if !said.stdout.contains(": job-2, pid ") {
+        return failed(format!("it says {:?}", said.stdout));
+    }
+    expect_right(scene, &job)?;
+    scene.wait(&job)?;
+    Ok(())
+}
+
+/// A program that the other side does not have is a reason against it, until it travels along.
+fn missing_files(scene: &Scene) -> Outcome {
+    let (here, there) = (Side::new(scene, "here")?, Side::new(scene, "there")?);
+    let place = scene.make_directory("place")?;
+    let program = Program::victim("mem_private", &[])?;
+    fs::copy(&program.path, place.join("program"))?;
+    let job = here
+        .cryo(&["run", "--name", "job", "--"])
+        .arguments([place.join("program")])
+        .start("victim")?;
+    await_ready(scene, &job)?;
+    // It is not there on the other side, which has a tree of its own.
+    let own = scene.user_id();
+    let (outer, inner) = match scene.user() {
+        User::Root => ("unshare -m", "env".to_owned()),
+        User::Ordinary => (
+            "unshare -Urm",
+            format!("unshare -U --map-user={own} --map-group={own} env"),
+        ),
+    };
+    let hidden = format!(
+        "{outer} sh -c 'mount -t tmpfs none {} && exec {inner} {}'",
+        place.display(),
+        there.receive()
+    );
+    here.cryo(&["migrate", "job", "--via", &hidden])
+        .run()?
+        .refusal_with(&[REFUSED], &["--self-contained"])?;
+    if here.running()?.len() != 1 || !there.images().is_empty() {
+        return failed("the job does not run on, or its image was left");
+    }
+    here.cryo(&["migrate", "job", "--self-contained", "--via", &hidden])
+        .run()?
+        .success()?;
+    scene.wait(&job)?;
+    expect_right(scene, &job)
+}
+
+/// The stream is cut, the disk there is full, the other side hangs.
+fn broken(scene: &Scene) -> Outcome {
+    let (here, there) = (Side::new(scene, "here")?, Side::new(scene, "there")?);
+    let job = start(&here, "mem_large")?;
+    let receive = there.receive();
+    let expect_unharmed = || match here.running()?.len() == 1 && there.images().is_empty() {
+        true => Ok(()),
+        false => failed("the job does not run on, or its image was left"),
+    };
+    for length in [1, 10, 100, 1_000, 5_000, 20_000] {
+        here.cryo(&[
+            "migrate",
+            "job",
+            "--via",
+            &format!("dd bs=1 count={length} status=none | {receive}"),
+        ])
+        .run()?
+        .refusal_with(&[4], &["connection has ended", "runs on here"])?;
+        expect_unharmed()?;
+    }
+    let small = scene.make_directory("small")?;
+    let full = format!(
+        "unshare -Urm sh -c 'mount -t tmpfs -o size=16k none {0} && exec env {receive} --dir {0}'",
+        small.display()
+    );
+    here.cryo(&["migrate", "job", "--via", &full])
+        .run()?
+        .refusal_with(&[4], &["no space"])?;
+    expect_unharmed()?;
+    here.cryo(&[
+        "migrate",
+        "job",
+        "--patience",
+        "1s",
+        "--via",
+        &format!("(dd bs=1 count=5000 status=none; sleep 1000) | {receive}"),
+    ])
+    .run()?
+    .refusal_with(&[4], &["nothing has moved"])?;
+    expect_unharmed()?;
+    // Ctrl-C while nobody answers.
+    let waiting = here
+        .cryo(&["migrate", "job", "--via", "sleep 1000"])
+        .start("waiting")?;
+    std::thread::sleep(Duration::from_millis(300));
+    waiting.signal(Signal::INT);
+    if scene.wait(&waiting)?.code() != Some(4) {
+        return failed("Ctrl-C did not end it in order");
+    }
+    expect_unharmed()?;
+    finish(scene, &job, &job)
+}
+
+/// A job on a terminal has one there, where nobody is until somebody attaches.
+fn on_a_terminal(scene: &Scene) -> Outcome {
+    let (here, there) = (Side::new(scene, "here")?, Side::new(scene, "there")?);
+    here.cryo(&[
+        "run",
+        "--detach",
+        "--terminal",
+        "--name",
+        "shell",
+        "--",
+        "sh",
+        "-c",
+    ])
+    .arguments(["read line; echo \"heard $line\"; read line"])
+    .run()?
+    .success()?;
+    let said = here
+        .cryo(&["--json", "migrate", "shell", "--via", &there.receive()])
+        .run()?
+        .success()?;
+    if !said.stdout.contains("\"terminal\":true") {
+        return failed(format!("it says {:?}", said.stdout));
+    }
+    let attach = scene.work("attach.sh");
+    scene.write(
+        &attach,
+        format!(
+            "XDG_RUNTIME_DIR={} exec {} attach shell\n",
+            there.run.display(),
+            scene.cryo_path().display()
+        ),
+    )?;
+    let mut screen = Screen::start_program(scene, Path::new("/bin/sh"), [&attach])?;
+    screen.type_keys("you\r")?;
+    screen.expect("heard you")?;
+    screen.type_keys("\r")?;
+    screen.wait_for_status(0)
+}
+
+for_each_user! {moved, refused, missing_files, broken, on_a_terminal, killed}
+
+/// A job that counts, so that a second copy, or a gap, shows in what it writes.
+const COUNTING: &str = "exec >> \"$1\"; i=0; while [ ! -e \"$VICTIM_GO\" ]; do i=$((i+1)); echo $i; sleep 0.01; done; echo end";
+
+fn killed(scene: &Scene) -> Outcome {
+    let (here, there) = (Side::new(scene, "here")?, Side::new(scene, "there")?);
+    let (path, _) = scene.output_file("counted")?;
+    here.cryo(&["run", "--detach", "--name", "job", "--"])
+        .arguments(["sh", "-c", COUNTING, "sh"])
+        .arguments([&path])
+        .run()?
+        .success()?;
+    let mut random = Random::new();
+    let (mut from, mut to) = (&here, &there);
+    let mut usual = Duration::from_millis(300);
+    let (mut killed, mut in_doubt) = (0, 0);
+    while killed < rounds() {
+        let via = format!("cat | {} | cat", to.receive());
+        let start = Instant::now();
+        let near = from
+            .cryo(&["migrate", "job", "--patience", "5s", "--via", &via])
+            .start(&format!("near.{killed}"))?;
+        std::thread::sleep(random.between(Duration::ZERO, usual * 5 / 4));
+        let hit = kill_one(&near, &mut random);
+        killed += u32::from(hit);
+        let status = scene.wait(&near)?;
+        if !hit {
+            usual = (usual + start.elapsed()) / 2;
+        }
+        settle(scene)?;
+        let (left, arrived) = (from.running()?.len(), to.running()?.len());
+        scene.note(format!(
+            "{status:?}, killed: {hit}: {left} here, {arrived} there, images {:?}",
+            to.images()
+        ));
+        match (left, arrived, status.code()) {
+            // Nothing was said where the one who says it was killed.
+            (1, 0, Some(3 | 4 | ELSEWHERE) | None) => {}
+            (0, 1, Some(0 | ELSEWHERE) | None) => std::mem::swap(&mut from, &mut to),
+            (0, 0, Some(ELSEWHERE) | None) => {
+                in_doubt += 1;
+                let images = to.images();
+                let [image] = images.as_slice() else {
+                    return failed(format!("not one image, but {images:?}"));
+                };
+                to.cryo(&["restart", "--detach"])
+                    .arguments([image])
+                    .run()?
+                    .success()?;
+                std::mem::swap(&mut from, &mut to);
+            }
+            _ => {
+                return failed(format!(
+                    "{left} copies run here, {arrived} there, it ended with {status:?}"
+                ));
+            }
+        }
+        here.forget_images();
+        there.forget_images();
+    }
+    scene.go()?;
+    let text = scene.wait_for("the job's end", LIMIT, || {
+        let text = fs::read_to_string(&path).ok()?;
+        text.ends_with("end\n").then_some(text)
+    })?;
+    println!("{killed} killed, {in_doubt} brought back from the image");
+    let mut wanted = 0;
+    for line in text.lines().filter(|line| *line != "end") {
+        wanted += 1;
+        if line != wanted.to_string() {
+            return failed(format!("{line:?} was written where {wanted} should be"));
+        }
+    }
+    Ok(())
+}
+
+/// Kills one of the processes that move a job; whether there was one.
+fn kill_one(near: &Running, random: &mut Random) -> bool {
+    let mut movers = processes::descendants(near.pid());
+    movers.push(near.pid());
+    movers.retain(|pid| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        matches!(name.trim(), "cryo" | "cryo-apart" | "cat")
+            && !matches!(processes::state(*pid), None | Some('Z'))
+    });
+    if movers.is_empty() {
+        return false;
+    }
+    let last = movers.len() as u64 - 1;
+    let chosen = random.below(last + 1) as usize;
+    processes::signal(movers[chosen], Signal::KILL);
+    true
+}
+
+/// Waits until all that moved the job has ended.
+fn settle(scene: &Scene) -> Outcome {
+    let own = std::process::id() as i32;
+    scene.wait_for("what moved the job to end", LIMIT, || {
+        scene.wait_for_disappearance(&[]).ok()?;
+        let mut left = processes::descendants(own).into_iter();
+        left.all(|pid| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            !matches!(name.trim(), "cryo" | "cryo-apart" | "cryo-guardian" | "cat")
+        })
+        .then_some(())
+    })
+}
