@@ -171,6 +171,7 @@ victims! {
     pty_lines => Victim::new("pty_lines");
     pty_bytes => Victim::new("pty_bytes");
     pty_pasted => Victim::new("pty_pasted");
+    pty_given_up => Victim::new("pty_given_up");
     pty_session => Victim::new("pty_session");
     pty_modes => Victim::new("pty_modes");
     pty_gone => Victim::new("pty_gone");

@@ -2,8 +2,9 @@
 //!
 //! An ioctl tells the device; /proc/PID/stat the controlling terminal and its foreground process group. A terminal is never
 //! taken away from anybody: the job gets a new one, whose other side `cryo restart` carries to the user's; where its number
-//! is free it has the same name. A job on several terminals is refused. Not preserved: what was typed and not read, the size of
-//! the window (it is that of the user's), that a member of the session had given up the controlling terminal for itself alone.
+//! is free it has the same name. A job on several terminals is refused. A member of a session that has given up its controlling
+//! terminal for itself alone gives it up again. Not preserved: what was typed and not read, the size of the window (it is that of
+//! the user's).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -62,6 +63,20 @@ pub struct ControllingTerminal {
     pub foreground: i32,
 }
 
+/// A process that has no controlling terminal although its session has one: it, or whose child it is, gave it up (TIOCNOTTY).
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct GivenUp {
+    /// The process.
+    #[prost(int32, tag = "1")]
+    pub process: i32,
+}
+
+impl Record for GivenUp {
+    const KIND: Kind = Kind {
+        name: "file.given-up-terminal",
+        version: 1,
+    };
+}
 impl Record for Terminal {
     const KIND: Kind = Kind {
         name: "file.terminal",
@@ -92,7 +107,7 @@ pub(super) struct Terminals;
 
 impl DescriptorKind for Terminals {
     fn kinds(&self) -> &'static [Kind] {
-        const { &[Terminal::KIND, ControllingTerminal::KIND] }
+        const { &[Terminal::KIND, ControllingTerminal::KIND, GivenUp::KIND] }
     }
 
     fn support(&self) -> &'static [Support] {
@@ -159,6 +174,17 @@ impl DescriptorKind for Terminals {
                 collection.put(&ControllingTerminal {
                     session: owner.session.inner,
                     foreground: group.map_or(0, |other| other.group.inner),
+                })?;
+            }
+        }
+        let has_one = |session: i32| {
+            job.processes()
+                .any(|owner| owner.pid == session && owner.terminal != 0)
+        };
+        for owner in job.processes() {
+            if owner.terminal == 0 && has_one(owner.session.outer) {
+                collection.put(&GivenUp {
+                    process: owner.inner,
                 })?;
             }
         }
@@ -270,6 +296,13 @@ pub(super) fn plan_ties(
     {
         plan.step(Stage::Attach, session, Foreground { tie, group });
     }
+    for GivenUp { process } in records.all::<GivenUp>()? {
+        let is_member = |found: &&ProcessRecord| found.pid == process && found.session == session;
+        let member = processes.iter().find(is_member);
+        if process != session && member.is_some_and(|found| found.zombie.is_none()) {
+            plan.step(Stage::Attach, process, GiveUp { terminal, process });
+        }
+    }
     Ok(())
 }
 
@@ -341,22 +374,31 @@ struct Tie {
 impl Tie {
     /// Gives the terminal to the session's leader for the time of one call.
     fn call(self, rebuild: &Rebuild<'_>, request: libc::Ioctl, group: Option<i32>) -> Result<()> {
-        let session = self.session;
-        let spare = rebuild.give_spare(session, object(rebuild, self.terminal)?)?;
-        let mut list = CallList::new();
-        let argument = match group {
-            Some(group) => list.bytes(&group.to_le_bytes()).into(),
-            None => 0_u64.into(),
-        };
-        let call = list.call(libc::SYS_ioctl, &[spare.into(), request.into(), argument]);
-        list.call(libc::SYS_close, &[spare.into()]);
-        let outcomes = rebuild.run(session, &list)?;
-        match outcomes.result(call) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Error::Failed(format!(
-                "process {session}: setting its controlling terminal: {error}"
-            ))),
-        }
+        call_of(rebuild, self.session, self.terminal, (request, group))
+    }
+}
+
+/// Gives a terminal to a process for the time of one call.
+fn call_of(
+    rebuild: &Rebuild<'_>,
+    process: i32,
+    terminal: u64,
+    (request, group): (libc::Ioctl, Option<i32>),
+) -> Result<()> {
+    let spare = rebuild.give_spare(process, object(rebuild, terminal)?)?;
+    let mut list = CallList::new();
+    let argument = match group {
+        Some(group) => list.bytes(&group.to_le_bytes()).into(),
+        None => 0_u64.into(),
+    };
+    let call = list.call(libc::SYS_ioctl, &[spare.into(), request.into(), argument]);
+    list.call(libc::SYS_close, &[spare.into()]);
+    let outcomes = rebuild.run(process, &list)?;
+    match outcomes.result(call) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::Failed(format!(
+            "process {process}: setting its controlling terminal: {error}"
+        ))),
     }
 }
 
@@ -394,6 +436,28 @@ impl fmt::Display for Foreground {
 impl Action for Foreground {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         self.tie.call(rebuild, libc::TIOCSPGRP, Some(self.group))
+    }
+}
+
+struct GiveUp {
+    terminal: u64,
+    process: i32,
+}
+
+impl fmt::Display for GiveUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "give up the controlling terminal")
+    }
+}
+
+impl Action for GiveUp {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        call_of(
+            rebuild,
+            self.process,
+            self.terminal,
+            (libc::TIOCNOTTY, None),
+        )
     }
 }
 
