@@ -1,4 +1,4 @@
-//! `cargo xtask dist`: a static binary, in a tarball and in a Debian package.
+//! `cargo xtask dist`: a static binary, and libcryo for programs that take part, in a tarball and in a Debian package.
 //!
 //! What is made depends on the sources and the toolchain only, as far as that is easy: times are those of the last commit
 //! (or `SOURCE_DATE_EPOCH`), names are sorted, owners are root, paths of this machine do not come in.
@@ -13,6 +13,9 @@ use crate::steps::{self, Result, cargo, output, program, repository, succeeds};
 
 /// What the binary is built for: musl links statically, so it runs wherever the kernel does.
 pub const TARGET: &str = "x86_64-unknown-linux-musl";
+
+/// What the library for programs is built for.
+const HOST: &str = "x86_64-unknown-linux-gnu";
 
 /// How a binary for users is built (Cargo.toml).
 pub const PROFILE: &str = "dist-release";
@@ -32,6 +35,17 @@ const COMPLETIONS: [(&str, &str, &str); 3] = [
         "fish",
         "cryo.fish",
         "usr/share/fish/vendor_completions.d/cryo.fish",
+    ),
+];
+
+/// What programs that take part are built with: its name in the tarball, and its place in the Debian package.
+const LIBRARY: [(&str, &str); 4] = [
+    ("lib/libcryo.so.0", "usr/lib/libcryo.so.0"),
+    ("lib/pkgconfig/libcryo.pc", "usr/lib/pkgconfig/libcryo.pc"),
+    ("include/cryo.h", "usr/include/cryo.h"),
+    (
+        "python/src/cryonaut/__init__.py",
+        "usr/lib/python3/dist-packages/cryonaut/__init__.py",
     ),
 ];
 
@@ -65,11 +79,14 @@ pub fn run(profile: &str) -> Result {
 pub fn make(profile: &str) -> Result<Made> {
     require_target()?;
     let epoch = epoch();
-    let binary = build(profile)?;
+    let binary = build("cryonaut-cli", profile, TARGET, "cryo")?;
+    // This is for programs that have a C library of their own: the one of this machine, or a newer one.
+    let library = build("cryonaut-libcryo", profile, HOST, "libcryo.so")?;
     let directory = target_directory().join("dist");
     let files = directory.join(format!("cryo-{VERSION}-x86_64-linux"));
     remove(&files)?;
     gather(&binary, &files)?;
+    gather_library(&library, &files)?;
     let tarball = pack(&directory, &files, &epoch)?;
     let package = if succeeds(program("dpkg-deb").arg("--version")) {
         Some(debian(&directory, &files, &epoch)?)
@@ -133,10 +150,10 @@ fn epoch() -> String {
         .unwrap_or_else(|| "315532800".to_owned())
 }
 
-fn build(profile: &str) -> Result<PathBuf> {
+fn build(package: &str, profile: &str, target: &str, name: &str) -> Result<PathBuf> {
     let mut command = cargo();
-    command.args(["build", "--locked", "-p", "cryonaut-cli"]);
-    command.args(["--target", TARGET, "--profile", profile]);
+    command.args(["build", "--locked", "-p", package]);
+    command.args(["--target", target, "--profile", profile]);
     if std::env::var_os("RUSTFLAGS").is_none() {
         let here = fs::canonicalize(repository()).map_err(at(&repository()))?;
         command.env(
@@ -150,7 +167,43 @@ fn build(profile: &str) -> Result<PathBuf> {
     }
     steps::run(&mut command)?;
     let place = if profile == "dev" { "debug" } else { profile };
-    Ok(target_directory().join(TARGET).join(place).join("cryo"))
+    Ok(target_directory().join(target).join(place).join(name))
+}
+
+/// Lays out what programs that take part are built with.
+fn gather_library(library: &Path, files: &Path) -> Result {
+    let source = |name: &str| {
+        let path = repository().join(name);
+        fs::read(&path).map_err(at(&path))
+    };
+    let link = fs::read(library).map_err(at(library))?;
+    put(&files.join("lib/libcryo.so.0"), &link, 0o644)?;
+    link_library(&files.join("lib"))?;
+    let description = String::from_utf8_lossy(&source("crates/libcryo/libcryo.pc")?)
+        .replace("@VERSION@", VERSION);
+    put(
+        &files.join("lib/pkgconfig/libcryo.pc"),
+        description.as_bytes(),
+        0o644,
+    )?;
+    for (from, to) in [
+        ("crates/libcryo/include/cryo.h", "include/cryo.h"),
+        ("python/pyproject.toml", "python/pyproject.toml"),
+        (
+            "python/src/cryonaut/__init__.py",
+            "python/src/cryonaut/__init__.py",
+        ),
+        ("docs/libcryo.md", "docs/libcryo.md"),
+    ] {
+        put(&files.join(to), &source(from)?, 0o644)?;
+    }
+    Ok(())
+}
+
+/// The name that compilers look for.
+fn link_library(directory: &Path) -> Result {
+    let name = directory.join("libcryo.so");
+    std::os::unix::fs::symlink("libcryo.so.0", &name).map_err(at(&name))
 }
 
 /// Lays out what the tarball holds.
@@ -228,6 +281,10 @@ fn debian(directory: &Path, files: &Path, epoch: &str) -> Result<PathBuf> {
         copy(&page, &place, 0o644)?;
         compress(&stage.join(place))?;
     }
+    for (name, place) in LIBRARY {
+        copy(&files.join(name), place, 0o644)?;
+    }
+    link_library(&stage.join("usr/lib"))?;
     let documents = "usr/share/doc/cryonaut";
     for name in ["README.md", "SUPPORT.md", "LICENSES-OF-PARTS.txt"] {
         copy(&files.join(name), &format!("{documents}/{name}"), 0o644)?;
@@ -278,7 +335,7 @@ fn debian(directory: &Path, files: &Path, epoch: &str) -> Result<PathBuf> {
     Ok(package)
 }
 
-/// No dependencies: the binary is static.
+/// No dependencies: the binary is static, and the library is for programs that have a C library.
 fn control(kibibytes: u64) -> String {
     format!(
         "Package: cryonaut\n\

@@ -42,6 +42,11 @@ fn check_tarball(tarball: &Path, place: &Path) -> Result {
         "LICENSE-MIT",
         "LICENSE-APACHE",
         "LICENSES-OF-PARTS.txt",
+        "lib/libcryo.so",
+        "lib/pkgconfig/libcryo.pc",
+        "include/cryo.h",
+        "python/pyproject.toml",
+        "docs/libcryo.md",
     ] {
         let path = files.join(name);
         let size = fs::metadata(&path).map_err(at(&path))?.len();
@@ -49,7 +54,35 @@ fn check_tarball(tarball: &Path, place: &Path) -> Result {
             return Err(format!("{name} in the tarball is empty"));
         }
     }
-    check_program(&files.join("cryo"), place)
+    check_program(&files.join("cryo"), place)?;
+    check_library(&files, &files.join("cryo"), place)
+}
+
+/// That a program can be built with it, takes part, and that the program among the same files saves it.
+fn check_library(files: &Path, cryo: &Path, place: &Path) -> Result {
+    let solver = place.join("solver");
+    let [library, include] = ["lib", "include"].map(|name| files.join(name));
+    steps::run(
+        program("gcc")
+            .arg(format!("-I{}", include.display()))
+            .arg(steps::repository().join("examples/solver.c"))
+            .arg(format!("-L{}", library.display()))
+            .arg("-lcryo")
+            .arg(format!("-Wl,-rpath,{}", library.display()))
+            .arg("-o")
+            .arg(&solver),
+    )?;
+    let said = output(
+        program(&solver.display().to_string())
+            .args(["20", "10"])
+            .arg(place.join("solver.cryo"))
+            .env("CRYO_COMMAND", cryo)
+            .env("XDG_RUNTIME_DIR", place),
+    )?;
+    if !said.contains("step 10: saved") {
+        return Err(format!("a program that takes part says {said:?}"));
+    }
+    Ok(())
 }
 
 fn check_package(package: &Path, place: &Path) -> Result {
@@ -71,6 +104,10 @@ fn check_package(package: &Path, place: &Path) -> Result {
         "-rw-r--r-- root/root ./usr/share/zsh/vendor-completions/_cryo",
         "-rw-r--r-- root/root ./usr/share/fish/vendor_completions.d/cryo.fish",
         "-rw-r--r-- root/root ./usr/share/doc/cryonaut/copyright",
+        "-rw-r--r-- root/root ./usr/lib/libcryo.so.0",
+        "-rw-r--r-- root/root ./usr/lib/pkgconfig/libcryo.pc",
+        "-rw-r--r-- root/root ./usr/include/cryo.h",
+        "-rw-r--r-- root/root ./usr/lib/python3/dist-packages/cryonaut/__init__.py",
     ] {
         if !contents.lines().any(|line| without_size(line) == wanted) {
             return Err(format!(

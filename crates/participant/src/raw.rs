@@ -183,7 +183,7 @@ pub fn await_signal(signal: c_int, limit: Option<Duration>) {
 
 fn time_of(time: Duration) -> libc::timespec {
     libc::timespec {
-        tv_sec: time.as_secs() as libc::time_t,
+        tv_sec: time.as_secs() as _,
         tv_nsec: time.subsec_nanos().into(),
     }
 }
