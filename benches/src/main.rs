@@ -99,7 +99,14 @@ fn measure_suspension(arguments: &Arguments, bytes: u64) -> Result<(), Failure> 
     let cryo = cryo.ok_or_else(|| Failure::new("there is no cryo to measure".to_owned()))?;
     adopt_orphans()?;
     let measured = (bytes, arguments.rounds);
-    suspension::measure(workplace.directory(), cryo, measured, arguments.json)
+    let interrupted = watch_for_interruption()?;
+    suspension::measure(
+        workplace.directory(),
+        cryo,
+        measured,
+        arguments.json,
+        &interrupted,
+    )
 }
 
 fn measure(arguments: &Arguments) -> Result<Report, Failure> {

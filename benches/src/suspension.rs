@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -278,6 +279,7 @@ pub fn measure(
     cryo: PathBuf,
     (bytes, rounds): (u64, u32),
     as_json: bool,
+    interrupted: &AtomicBool,
 ) -> Result<(), Failure> {
     /// What the programs take beside their arrays.
     const MORE: u64 = 96 << 20;
@@ -292,6 +294,10 @@ pub fn measure(
     let mut samples = Samples::new();
     for round in 0..rounds {
         for way in WAYS {
+            // What was made for the measurement goes in any case.
+            if interrupted.load(Ordering::Relaxed) {
+                return Err(Failure::new("interrupted".to_owned()));
+            }
             eprintln!("{}: round {} of {rounds}", way.name(), round + 1);
             samples
                 .entry(way)
