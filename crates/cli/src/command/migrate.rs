@@ -497,6 +497,9 @@ impl Side {
             _ => None,
         };
         let Some(told) = told else {
+            if matches!(trouble, Trouble::Stopped) {
+                return Failure::new(Code::Failed, trouble.to_string());
+            }
             return Failure::new(Code::Failed, format!("{}: {trouble}", self.host));
         };
         let message = match told.code {
