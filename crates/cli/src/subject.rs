@@ -24,7 +24,7 @@ pub struct ScopeArguments {
     /// Its process group
     #[arg(long)]
     group: bool,
-    /// Its session
+    /// The session that it leads
     #[arg(long)]
     session: bool,
 }

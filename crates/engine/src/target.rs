@@ -257,6 +257,9 @@ impl Target {
                 "process 1 is this system's init, which cannot be checkpointed".into(),
             ));
         }
+        if scope == Scope::Session {
+            check_leader(&named)?;
+        }
         let started = start_of(pid)?;
         let mut found = BTreeMap::new();
         match scope {
@@ -422,6 +425,21 @@ impl Target {
             }
         }
         kept
+    }
+}
+
+/// A session goes by its leader, so that nobody saves a larger one than was meant; once that has ended, by any member.
+fn check_leader(named: &TargetProcess) -> Result<()> {
+    let (pid, session) = (named.stat.pid, named.stat.session);
+    let leader = (session > 0 && session != pid).then(|| TargetProcess::read(session).ok());
+    match leader.flatten() {
+        Some(leader) => Err(Error::Usage(format!(
+            "process {pid} ({}) is no session leader: it is in session {session}, of {}; give {session} with --session, or leave \
+             --session out for the process and its children",
+            named.name(),
+            leader.name()
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -164,6 +164,35 @@ fn itself(scene: &Scene) -> Outcome {
     Ok(())
 }
 
+/// A member of a session stands for it only when its leader has gone.
+fn no_session_leader(scene: &Scene) -> Outcome {
+    let mut command = scene.session_command(Path::new("/bin/sh"));
+    command.args(["-c", "sleep 1000 & sleep 1000 & wait"]);
+    let leader = scene.spawn("leader", command)?;
+    let members = scene.wait_for("the members", LIMIT, || {
+        let found = processes::descendants(leader.pid());
+        (found.len() == 2).then_some(found)
+    })?;
+    let member = members.first().map(i32::to_string).unwrap_or_default();
+    let session = leader.pid().to_string();
+    let image = scene.file("image");
+    let save = |target: &str| {
+        scene
+            .cryo(["checkpoint", "--session", target, "-o"])
+            .arguments([&image])
+            .run()
+    };
+    save(&member)?.refusal_with(&[2], &["no session leader", &session])?;
+    save(&session)?.success()?;
+    processes::signal(leader.pid(), Signal::KILL);
+    scene.wait(&leader)?;
+    save(&member)?.success()?;
+    for member in members {
+        processes::signal(member, Signal::KILL);
+    }
+    Ok(())
+}
+
 fn no_image(scene: &Scene) -> Outcome {
     refuse_restart(scene, &scene.file("nowhere"), &[], &["nowhere"])?;
     refuse_restart(scene, &scene.file("work"), &[], &["director"])?;
@@ -370,6 +399,7 @@ for_each_user!(
     kernel_thread,
     pid_one,
     itself,
+    no_session_leader,
     no_image,
     foreign_image,
     damaged_image,
