@@ -3,7 +3,7 @@
 
 use cryonaut_procfs::{
     AreaName, auxv, cgroup, cpuinfo, fdinfo, locks, maps, mountinfo, namespace, pagemap, scalar,
-    smaps, stat, status, strings, swap, system, sysvipc, timers,
+    smaps, stat, status, strings, swap, system, sysvipc, tcp, timers,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -56,6 +56,7 @@ fuzz_target!(|data: &[u8]| {
             sysvipc::semaphore_sets(text),
             sysvipc::message_queues(text),
         )),
+        b'z' => drop(tcp::parse(text)),
         _ => {}
     }
 });

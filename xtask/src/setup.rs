@@ -35,6 +35,11 @@ const PACKAGES: &[&str] = &[
     "libopenblas0-pthread",
     "r-base-core",
     "lammps",
+    // Two MPI libraries, beside each other.
+    "openmpi-bin",
+    "libopenmpi-dev",
+    "mpich",
+    "libmpich-dev",
     "openjdk-17-jdk-headless",
     "nodejs",
     "perl",

@@ -38,10 +38,11 @@ const PASSED_ON: [i32; 9] = [
 /// More unread notices of stops than this are not kept; how the root ends always is.
 const MOST_OWED: usize = 64;
 
-/// Lives as init; never returns.
-pub(crate) fn run(socket: BorrowedFd<'_>, request: &NamespaceRequest) -> ! {
+/// Lives as init; never returns. The processes of the job get pids from `first` on.
+pub(crate) fn run(socket: BorrowedFd<'_>, request: &NamespaceRequest, first: i32) -> ! {
     match Init::set_up(socket, request) {
         Ok(mut init) => {
+            begin_with(first);
             say(init.link(), Message::Ready);
             // Without its loop init is of no use, and its end frees everything.
             let status = init.live().unwrap_or(125);
@@ -52,6 +53,16 @@ pub(crate) fn run(socket: BorrowedFd<'_>, request: &NamespaceRequest) -> ! {
             spawn::exit_now(1)
         }
     }
+}
+
+/// Has the next process here get this pid (pid_namespaces(7), ns_last_pid). Programs take their pid for unique on the machine, and
+/// name what they share after it in places that all jobs see: Open MPI its files in /tmp and /dev/shm. Where the number cannot be
+/// chosen they begin with 2.
+fn begin_with(first: i32) {
+    let _ = std::fs::write(
+        "/proc/sys/kernel/ns_last_pid",
+        first.saturating_sub(1).to_string(),
+    );
 }
 
 /// Mounts a /dev/pts with no terminal in it. New ones get the permissions that they got here; those of a group only where that

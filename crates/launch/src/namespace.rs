@@ -533,7 +533,9 @@ impl Forge<'_> {
             ..CloneRequest::default()
         };
         let request = self.request;
-        let init = spawn::clone_child(&clone, || init::run(self.socket, request))
+        // As good as any number, and no other job that lives now has been given it.
+        let first = spawn::own_pid();
+        let init = spawn::clone_child(&clone, || init::run(self.socket, request, first))
             .map_err(at(Step::Init))?;
         Ok(init.pid)
     }

@@ -31,6 +31,7 @@ pub mod strings;
 pub mod swap;
 pub mod system;
 pub mod sysvipc;
+pub mod tcp;
 pub mod timers;
 
 pub use auxv::AuxiliaryEntry;
@@ -47,4 +48,5 @@ pub use smaps::{SmapsArea, VmFlag, VmFlags};
 pub use stat::Stat;
 pub use status::Status;
 pub use swap::SwapArea;
+pub use tcp::TcpEntry;
 pub use timers::{NotifyKind, NotifyTarget, Timer};

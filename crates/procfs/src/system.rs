@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::error::{ParseError, ProcError};
 use crate::process::{self, PROC, ProcessDirectory};
 use crate::scan;
-use crate::{FileLock, Processor, Stat, SwapArea, cpuinfo, locks, swap, sysvipc};
+use crate::{FileLock, Processor, Stat, SwapArea, TcpEntry, cpuinfo, locks, swap, sysvipc, tcp};
 
 /// Every process of the reader's `/proc`, ascending; threads are not listed.
 ///
@@ -88,6 +88,17 @@ pub fn locks() -> Result<Vec<FileLock>, ProcError> {
 /// If `/proc/swaps` is there and cannot be read.
 pub fn swaps() -> Result<Vec<SwapArea>, ProcError> {
     listed("swaps", swap::parse)
+}
+
+/// The TCP sockets of the caller's network namespace, with what is left of closed connections; none where the kernel was built
+/// without TCP.
+///
+/// # Errors
+/// If `/proc/net/tcp` or `tcp6` is there and cannot be read.
+pub fn tcp_sockets() -> Result<Vec<TcpEntry>, ProcError> {
+    let mut all = listed("net/tcp", tcp::parse)?;
+    all.extend(listed("net/tcp6", tcp::parse)?);
+    Ok(all)
 }
 
 /// The System V shared memory segments of the caller's IPC namespace; none where the kernel was built without System V IPC.

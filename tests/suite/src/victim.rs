@@ -325,6 +325,11 @@ pub struct Life {
 
 /// Restarts an image in the foreground and waits until the job runs.
 pub fn restart(scene: &Scene, image: &Path, label: &str) -> Outcome<Life> {
+    restart_within(scene, image, label, LIMIT)
+}
+
+/// As [`restart`], where that may take as long as this.
+pub fn restart_within(scene: &Scene, image: &Path, label: &str, limit: Duration) -> Outcome<Life> {
     let pid_path: PathBuf = scene.file(format!("{label}.pid"));
     // A pid left by an earlier life of the same label would be taken for this one's.
     let _ = fs::remove_file(&pid_path);
@@ -333,7 +338,7 @@ pub fn restart(scene: &Scene, image: &Path, label: &str) -> Outcome<Life> {
         .arguments([image])
         .arguments([Path::new("--pidfile"), &pid_path])
         .start(label)?;
-    let started = scene.wait_for("the restarted job's pid file", LIMIT, || {
+    let started = scene.wait_for("the restarted job's pid file", limit, || {
         let text = fs::read_to_string(&pid_path).unwrap_or_default();
         match text.trim().parse() {
             Ok(pid) if text.ends_with('\n') || !text.is_empty() => Some(Ok(pid)),

@@ -8,8 +8,9 @@
 //! was started.
 //!
 //! Not preserved: times of attaching, detaching, sending and receiving; who created or last attached a segment, and who last sent
-//! or received a message; limits of the IPC namespace (/proc/sys/kernel/shmmax and the like).
+//! or received a message; limits (/proc/sys/kernel/shmmax and the like) of a namespace that the job shares with others.
 
+mod limits;
 mod queue;
 mod segment;
 mod semaphore;
@@ -36,6 +37,7 @@ use crate::resource::namespace::NamespacesRecord;
 use crate::resource::{Level, Resource, Support};
 use crate::target::Target;
 use crate::{Error, Refusals, Result};
+use limits::IpcLimit;
 use queue::MessageQueue;
 use semaphore::SemaphoreSet;
 use survey::{Depth, Facts};
@@ -89,7 +91,14 @@ impl Resource for SystemV {
     }
 
     fn kinds(&self) -> &'static [Kind] {
-        const { &[SharedSegment::KIND, SemaphoreSet::KIND, MessageQueue::KIND] }
+        const {
+            &[
+                SharedSegment::KIND,
+                SemaphoreSet::KIND,
+                MessageQueue::KIND,
+                IpcLimit::KIND,
+            ]
+        }
     }
 
     fn support(&self) -> &'static [Support] {
@@ -122,6 +131,9 @@ impl Resource for SystemV {
         }
         for queue in &survey.findings.queues {
             collection.put(queue)?;
+        }
+        for limit in &survey.findings.limits {
+            collection.put(limit)?;
         }
         let visitor = survey.visitor.pid();
         for found in survey.findings.segments.drain(..) {
@@ -157,9 +169,11 @@ impl Resource for SystemV {
             );
             plan.linked_step(Stage::Objects, 0, there, gives, FindNamespace);
         }
+        let limits = records.all::<IpcLimit>()?;
+        limits::plan(limits.clone(), plan)?;
         segment::plan(segments, plan)?;
         semaphore::plan(sets, records, plan)?;
-        queue::plan(queues, plan)
+        queue::plan(queues, &limits, plan)
     }
 }
 
@@ -368,7 +382,8 @@ const SUPPORT: &[Support] = &[
         what: "System V objects of a job that shares its IPC namespace with others (as root without `--namespaces`)",
         level: Level::Partly,
         how: "saved is what its processes have attached, have created or were the last to use, and what its users have created \
-              since it was started; the old objects stay behind where the job was, as after any kill",
+              since it was started; the old objects stay behind where the job was, as after any kill, and limits \
+              (kernel.shmmax and the like) are those of a fresh namespace",
     },
     Support {
         what: "Semaphore changes to be undone at a process' end (SEM_UNDO)",

@@ -14,6 +14,7 @@ mod make;
 mod plan;
 mod queue;
 mod record;
+mod remains;
 mod settle;
 mod standing;
 

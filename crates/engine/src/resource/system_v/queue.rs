@@ -5,6 +5,7 @@ use std::fmt;
 use cryonaut_image::{Kind, Record};
 use cryonaut_tracee::CallList;
 
+use super::limits::{self, IpcLimit};
 use super::{Identity, NAMESPACE, NEW, QUEUES, check_identities, damaged, make_object};
 use crate::Result;
 use crate::error::Attempt;
@@ -64,8 +65,8 @@ impl MessageQueue {
     }
 }
 
-/// Plans the queues.
-pub(super) fn plan(queues: Vec<MessageQueue>, plan: &mut Plan) -> Result<()> {
+/// Plans the queues; `known` limits are set already.
+pub(super) fn plan(queues: Vec<MessageQueue>, known: &[IpcLimit], plan: &mut Plan) -> Result<()> {
     let what = "a message queue";
     check_identities(queues.iter().map(|own| own.identity.as_ref()), what)?;
     let messages = || queues.iter().flat_map(|queue| &queue.messages);
@@ -74,14 +75,10 @@ pub(super) fn plan(queues: Vec<MessageQueue>, plan: &mut Plan) -> Result<()> {
     }
     let longest = messages().map(|message| message.text.len() as u64).max();
     let largest = queues.iter().map(MessageQueue::room).max();
-    let limits = RaiseLimits {
-        longest: longest.unwrap_or(0),
-        largest: largest.unwrap_or(0),
-    };
-    if limits.are_unusual() {
-        let needs = vec![Token::Process(0), NAMESPACE];
-        plan.linked_step(Stage::Objects, 0, needs, Vec::new(), limits);
-    }
+    // What the job's own namespace allows is said; a shared one may allow more than a fresh one.
+    let mut raised = unusual(longest.unwrap_or(0), largest.unwrap_or(0));
+    raised.retain(|limit| !known.iter().any(|known| known.name == limit.name));
+    limits::plan(raised, plan)?;
     for queue in queues {
         let needs = vec![Token::Process(0), NAMESPACE];
         plan.linked_step(Stage::Objects, 0, needs, Vec::new(), MakeQueue { queue });
@@ -89,62 +86,18 @@ pub(super) fn plan(queues: Vec<MessageQueue>, plan: &mut Plan) -> Result<()> {
     Ok(())
 }
 
-/// Raises what the IPC namespace allows.
-struct RaiseLimits {
-    /// Bytes of the longest message.
-    longest: u64,
-    /// Bytes that the largest queue may hold.
-    largest: u64,
-}
-
-impl RaiseLimits {
-    fn all(&self) -> impl Iterator<Item = (&'static [u8], u64)> {
-        let limits: [(&[u8], u64, u64); 2] = [
-            (b"/proc/sys/kernel/msgmax", self.longest, LONGEST_MESSAGE),
-            (b"/proc/sys/kernel/msgmnb", self.largest, LARGEST_QUEUE),
-        ];
-        let unusual = limits
-            .into_iter()
-            .filter(|(_, wanted, usual)| wanted > usual);
-        unusual.map(|(file, wanted, _)| (file, wanted))
-    }
-
-    fn are_unusual(&self) -> bool {
-        self.all().next().is_some()
-    }
-}
-
-impl fmt::Display for RaiseLimits {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "allow message queues of {} bytes", self.largest)
-    }
-}
-
-impl Action for RaiseLimits {
-    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        for (file, wanted) in self.all() {
-            let mut list = CallList::new();
-            let path = list.path(file);
-            let number = wanted.to_string();
-            let text = list.bytes(number.as_bytes());
-            let mode = libc::O_WRONLY | libc::O_CLOEXEC;
-            let arguments = [libc::AT_FDCWD.into(), path.into(), mode.into()];
-            let open = list.call(libc::SYS_openat, &arguments);
-            let arguments = [open.into(), text.into(), (number.len() as u64).into()];
-            let write = list.call(libc::SYS_write, &arguments);
-            list.call(libc::SYS_close, &[open.into()]);
-            let outcomes = rebuild.run(0, &list)?;
-            for call in [open, write] {
-                outcomes.result(call).attempt(|| {
-                    format!(
-                        "setting {} to {wanted} for the job's message queues (as root you may)",
-                        String::from_utf8_lossy(file)
-                    )
-                })?;
-            }
-        }
-        Ok(())
-    }
+/// Limits that must be raised for messages of `longest` bytes and queues of `largest`.
+fn unusual(longest: u64, largest: u64) -> Vec<IpcLimit> {
+    let limits = [
+        ("kernel/msgmax", longest, LONGEST_MESSAGE),
+        ("kernel/msgmnb", largest, LARGEST_QUEUE),
+    ];
+    let unusual = limits.iter().filter(|(_, wanted, usual)| wanted > usual);
+    let raised = unusual.map(|(name, wanted, _)| IpcLimit {
+        name: (*name).into(),
+        value: wanted.to_string(),
+    });
+    raised.collect()
 }
 
 /// Makes a queue and puts its messages into it.
@@ -221,10 +174,9 @@ mod tests {
 
     #[test]
     fn limits_are_raised_only_where_they_must_be() {
-        let limits = |longest, largest| RaiseLimits { longest, largest };
-        assert!(!limits(8192, 16384).are_unusual());
-        assert_eq!(limits(8193, 1).all().count(), 1);
-        assert_eq!(limits(8193, 16385).all().count(), 2);
+        assert!(unusual(8192, 16384).is_empty());
+        assert_eq!(unusual(8193, 1).len(), 1);
+        assert_eq!(unusual(8193, 16385).len(), 2);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use cryonaut_procfs::{ProcessDirectory, system};
 use cryonaut_sys::{ipc, spawn, task};
 
 use super::Identity;
+use super::limits::{self, IpcLimit};
 use super::queue::{MessageQueue, TypedMessage};
 use super::segment::{self, FoundSegment, SharedSegment};
 use super::semaphore::SemaphoreSet;
@@ -202,6 +203,9 @@ pub(super) struct Findings {
     /// Why nothing could be found.
     #[prost(string, tag = "7")]
     pub error: String,
+    /// The changed limits of a namespace of its own.
+    #[prost(message, repeated, tag = "8")]
+    pub limits: Vec<IpcLimit>,
 }
 
 /// Why an object cannot be saved.
@@ -299,6 +303,9 @@ fn undo(facts: &Facts, findings: &Findings, visitor: &Visitor) -> Vec<Refusal> {
 fn find(facts: &Facts, depth: Depth) -> Result<Findings> {
     let tables = Tables::read()?;
     let mut findings = Findings::default();
+    if facts.own {
+        findings.limits = limits::changed();
+    }
     for segment in &tables.segments {
         find_segment(facts, depth, segment, &mut findings);
     }

@@ -13,6 +13,7 @@ use cryonaut_sys::descriptor;
 use cryonaut_sys::socket::{self, Address, End};
 
 use super::record::{Link, TcpSocket};
+use super::remains;
 use super::settle::{self, Flow};
 use crate::error::Attempt;
 use crate::resource::file::internet::{self, readable};
@@ -77,7 +78,7 @@ impl<'r> Workshop<'r> {
         }
         for socket in sockets.iter().filter(|it| it.link() == Link::Listening) {
             let backlog = i32::try_from(socket.backlog).unwrap_or(i32::MAX);
-            socket::listen(self.fd(socket.inode)?, backlog)
+            listen(self.fd(socket.inode)?, socket.own().as_ref(), backlog)
                 .attempt(|| format!("listening at {}", name(socket.own())))?;
         }
         for socket in sockets {
@@ -108,7 +109,7 @@ impl<'r> Workshop<'r> {
             Entry::Vacant(entry) => {
                 let fd = fresh(server)?;
                 bind(fd.as_fd(), own)?;
-                socket::listen(fd.as_fd(), 16)
+                listen(fd.as_fd(), Some(own), 16)
                     .attempt(|| format!("listening at {}", name(Some(own.clone()))))?;
                 entry.insert(fd)
             }
@@ -480,8 +481,16 @@ fn bind_or_force(socket: BorrowedFd<'_>, own: &Address) -> std::io::Result<()> {
 }
 
 fn bind(socket: BorrowedFd<'_>, own: &Address) -> Result<()> {
-    bind_or_force(socket, own)
+    remains::outlast(port(own), || bind_or_force(socket, own))
         .attempt(|| format!("binding a socket to {}", name(Some(own.clone()))))
+}
+
+fn listen(socket: BorrowedFd<'_>, own: Option<&Address>, backlog: i32) -> std::io::Result<()> {
+    remains::outlast(own.and_then(port), || socket::listen(socket, backlog))
+}
+
+fn port(address: &Address) -> Option<u16> {
+    address.place().map(|(_, port)| port)
 }
 
 /// Has connect(2) choose a port that others connect from as well (Linux 6.3).

@@ -1,0 +1,257 @@
+//! MPI jobs on one node, launcher and all, come back as they were: messages on their way, shared segments, connections.
+//!
+//! - *generations*: started by `cryo run`, checkpointed at random times, killed and restarted, three times in a row;
+//! - *older*: checkpointed and left running, killed later, restarted from the older image, killed again, and restarted once more
+//!   from it: shared memory must come back as it was saved, not as it is found.
+//!
+//! Each library with the transports it has on one node. The program checks whatever it receives, and its output must be
+//! byte for byte that of an undisturbed run.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use cryonaut_suite::scene::describe_status;
+use cryonaut_suite::victim::{checkpoint, generation, leave_ipc_namespace, restart_within};
+use cryonaut_suite::{
+    Outcome, Program, Random, Running, Scene, User, failed, place, processes, test,
+};
+use rustix::process::Signal;
+
+/// How long anything may take on a busy machine: four ranks that spin, on few processors.
+const LIMIT: Duration = Duration::from_secs(280);
+
+/// One library with one transport.
+struct Setting {
+    ranks: &'static str,
+    launcher: &'static str,
+    compiler: &'static str,
+    options: &'static [&'static str],
+    environment: &'static [(&'static str, &'static str)],
+}
+
+/// As many ranks as the machine has no processors for, which give way to each other; also for root.
+const OPEN_MPI: &[&str] = &[
+    "--oversubscribe",
+    "--bind-to",
+    "none",
+    "-mca",
+    "mpi_yield_when_idle",
+    "1",
+    "-mca",
+];
+const AS_ROOT: &[(&str, &str)] = &[
+    ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
+    ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
+];
+
+const fn open_mpi(options: &'static [&'static str]) -> Setting {
+    Setting {
+        ranks: "4",
+        launcher: "mpirun.openmpi",
+        compiler: "mpicc.openmpi",
+        options,
+        environment: AS_ROOT,
+    }
+}
+
+const fn mpich(environment: &'static [(&'static str, &'static str)]) -> Setting {
+    Setting {
+        ranks: "4",
+        launcher: "mpirun.mpich",
+        compiler: "mpicc.mpich",
+        options: &[],
+        environment,
+    }
+}
+
+/// Large messages go by process_vm_readv(2), small ones by files in /dev/shm.
+const OPEN_MPI_CMA: Setting = open_mpi(&["btl_vader_single_copy_mechanism", "cma"]);
+/// All go through shared memory.
+const OPEN_MPI_SHARED: Setting = open_mpi(&[
+    "btl_vader_single_copy_mechanism",
+    "none",
+    "-mca",
+    "osc",
+    "pt2pt",
+]);
+const OPEN_MPI_TCP: Setting = open_mpi(&[
+    "btl",
+    "self,tcp",
+    "-mca",
+    "btl_tcp_if_include",
+    "lo",
+    "-mca",
+    "osc",
+    "pt2pt",
+]);
+/// As it comes: System V segments that are marked for removal, deleted files in /dev/shm, process_vm_readv(2).
+const MPICH: Setting = mpich(&[]);
+const MPICH_SYSTEM_V: Setting = mpich(&[("UCX_TLS", "self,sysv")]);
+/// Of two ranks: with more, MPICH 4.0 over TCP may hang at its end, by itself.
+const MPICH_TCP: Setting = Setting {
+    ranks: "2",
+    ..mpich(&[("UCX_TLS", "self,tcp")])
+};
+
+impl Setting {
+    /// The launcher with the ranks of a program that exchanges everything with everybody for so many rounds.
+    fn program(&self, rounds: u32) -> Outcome<Program> {
+        let sources = [place::programs().join("mpi_exchange.c")];
+        let launcher = Program::installed(self.launcher)?.arguments(["-np", self.ranks]);
+        Program::installed(self.compiler)?;
+        let compiler = [self.compiler, "-O2", "-Wall", "-Wextra", "-Werror"];
+        let exchange = place::compile("mpi_exchange", &compiler, &sources)?;
+        let mut program = match self.options {
+            [] => launcher,
+            options => launcher.arguments(OPEN_MPI).arguments(options),
+        };
+        for (name, value) in self.environment {
+            program = program.variable(name, *value);
+        }
+        Ok(program
+            .argument(exchange)
+            .argument(rounds.to_string())
+            .argument("20000"))
+    }
+}
+
+/// What an undisturbed run prints, and how long it takes.
+fn reference(scene: &Scene, program: &Program) -> Outcome<(Vec<u8>, Duration)> {
+    let start = Instant::now();
+    let run = scene.start("reference", program)?;
+    finish(scene, &run)?;
+    let took = start.elapsed();
+    scene.note(format!("undisturbed: {} ms", took.as_millis()));
+    Ok((fs::read(run.out_path())?, took))
+}
+
+fn finish(scene: &Scene, holder: &Running) -> Outcome {
+    let status = scene.wait_within(holder, LIMIT)?;
+    if status.success() {
+        Ok(())
+    } else {
+        failed(format!(
+            "the job {}: {}",
+            describe_status(status),
+            holder.errors()
+        ))
+    }
+}
+
+fn expect_same(job: &Running, wanted: &[u8]) -> Outcome {
+    let found = fs::read(job.out_path())?;
+    if found == wanted {
+        return Ok(());
+    }
+    failed(format!(
+        "the output differs from the undisturbed run's: {}",
+        String::from_utf8_lossy(&found)
+    ))
+}
+
+/// Waits until the job has come to a round, or has ended.
+fn await_round(scene: &Scene, job: &Running, round: u32) -> Outcome {
+    let line = format!("ROUND {round}\n");
+    scene.wait_for(&format!("round {round}"), LIMIT, || {
+        (job.output().contains(&line) || job.ended().is_some()).then_some(())
+    })
+}
+
+fn start(scene: &Scene, program: &Program, name: &str) -> Outcome<Running> {
+    let mut call = scene
+        .cryo(["run", "--name", name, "--"])
+        .arguments([&program.path])
+        .arguments(&program.arguments);
+    for (name, value) in &program.environment {
+        call = call.variable(&name.to_string_lossy(), value);
+    }
+    call.start("job")
+}
+
+/// A moment somewhere within a round.
+fn moment(random: &mut Random) {
+    std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(80)));
+}
+
+const ROUNDS: u32 = 100;
+
+fn generations(scene: &Scene, setting: &Setting) -> Outcome {
+    leave_ipc_namespace();
+    let program = setting.program(ROUNDS)?;
+    let (wanted, _) = reference(scene, &program)?;
+    let mut random = Random::new();
+    let mut target = format!("mpi-{}", std::process::id());
+    let mut lives = vec![start(scene, &program, &target)?];
+    for number in 1..=3 {
+        await_round(scene, &lives[0], number * 8)?;
+        moment(&mut random);
+        let holder = &lives[lives.len() - 1];
+        let life = generation(scene, holder, &target, number)?;
+        target = life.pid.to_string();
+        lives.push(life.running);
+    }
+    finish(scene, &lives[lives.len() - 1])?;
+    expect_same(&lives[0], &wanted)
+}
+
+fn older(scene: &Scene, setting: &Setting) -> Outcome {
+    leave_ipc_namespace();
+    let program = setting.program(ROUNDS)?;
+    let (wanted, _) = reference(scene, &program)?;
+    let mut random = Random::new();
+    let name = format!("mpi-{}", std::process::id());
+    let job = start(scene, &program, &name)?;
+    await_round(scene, &job, 10)?;
+    moment(&mut random);
+    let image = scene.file("older");
+    checkpoint(scene, &name, &image, "--leave-running")?;
+    await_round(scene, &job, 20)?;
+    // The ports of connections that are not closed in order are free again after a minute, which a restart waits for.
+    end(scene, &job)?;
+    // Whatever another life has done since to what the ranks share must not be seen by the next.
+    let life = restart_within(scene, &image, "restart.1", LIMIT)?;
+    await_round(scene, &job, 30)?;
+    moment(&mut random);
+    end(scene, &life.running)?;
+    let life = restart_within(scene, &image, "restart.2", LIMIT)?;
+    finish(scene, &life.running)?;
+    expect_same(&job, &wanted)
+}
+
+/// Kills a job, and who holds it, from outside.
+fn end(scene: &Scene, holder: &Running) -> Outcome {
+    let mut family = processes::descendants(holder.pid());
+    family.push(holder.pid());
+    for pid in &family {
+        processes::signal(*pid, Signal::KILL);
+    }
+    scene.wait(holder)?;
+    scene.wait_for_disappearance(&family)
+}
+
+macro_rules! settings {
+    ($($name:ident $setting:ident;)*) => {
+        $(mod $name {
+            use super::*;
+            settings!(@tests $name $setting
+                root_generations Root generations, root_older Root older,
+                user_generations Ordinary generations, user_older Ordinary older);
+        })*
+    };
+    (@tests $name:ident $setting:ident $($test:ident $user:ident $scenario:ident),*) => {
+        $(#[test]
+        fn $test() {
+            let name = concat!("mpi::", stringify!($name), "::", stringify!($test));
+            test(name, User::$user, |scene| $scenario(scene, &$setting));
+        })*
+    };
+}
+
+settings! {
+    open_mpi_cma OPEN_MPI_CMA;
+    open_mpi_shared OPEN_MPI_SHARED;
+    open_mpi_tcp OPEN_MPI_TCP;
+    mpich MPICH;
+    mpich_system_v MPICH_SYSTEM_V;
+    mpich_tcp MPICH_TCP;
+}
