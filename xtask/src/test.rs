@@ -10,7 +10,7 @@ use crate::steps::{self, Result, cargo, output, program, repository, succeeds};
 /// How long each fuzz target runs, in seconds.
 const FUZZ_SECONDS: u32 = 30;
 
-/// How many checkpoints are killed at random instants as root, and as many again as an ordinary user.
+/// How many checkpoints are killed at random instants as root, and as many again as an ordinary user; other commands in proportion.
 const KILL_ROUNDS: &str = "500";
 
 /// How much is tested.

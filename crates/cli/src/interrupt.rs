@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cryonaut_launch::WatchedSignals;
-use cryonaut_sys::spawn::signal::{SignalDescriptor, SignalSet};
+use cryonaut_sys::spawn::signal::{ArrivedSignal, SignalDescriptor, SignalSet};
 use cryonaut_sys::terminal::{Readiness, wait_ready};
 
 use crate::exit::{Code, Failure};
@@ -27,13 +27,24 @@ pub fn stoppable<T>(
     work: impl FnOnce(&AtomicBool) -> T,
 ) -> Result<T, Failure> {
     let stop = AtomicBool::new(false);
-    watched((&stop, second), || work(&stop))
+    watched((&stop, second), || work(&stop)).map(|(outcome, _)| outcome)
 }
 
+/// As [`stoppable`], with the last signal that came: whoever goes on after the work must not miss it, even if the work has not.
+pub fn stoppable_telling<T>(
+    _blocked: &WatchedSignals,
+    work: impl FnOnce(&AtomicBool) -> Result<T, Failure>,
+) -> Result<(T, Option<ArrivedSignal>), Failure> {
+    let stop = AtomicBool::new(false);
+    let (outcome, came) = watched((&stop, Second::EndsAtOnce), || work(&stop))?;
+    Ok((outcome?, came))
+}
+
+/// What came of the work, and the last signal that came during it.
 fn watched<T>(
     (stop, second): (&AtomicBool, Second),
     work: impl FnOnce() -> T,
-) -> Result<T, Failure> {
+) -> Result<(T, Option<ArrivedSignal>), Failure> {
     // Only these: every stop of a tracee comes with a SIGCHLD, which must wake nobody.
     let ending = SignalSet::of(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT]);
     let signals = SignalDescriptor::new(ending).map_err(Failure::system("watch signals"))?;
@@ -47,8 +58,8 @@ fn watched<T>(
         // The end of the pipe ends the watcher.
         drop(finish);
         // All of it, with what the scope does not wait for: whoever forks next, or leaves a namespace, wants one thread.
-        let _ = watching.join();
-        Ok(outcome)
+        let came = watching.join().unwrap_or_default();
+        Ok((outcome, came))
     })
 }
 
@@ -58,7 +69,7 @@ pub fn stoppable_by<T>(
     stop: &AtomicBool,
     work: impl FnOnce() -> T,
 ) -> Result<T, Failure> {
-    watched((stop, Second::Waits), work)
+    watched((stop, Second::Waits), work).map(|(outcome, _)| outcome)
 }
 
 /// Keeps signals away until `work` has told what it did: one that comes too late to stop it must not end `cryo` before that, nor
@@ -70,16 +81,22 @@ pub fn to_the_end<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Fai
     outcome
 }
 
-fn watch(signals: &SignalDescriptor, over: &PipeReader, (stop, second): (&AtomicBool, Second)) {
+fn watch(
+    signals: &SignalDescriptor,
+    over: &PipeReader,
+    (stop, second): (&AtomicBool, Second),
+) -> Option<ArrivedSignal> {
+    let mut came = None;
     loop {
         let mut wishes = [
             Readiness::new(signals.as_fd(), libc::POLLIN),
             Readiness::new(over.as_fd(), libc::POLLIN),
         ];
         if wait_ready(&mut wishes, None).is_err() || wishes[1].found != 0 {
-            return;
+            return came;
         }
-        while let Ok(Some(_)) = signals.next() {
+        while let Ok(Some(signal)) = signals.next() {
+            came = Some(signal);
             if stop.swap(true, Ordering::Relaxed) && second == Second::EndsAtOnce {
                 std::process::exit(i32::from(Code::Failed as u8));
             }

@@ -11,6 +11,7 @@ use cryonaut_launch::terminal::{DetachKey, Replay};
 use cryonaut_launch::{
     Child, Event, LaunchError, Nursery, Outcome, Supervisor, WatchedSignals, held_status,
 };
+use cryonaut_sys::spawn::signal::ArrivedSignal;
 use cryonaut_sys::spawn::{self, Subreaper, WaitFor};
 use serde::Serialize;
 
@@ -204,6 +205,11 @@ impl<'a> Foreground<'a> {
         self.supervisor.attach(viewer);
         self.sight = Some(sight);
         Ok(())
+    }
+
+    /// Gives the job a signal that came for it before anybody waited for signals.
+    pub fn forward(&mut self, signal: &ArrivedSignal) -> Result<(), Failure> {
+        Ok(self.supervisor.forward(signal)?)
     }
 
     /// Shows it again after its holder has gone.

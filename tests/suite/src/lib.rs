@@ -29,7 +29,7 @@ pub mod victim;
 pub use huge_pages::HugePages;
 pub use outcome::{Outcome, Stop, failed, skip, test};
 pub use program::Program;
-pub use random::Random;
+pub use random::{Random, kill_rounds};
 pub use scene::{CryoCall, CryoResult, Running, Scene, User};
 pub use screen::Screen;
 pub use victim::{Mode, Victim};

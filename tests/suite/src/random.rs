@@ -44,3 +44,17 @@ impl Default for Random {
         Self::new()
     }
 }
+
+/// How often a test kills `cryo` at random instants: `usual`, or with `CRYONAUT_KILL_ROUNDS` in proportion, which is the number for
+/// the quickest of these tests, that has 50.
+///
+/// # Panics
+///
+/// If `CRYONAUT_KILL_ROUNDS` is no number.
+#[must_use]
+pub fn kill_rounds(usual: u32) -> u32 {
+    let quickest = std::env::var("CRYONAUT_KILL_ROUNDS").map_or(50, |text| {
+        text.parse().expect("CRYONAUT_KILL_ROUNDS is a number")
+    });
+    (quickest * usual / 50).max(1)
+}

@@ -1,11 +1,12 @@
 //! A job that ends by itself while it is being checkpointed: there is an error and no image, or an image that can be restarted; and
 //! one that is killed, which has ended when that is said.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cryonaut_suite::scene::{LIMIT, describe_status};
 use cryonaut_suite::victim::{checkpoint, restart};
-use cryonaut_suite::{Outcome, Program, Scene, User, failed, place, test};
+use cryonaut_suite::{Outcome, Program, Random, Scene, User, failed, place, processes, test};
+use rustix::process::Signal;
 
 /// Jobs of different lengths, so that some end in the midst of their checkpoint.
 const JOBS: u32 = 50;
@@ -98,6 +99,38 @@ fn reaped_late(scene: &Scene) -> Outcome {
     Ok(())
 }
 
+/// A restart that is told to end, at any instant: it gives up, or the job is told.
+fn told_to_end(scene: &Scene) -> Outcome {
+    const ATTEMPTS: u32 = 60;
+    let program = Program::installed("sleep")?.argument("1000");
+    let job = scene.start("job", &program)?;
+    let image = scene.file("image");
+    checkpoint(scene, &job.pid().to_string(), &image, "--kill")?;
+    scene.wait(&job)?;
+    let start = Instant::now();
+    let life = restart(scene, &image, "whole")?;
+    let usual = start.elapsed();
+    processes::signal(life.running.pid(), Signal::TERM);
+    scene.wait(&life.running)?;
+    let (mut random, mut given_up) = (Random::new(), 0);
+    for number in 0..ATTEMPTS {
+        let restarting = scene
+            .cryo(["restart"])
+            .arguments([&image])
+            .start(&format!("restart.{number}"))?;
+        std::thread::sleep(random.between(Duration::ZERO, usual * 3 / 2));
+        let family = processes::descendants(restarting.pid());
+        processes::signal(restarting.pid(), Signal::TERM);
+        let status = scene.wait(&restarting)?;
+        if status.code() == Some(125) {
+            given_up += 1;
+        }
+        scene.wait_for_disappearance(&family)?;
+    }
+    scene.note(format!("{given_up} of {ATTEMPTS} restarts were given up"));
+    Ok(())
+}
+
 #[test]
 fn root() {
     test("ending::root", User::Root, ends_meanwhile);
@@ -121,4 +154,14 @@ fn killed_user() {
 #[test]
 fn reaped_late_root() {
     test("ending::reaped_late_root", User::Root, reaped_late);
+}
+
+#[test]
+fn told_root() {
+    test("ending::told_root", User::Root, told_to_end);
+}
+
+#[test]
+fn told_user() {
+    test("ending::told_user", User::Ordinary, told_to_end);
 }

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use cryonaut_suite::scene::describe_status;
 use cryonaut_suite::victim::{await_ready, checkpoint, finish};
-use cryonaut_suite::{Outcome, Program, Random, Running, Scene, User, failed, processes, test};
+use cryonaut_suite::{
+    Outcome, Program, Random, Running, Scene, User, failed, kill_rounds, processes, test,
+};
 use rustix::process::Signal;
 
 /// About how long one torture victim computes without a checkpoint.
@@ -16,7 +18,7 @@ const SECONDS: &str = "4";
 const LIMIT: Duration = Duration::from_secs(100);
 
 fn rounds() -> u32 {
-    std::env::var("CRYONAUT_KILL_ROUNDS").map_or(50, |text| text.parse().expect("a number"))
+    kill_rounds(50)
 }
 
 /// The digest line of a run that nothing disturbed.

@@ -12,7 +12,7 @@ use cryonaut_suite::scene::LIMIT;
 use cryonaut_suite::victim::{await_ready, finish};
 use cryonaut_suite::{
     CryoCall, Outcome, Program, Random, Running, Scene, Screen, User, failed, for_each_user,
-    processes,
+    kill_rounds, processes,
 };
 use rustix::process::Signal;
 
@@ -21,7 +21,7 @@ const ELSEWHERE: i32 = 7;
 const REFUSED: i32 = 3;
 
 fn rounds() -> u32 {
-    std::env::var("CRYONAUT_KILL_ROUNDS").map_or(15, |text| text.parse().expect("a number"))
+    kill_rounds(15)
 }
 
 /// A place that a job can be in: a list of jobs, and a directory for images on their way.

@@ -8,7 +8,9 @@ use std::time::Duration;
 use cryonaut_suite::scene::describe_status;
 use cryonaut_suite::swap::{Delegated, SwapFile, cgroup_of};
 use cryonaut_suite::victim::{await_ready, checkpoint, finish};
-use cryonaut_suite::{Outcome, Program, Random, Running, Scene, failed, for_each_user, processes};
+use cryonaut_suite::{
+    Outcome, Program, Random, Running, Scene, failed, for_each_user, kill_rounds, processes,
+};
 use rustix::process::Signal;
 
 const PATIENT: Duration = Duration::from_secs(300);
@@ -391,7 +393,7 @@ fn checkpointed(scene: &Scene) -> Outcome {
 }
 
 fn rounds() -> u32 {
-    std::env::var("CRYONAUT_KILL_ROUNDS").map_or(20, |text| text.parse().expect("a number"))
+    kill_rounds(20)
 }
 
 /// Kills one command after a random time; whether that was before its end.

@@ -12,11 +12,13 @@ use cryonaut_suite::outcome::skip;
 use cryonaut_suite::scene::{LIMIT, describe_status};
 use cryonaut_suite::swap::{Delegated, cgroup_of};
 use cryonaut_suite::victim::{checkpoint, finish, start_ready};
-use cryonaut_suite::{Outcome, Program, Random, Running, Scene, failed, for_each_user, processes};
+use cryonaut_suite::{
+    Outcome, Program, Random, Running, Scene, failed, for_each_user, kill_rounds, processes,
+};
 use rustix::process::Signal;
 
 fn rounds() -> u32 {
-    std::env::var("CRYONAUT_KILL_ROUNDS").map_or(20, |text| text.parse().expect("a number"))
+    kill_rounds(20)
 }
 
 fn suspend(scene: &Scene, job: &Running) -> Outcome {

@@ -20,12 +20,13 @@ use cryonaut_launch::registry::{Job, NewJob, Registry, check_name};
 use cryonaut_launch::{Nursery, WatchedSignals};
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::descriptor;
+use cryonaut_sys::spawn::signal::ArrivedSignal;
 use cryonaut_sys::spawn::{self, OnExec, Subreaper};
 use serde::{Deserialize, Serialize};
 
 use crate::console::Console;
 use crate::exit::{self, Failure};
-use crate::interrupt::{Second, stoppable};
+use crate::interrupt::stoppable_telling;
 use crate::job::{self, Detached, Foreground, Sight};
 use crate::opening::{KeyArguments, open};
 use crate::progress::{Count, Progress};
@@ -313,38 +314,31 @@ impl Arguments {
             standard,
             ..self.conditions.request()?
         };
-        let image = {
-            stoppable(
-                &signals,
-                Second::EndsAtOnce,
-                |_| -> Result<SeekableImage, Failure> {
-                    // It may ask for a passphrase, where a bar would be in the way.
-                    let image = open(&self.image, &self.opening)?;
-                    if from_stream {
-                        take_input(terminal.as_ref())?;
-                    }
-                    Ok(image)
-                },
-            )??
-        };
+        let (image, told) = stoppable_telling(&signals, |_| {
+            // It may ask for a passphrase, where a bar would be in the way.
+            let image = open(&self.image, &self.opening)?;
+            if from_stream {
+                take_input(terminal.as_ref())?;
+            }
+            Ok(image)
+        })?;
+        if told.is_some() {
+            return Err(cryonaut_engine::Error::Interrupted.into());
+        }
         // Now, while there is one thread again, and before anything of the job is there to be seen.
         let view = self.conditions.enter_view(&image)?;
         let request = RestartRequest { view, ..request };
         let mut job = None;
-        let restarted = {
+        let (restarted, told) = {
             let progress = Progress::new(console, Count::Read, "restarting");
-            stoppable(
-                &signals,
-                Second::EndsAtOnce,
-                |stop| -> Result<Restarted, Failure> {
-                    progress.expect(image.summary().bytes);
-                    restart::restart(&image, request, stop, |rebuilt| {
-                        let (listed, committed) = let_go(rebuilt, self.name, console)?;
-                        job = listed;
-                        Ok(committed)
-                    })
-                },
-            )??
+            stoppable_telling(&signals, |stop| {
+                progress.expect(image.summary().bytes);
+                restart::restart(&image, request, stop, |rebuilt| {
+                    let (listed, committed) = let_go(rebuilt, self.name, console)?;
+                    job = listed;
+                    Ok(committed)
+                })
+            })?
         };
         drop(image);
         if let Some(mut file) = pidfile {
@@ -363,7 +357,7 @@ impl Arguments {
                 user: terminal.map_or(User::Standard, User::Terminal),
                 keys: self.key.detach_key,
             };
-            foreground(restarted, job, sight, signals, console)
+            foreground(restarted, job, sight, (signals, told), console)
         }
     }
 
@@ -473,7 +467,7 @@ fn foreground(
     restarted: Restarted,
     job: Option<Job>,
     sight: Sight,
-    signals: WatchedSignals,
+    (signals, told): (WatchedSignals, Option<ArrivedSignal>),
     console: Console,
 ) -> Result<u8, Failure> {
     for remark in &restarted.remarks {
@@ -482,6 +476,10 @@ fn foreground(
     let mut foreground = Foreground::new(signals, &restarted.nursery, &restarted.root)?;
     if let Some(master) = restarted.terminal {
         foreground.attach(master, job.as_ref(), sight)?;
+    }
+    // It came too late to stop the restart.
+    if let Some(signal) = &told {
+        foreground.forward(signal)?;
     }
     let name = job.as_ref().map(|job| job.name.as_str());
     let root = restarted.root.pid;
