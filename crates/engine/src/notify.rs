@@ -204,7 +204,7 @@ impl Notified {
             let left = grace.saturating_sub(start.elapsed());
             if left.is_zero() {
                 if !participants {
-                    return Err(self.participants.lateness(grace));
+                    self.participants.refuse_late(grace)?;
                 }
                 break;
             }
@@ -256,14 +256,16 @@ impl Notified {
     }
 
     /// The checkpoint is over: they are told so, and those that stopped themselves are woken unless the whole job is to stay
-    /// stopped. One that is killed is told nothing.
+    /// stopped. Of a job that is killed only those are told that left themselves out.
     pub fn finish(mut self, afterwards: Afterwards) {
         self.end(afterwards, Outcome::Continued);
     }
 
     fn end(&mut self, afterwards: Afterwards, outcome: Outcome) {
         if let Some(guardian) = self.guardian.take() {
-            if afterwards != Afterwards::Kill {
+            if afterwards == Afterwards::Kill {
+                self.participants.tell_left_out(outcome);
+            } else {
                 self.participants.tell(outcome);
                 go_on(&self.told, self.continued, afterwards);
             }

@@ -136,7 +136,8 @@ impl Participant {
         let participant = Self {
             pid: process.pid,
             name: process.name(),
-            directory: ProcessDirectory::open(process.pid).ok()?,
+            // The first thread may have ended.
+            directory: ProcessDirectory::open(process.reached_by()).ok()?,
             memory,
             waiter: waiter(process, board.head.waiter)?,
             last: State::Idle,
@@ -177,15 +178,17 @@ impl Participant {
         self.wake();
     }
 
-    /// Tells it how this request ended; not if it is another one's request that it is busy with.
-    fn tell(&self, request: u32, outcome: Outcome) {
+    /// What it was asked last, by anybody.
+    fn last_request(&self) -> Option<u32> {
         let mut last = [0; 4];
         let place = self.head.address + REQUEST as u64;
-        let read = self.memory.read_exact_at(&mut last, place);
-        if read.is_ok()
-            && u32::from_ne_bytes(last) == request
-            && self.write(OUTCOME, outcome as u32).is_ok()
-        {
+        self.memory.read_exact_at(&mut last, place).ok()?;
+        Some(u32::from_ne_bytes(last))
+    }
+
+    /// Tells it how this request ended; not if it is another one's request that it is busy with.
+    fn tell(&self, request: u32, outcome: Outcome) {
+        if self.last_request() == Some(request) && self.write(OUTCOME, outcome as u32).is_ok() {
             self.wake();
         }
     }
@@ -211,8 +214,11 @@ impl Participant {
             return self.end();
         };
         if !self.asked {
-            if now.state == State::Idle {
-                self.ask(request);
+            match now.state {
+                State::Idle if self.last_request() == Some(now.answered) => self.ask(request),
+                // It has not seen yet what another asked, and must not be taken away from that.
+                State::Idle => self.wake(),
+                _ => {}
             }
             return Standing::Busy;
         }
@@ -382,14 +388,20 @@ impl Participants {
         Ok(ready)
     }
 
-    /// The refusals of those that have not got ready in time.
-    pub fn lateness(&mut self, grace: Duration) -> Error {
-        let request = self.request;
-        let late = self.all.iter_mut().filter_map(|participant| {
-            let busy = matches!(participant.advance(request), Standing::Busy);
-            busy.then(|| participant.lateness(grace))
-        });
-        Error::Refused(late.collect())
+    /// Refuses because of those that have not got ready in time.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], unless all have got ready at the last moment.
+    pub fn refuse_late(&mut self, grace: Duration) -> Result<()> {
+        let mut refusals = Refusals::default();
+        for participant in &mut self.all {
+            match participant.advance(self.request) {
+                Standing::Busy => refusals.push(participant.lateness(grace)),
+                Standing::Refused(refusal) => refusals.push(refusal),
+                Standing::Ready => {}
+            }
+        }
+        refusals.into_result()
     }
 
     /// Those that are to be left out, by their pids as we see them.
@@ -408,6 +420,17 @@ impl Participants {
     /// [`Error::Refused`] where one has begun to take part, or has given up waiting, meanwhile.
     pub fn check(&self, frozen: &Frozen) -> Result<()> {
         let mut refusals = Refusals::default();
+        let left_out = self.left_out();
+        for process in frozen.alive() {
+            if left_out.contains(&process.stat.ppid) {
+                refusals.add(
+                    (process.pid, &*process.name()),
+                    "its parent",
+                    "it was born by a process that leaves itself out, while the checkpoint was being made",
+                    "try again",
+                );
+            }
+        }
         for (pid, board) in &frozen.boards {
             let head = &board.head;
             let stands = self.all.iter().any(|known| known.pid == *pid)
@@ -425,6 +448,15 @@ impl Participants {
             }
         }
         refusals.into_result()
+    }
+
+    /// Tells those that left themselves out how it ended.
+    pub fn tell_left_out(&self, outcome: Outcome) {
+        for participant in &self.all {
+            if participant.last == State::LeftOut {
+                participant.tell(self.request, outcome);
+            }
+        }
     }
 
     /// Tells all how it ended.

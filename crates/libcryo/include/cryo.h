@@ -7,7 +7,7 @@
  * Compile and link with: cc program.c $(pkg-config --cflags --libs libcryo)
  *
  * All functions may be called from any thread. Those that give an int give -1 with errno when they fail. A child after fork takes
- * part in nothing until it calls any of them itself: callbacks, ranges and marks are not inherited.
+ * part in nothing until it calls any of them itself: callbacks, ranges and marks are not inherited. A section that its parent's thread was in it may leave, which does nothing.
  *
  * The first call that registers a callback or enters a critical section starts one thread, named "cryonaut", which sleeps until
  * cryo wakes it, and takes the highest real-time signal that has its default action (below SIGRTMAX - 1).
@@ -23,7 +23,8 @@ extern "C" {
 
 /* What a callback is told. */
 #define CRYO_CHECKPOINT 1 /* a checkpoint is about to be made: get ready */
-#define CRYO_CONTINUE 2   /* it was made, and the same life goes on */
+#define CRYO_CONTINUE 2   /* its moment is over, and the same life goes on; the image is being written still, and is there when
+                             cryo says so (or cryo_checkpoint comes back): until then keep what an older one needs */
 #define CRYO_RESTART 3    /* this is a new life, which begins where the checkpoint was made */
 #define CRYO_ABANDONED 4  /* there is no checkpoint (refused, failed, cryo was killed); the same life goes on */
 
@@ -35,7 +36,7 @@ extern "C" {
                             that has children which are to be saved. */
 
 /* Where a callback runs. */
-#define CRYO_IN_THREAD 1 /* in the thread of this library, with all signals blocked */
+#define CRYO_IN_THREAD 1 /* in the thread of this library, with all signals blocked but those that an instruction causes */
 #define CRYO_IN_SIGNAL 2 /* in the thread that registered it, inside of a signal handler (see signal-safety(7)), when all callbacks
                             in threads are ready; that thread waits in the handler until the outcome is known */
 

@@ -208,22 +208,29 @@ impl Snapshot {
             wants_notice: word(offset_of!(Board, wishes))? & WANTS_NOTICE != 0,
             state: State::from_number(word(offset_of!(Board, state))?)?,
             answered: word(offset_of!(Board, answered))?,
-            generation: long(GENERATION)?,
+            generation: Some(long(GENERATION)?).filter(|lives| *lives <= MOST_LIVES)?,
             name: text(offset_of!(Board, name), NAME)?,
             reason: text(offset_of!(Board, reason), REASON)?,
         })
     }
 }
 
-/// The ranges of memory, first address and end, and the descriptors that a whole board leaves out.
+/// A page of memory.
+const PAGE: u64 = 4096;
+/// More restarts than a program that tells the truth has behind it.
+const MOST_LIVES: u64 = 1 << 31;
+
+/// The ranges of memory, first address and end, of whole pages, and the descriptors that a whole board leaves out.
 #[must_use]
 pub fn omissions(bytes: &[u8]) -> (Vec<(u64, u64)>, Vec<i32>) {
     let ranges = bytes.get(offset_of!(Board, ranges)..).unwrap_or_default();
     let ranges = ranges.chunks_exact(16).take(RANGES).filter_map(|pair| {
         let start = u64::from_ne_bytes(pair[..8].try_into().ok()?);
         let length = u64::from_ne_bytes(pair[8..].try_into().ok()?);
-        let end = start.checked_add(length)?;
-        (length > 0).then_some((start, end))
+        // The library marks whole pages only; any program may write here.
+        let end = start.checked_add(length)? / PAGE * PAGE;
+        let start = start.checked_next_multiple_of(PAGE)?;
+        (start < end).then_some((start, end))
     });
     let marks = offset_of!(Board, descriptors);
     let marks = bytes.get(marks..).unwrap_or_default();
@@ -272,6 +279,18 @@ mod tests {
         assert_eq!(Snapshot::read(&bytes, 0x7000), None);
         bytes[4096..4112].fill(0xff);
         assert_eq!(omissions(&bytes).0, [], "a range that goes round the end");
+        for (start, length, found) in [
+            (0x10010_u64, 0x123_u64, None),
+            (0x10010, 0x1fff, Some((0x11000, 0x12000))),
+            (u64::MAX - 8, 8, None),
+        ] {
+            bytes[4096..4104].copy_from_slice(&start.to_ne_bytes());
+            bytes[4104..4112].copy_from_slice(&length.to_ne_bytes());
+            assert_eq!(omissions(&bytes).0.first().copied(), found);
+        }
+        let mut bytes = sample();
+        bytes[GENERATION..GENERATION + 8].fill(0xff);
+        assert_eq!(Snapshot::read(&bytes, 0x7000), None);
         assert_eq!(omissions(&[]), (vec![], vec![]));
     }
 

@@ -11,6 +11,8 @@ use crate::raw;
 thread_local! {
     /// How deep this thread is in critical sections.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
+    /// How many sections this thread was in when it became the one thread of a child: it leaves them as if it had entered them.
+    static INHERITED: Cell<u32> = const { Cell::new(0) };
     /// Whether this thread runs a callback.
     static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
 }
@@ -28,9 +30,26 @@ pub fn within_callback<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
+/// In a child after fork: it is in no section of its own, and runs no callback of its own. Tells whether its parent's thread ran one.
+pub fn forget_in_child() -> bool {
+    INHERITED.set(INHERITED.get() + DEPTH.replace(0));
+    IN_CALLBACK.replace(false)
+}
+
+/// Leaves a section that this thread was in when it became the one thread of a child; nobody is inside because of it.
+///
+/// # Errors
+/// EPERM for a thread that is in none.
+pub fn leave_inherited() -> Result<()> {
+    let left = INHERITED.get().checked_sub(1);
+    INHERITED.set(left.ok_or_else(|| Error::from_raw_os_error(libc::EPERM))?);
+    Ok(())
+}
+
 /// Sees to it that the memory of this module's thread-local variables is there: a signal handler must not be the first to ask.
 pub fn touch() {
     DEPTH.with(|_| ());
+    INHERITED.with(|_| ());
     IN_CALLBACK.with(|_| ());
 }
 
@@ -100,7 +119,7 @@ impl Gate {
             return Ok(());
         }
         match DEPTH.get() {
-            0 => return Err(Error::from_raw_os_error(libc::EPERM)),
+            0 => return leave_inherited(),
             1 => self.go_out(),
             _ => {}
         }
@@ -153,6 +172,20 @@ mod tests {
         gate.open();
         assert!(gate.try_enter());
         gate.leave().unwrap();
+    }
+
+    #[test]
+    fn a_child_leaves_what_its_parent_entered() {
+        let (parents, childs) = (Gate::default(), Gate::default());
+        parents.enter();
+        parents.enter();
+        assert!(!forget_in_child());
+        childs.enter();
+        childs.leave().unwrap();
+        childs.leave().unwrap();
+        childs.leave().unwrap();
+        assert!(childs.leave().is_err());
+        assert!(childs.close(|| true), "nobody is inside");
     }
 
     #[test]

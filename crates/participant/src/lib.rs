@@ -37,7 +37,7 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use board::{DESCRIPTORS, RANGES};
 use callback::Callback;
@@ -171,7 +171,7 @@ pub fn try_enter() -> Result<bool> {
 pub fn leave() -> Result<()> {
     match raw::life_so_far() {
         Some(life) => life.gate.leave(),
-        None => fails(libc::EPERM),
+        None => gate::leave_inherited(),
     }
 }
 
@@ -193,7 +193,11 @@ pub fn exclude(address: usize, length: usize) -> Result<()> {
     let (start, length) = whole_pages(address, length)?;
     let life = raw::life()?;
     let _held = life::lock(&life.tables);
-    let free = life.board.ranges[..RANGES]
+    let ranges = &life.board.ranges[..RANGES];
+    if ranges.iter().any(|range| is(range, start, length)) {
+        return Ok(());
+    }
+    let free = ranges
         .iter()
         .find(|range| range[1].load(Ordering::Relaxed) == 0);
     let Some([first, bytes]) = free else {
@@ -212,16 +216,18 @@ pub fn include(address: usize, length: usize) -> Result<()> {
     let (start, length) = whole_pages(address, length)?;
     let life = raw::life()?;
     let _held = life::lock(&life.tables);
-    let known = life.board.ranges.iter().find(|[first, bytes]| {
-        first.load(Ordering::Relaxed) == start && bytes.load(Ordering::Relaxed) == length
-    });
-    match known {
+    let mut ranges = life.board.ranges.iter();
+    match ranges.find(|range| is(range, start, length)) {
         Some([_, bytes]) => {
             bytes.store(0, Ordering::Release);
             Ok(())
         }
         None => fails(libc::ENOENT),
     }
+}
+
+fn is([first, bytes]: &[AtomicU64; 2], start: u64, length: u64) -> bool {
+    first.load(Ordering::Relaxed) == start && bytes.load(Ordering::Relaxed) == length
 }
 
 fn whole_pages(address: usize, length: usize) -> Result<(u64, u64)> {
@@ -327,10 +333,16 @@ pub fn checkpoint(path: &Path) -> Result<Return> {
     }
     let text =
         |text: &OsStr| CString::new(text.as_bytes().to_vec()).or_else(|_| fails(libc::EINVAL));
-    let path = text(path.as_os_str())?;
-    if path.is_empty() {
+    if path.as_os_str().is_empty() {
         return fails(libc::EINVAL);
     }
+    // "-" would be standard output, and what begins with it an option.
+    let path = if path.is_relative() {
+        Path::new(".").join(path)
+    } else {
+        path.to_owned()
+    };
+    let path = text(path.as_os_str())?;
     let command = std::env::var_os("CRYO_COMMAND").filter(|command| !command.is_empty());
     let command = text(&command.unwrap_or_else(|| OsString::from_vec(b"cryo".to_vec())))?;
     let process = CString::new(raw::process_id().to_string())?;

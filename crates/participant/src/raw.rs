@@ -61,6 +61,10 @@ pub fn life() -> Result<&'static Life> {
 /// The child after fork takes part in nothing: it has neither the waiter nor a board of its own.
 extern "C" fn forget_in_child() {
     let old = LIFE.swap(null_mut(), Ordering::AcqRel);
+    if crate::gate::forget_in_child() {
+        // A callback that comes back in the child goes on with the old board, which nobody reads.
+        return;
+    }
     // SAFETY: as in `life_so_far`. The board is unmapped in the child only, whose one thread is here; nothing refers to it any
     // more but the old life, which nobody can reach now.
     unsafe {
@@ -139,7 +143,7 @@ pub fn handle_signal(signal: c_int) -> Result<()> {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as extern "C" fn(c_int) as usize;
         action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
-        libc::sigfillset(&raw mut action.sa_mask);
+        action.sa_mask = all_but_synchronous();
         check(libc::sigaction(signal, &raw const action, null_mut()))
     }
 }
@@ -152,13 +156,33 @@ extern "C" fn handler(_signal: c_int) {
     unsafe { *libc::__errno_location() = errno };
 }
 
-/// Runs something with all signals of this thread blocked: a thread that it starts has them blocked for ever.
+/// All signals but those that an instruction causes: blocked, the kernel would kill a program that handles them.
+fn all_but_synchronous() -> libc::sigset_t {
+    // SAFETY: all zeros is a set of signals, on this stack.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        for signal in [
+            libc::SIGSEGV,
+            libc::SIGBUS,
+            libc::SIGFPE,
+            libc::SIGILL,
+            libc::SIGTRAP,
+            libc::SIGSYS,
+        ] {
+            libc::sigdelset(&raw mut all, signal);
+        }
+        all
+    }
+}
+
+/// Runs something with the signals of this thread blocked, but for those that an instruction causes: a thread that it starts has
+/// them blocked for ever.
 pub fn with_signals_blocked<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: sets of signals on this stack; all zeros is one.
     let before = unsafe {
-        let mut all: libc::sigset_t = std::mem::zeroed();
+        let all = all_but_synchronous();
         let mut before: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&raw mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
         before
     };

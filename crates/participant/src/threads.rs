@@ -167,20 +167,30 @@ impl Slots {
 
     /// Tells all threads that wait in their handlers how it ended, and waits for their callbacks.
     pub fn finish(&self, event: Event) {
-        for slot in self.iter() {
-            if matches!(
-                slot.phase.load(Ordering::Acquire),
-                phase::RUNNING | phase::WAITING
-            ) {
-                slot.event.store(event as i32, Ordering::Relaxed);
-                await_phase(slot, phase::RUNNING);
-                slot.phase.store(phase::GO, Ordering::Release);
-                raw::wake_all(&slot.phase);
-            }
+        // First those that wait already: a callback that still runs may wait for one of these threads.
+        for slot in self.iter().filter(|slot| slot.is(phase::WAITING)) {
+            slot.go(event);
+        }
+        for slot in self.iter().filter(|slot| slot.is(phase::RUNNING)) {
+            await_phase(slot, phase::RUNNING);
+            slot.go(event);
         }
         for slot in self.iter() {
             await_phase(slot, phase::GO);
         }
+    }
+}
+
+impl Slot {
+    fn is(&self, phase: u32) -> bool {
+        self.phase.load(Ordering::Acquire) == phase
+    }
+
+    /// Lets a thread that waits in its handler go on with what it is told.
+    fn go(&self, event: Event) {
+        self.event.store(event as i32, Ordering::Relaxed);
+        self.phase.store(phase::GO, Ordering::Release);
+        raw::wake_all(&self.phase);
     }
 }
 

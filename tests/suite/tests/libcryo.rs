@@ -321,6 +321,14 @@ fn sections_put_off(scene: &Scene) -> Outcome {
     expect_end(scene, &job)
 }
 
+/// Left in peace, a program that lies on its board harms itself at most.
+fn lies(scene: &Scene) -> Outcome {
+    let job = start(scene, "lies")?;
+    checkpoint(scene, &job, &[]).run()?.success()?;
+    scene.go()?;
+    expect_end(scene, &job)
+}
+
 fn stays_in_section(scene: &Scene) -> Outcome {
     let job = start(scene, "stay")?;
     checkpoint(scene, &job, &["--grace", "300ms"])
@@ -707,6 +715,7 @@ for_each_user! {
     forked,
     left_out,
     sections_put_off,
+    lies,
     stays_in_section,
     marked,
     unmarked,

@@ -87,7 +87,10 @@ impl Resource for Participants {
                 waiter,
                 signal: head.signal,
                 generation: frozen.generation + 1,
-                excluded: board.ranges.iter().map(|(start, end)| end - start).sum(),
+                excluded: board
+                    .ranges
+                    .iter()
+                    .fold(0, |sum: u64, (start, end)| sum.saturating_add(end - start)),
                 reopened: board.descriptors.iter().copied().collect(),
             })?;
         }
