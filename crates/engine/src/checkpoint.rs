@@ -398,7 +398,8 @@ impl Save<'_> {
             // Its pages were read back as they were written; this is its structure, with all records, and what they come to here.
             let image = SeekableImage::open(file)?;
             if self.back == Return::Here {
-                crate::restart::prove(&image, &image.records()?, self.target.pids())?;
+                let leaving = frozen.processes.iter().map(|process| process.pid).collect();
+                crate::restart::prove(&image, &image.records()?, leaving)?;
             }
             let report = self.report(extent, &summary, frozen.since.elapsed());
             return Ok((sink, Some(Held { frozen, notified }), report));

@@ -350,6 +350,7 @@ impl Birth {
             lowest_free: highest.unwrap_or(0).max(2) + 1,
             numbers: numbers.to_vec(),
             not_the_childs: None,
+            parent: 0,
             birth: self,
         }
     }
@@ -406,6 +407,8 @@ pub(crate) struct Prepared {
     numbers: Vec<RawFd>,
     /// A descriptor of the caller's that the child must not have a copy of.
     pub(crate) not_the_childs: Option<RawFd>,
+    /// Who starts it, by its pid.
+    parent: i32,
 }
 
 impl Prepared {
@@ -417,6 +420,7 @@ impl Prepared {
             set_tid: pid.as_slice(),
             exit_signal: libc::SIGCHLD,
         };
+        self.parent = std::process::id() as i32;
         // The child must not run the caller's signal handlers.
         let mask = signal::set_signal_mask(SignalSet::FULL)?;
         let started = spawn::clone_child(&request, || self.be_born());
@@ -482,6 +486,10 @@ impl Prepared {
         if self.birth.stop == StopBeforeExec::Yes {
             // A process that waits to be traced must not wait for ever for a tracer that was killed.
             let _ = spawn::set_parent_death_signal(libc::SIGKILL);
+            // It may have been killed before.
+            if spawn::parent_pid() != self.parent {
+                spawn::exit_now(126);
+            }
             self.say(Report::Stopping);
             spawn::stop_self().map_err(at(0))?;
         }

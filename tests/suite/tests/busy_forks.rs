@@ -60,6 +60,36 @@ fn busy(scene: &Scene, script: &str) -> Outcome {
     Ok(())
 }
 
+/// Each holds a lock for a moment: when it is killed with the job that lock is free, whoever has it and however young that is.
+fn locks_of_the_young(scene: &Scene) -> Outcome {
+    const JOBS: u32 = 20;
+    const SCRIPT: &str = "while :; do flock lock sleep 0.003; echo -n . >> steps; done";
+    for number in 0..JOBS {
+        let program = Program::installed("bash")?.arguments(["-c", SCRIPT]);
+        let job = scene.start(&format!("job.{number}"), &program)?;
+        wait_for_progress(scene)?;
+        let image = scene.file(format!("image.{number}"));
+        checkpoint(scene, &job.pid().to_string(), &image, "--kill")?;
+        scene.wait(&job)?;
+        scene.wait_for_disappearance(&processes::descendants(std::process::id() as i32))?;
+    }
+    let life = restart(scene, &scene.file("image.0"), "restart")?;
+    wait_for_progress(scene)?;
+    processes::signal(life.pid, Signal::KILL);
+    scene.wait(&life.running)?;
+    Ok(())
+}
+
+#[test]
+fn locks_root() {
+    test("busy_forks::locks_root", User::Root, locks_of_the_young);
+}
+
+#[test]
+fn locks_user() {
+    test("busy_forks::locks_user", User::Ordinary, locks_of_the_young);
+}
+
 /// Each script for both users.
 macro_rules! scripts {
     ($($name:ident $script:ident),*) => {
