@@ -53,6 +53,10 @@ int main(void)
 	victim_nap(20000);
 	pty_expect("opened again", left.master, "again", 5);
 
+	/* Until the leader has opened its terminal nobody has the other end, which would be an error of the read. */
+	struct pollfd there = {.fd = tied.master, .events = POLLIN};
+	while (poll(&there, 1, 0) >= 0 && !(there.revents & POLLIN))
+		victim_nap(1000);
 	pty_read_all("the tied session", tied.master, found, 4);
 	expect_equal("the tied session", 0, memcmp(found, "here", 4));
 	int status = 0;
