@@ -129,6 +129,10 @@ impl Detached {
     }
 }
 
+/// What is said when a job waits for keys that nobody can type.
+const UNHEARD: &str = "the input has ended, and the job goes on waiting for keys: its terminal is hung up (with --detach it would \
+     live on, for cryo attach)";
+
 /// A job in the foreground.
 #[derive(Debug)]
 pub struct Foreground<'a> {
@@ -136,6 +140,8 @@ pub struct Foreground<'a> {
     root: &'a Child,
     supervisor: Supervisor<'a>,
     sight: Option<Sight>,
+    /// What keeps the terminal open, besides its holder.
+    keeper: Option<ProcessIdentity>,
 }
 
 /// Where a job's terminal is shown, and how that ends.
@@ -183,6 +189,7 @@ impl<'a> Foreground<'a> {
             root,
             supervisor,
             sight: None,
+            keeper: None,
         })
     }
 
@@ -204,6 +211,7 @@ impl<'a> Foreground<'a> {
             })?;
         self.supervisor.attach(viewer);
         self.sight = Some(sight);
+        self.keeper = job.and_then(|job| job.terminal_keeper);
         Ok(())
     }
 
@@ -229,6 +237,17 @@ impl<'a> Foreground<'a> {
         Ok(())
     }
 
+    /// Hangs the job's terminal up, as the end of its window does: the job ends, or goes on without it.
+    fn hang_up(&mut self) -> Result<(), Failure> {
+        self.supervisor.hang_up();
+        match (self.nursery.namespaces(), self.keeper) {
+            (Some(namespaces), _) => namespaces.release_terminal()?,
+            (None, Some(keeper)) => terminal::end_keeper(keeper)?,
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
     /// Stands in until the job's root has ended or the user leaves, calling `each_second` meanwhile; gives the exit status. The
     /// name leaves the list of jobs unless processes of the job live on.
     pub fn run(
@@ -249,6 +268,10 @@ impl<'a> Foreground<'a> {
             match self.supervisor.run(look)? {
                 Outcome::Ended(ended) => break ended,
                 Outcome::HolderLost => self.attach_again(name)?,
+                Outcome::Unheard => {
+                    console.warning(UNHEARD);
+                    self.hang_up()?;
+                }
                 Outcome::Detached => {
                     drop(self.supervisor.detach());
                     match name {

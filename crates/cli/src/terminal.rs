@@ -11,6 +11,7 @@ use clap::Args;
 use cryonaut_launch::registry::{Job, ProcessIdentity, Registry};
 use cryonaut_launch::terminal::{DetachKey, Replay, View, Viewer, ask_for_viewers, await_holder};
 use cryonaut_launch::{Nursery, held_status, held_terminal};
+use cryonaut_sys::pidfd;
 
 use crate::exit::{Code, Failure};
 
@@ -99,6 +100,18 @@ fn start_keeper(master: &OwnedFd) -> Result<i32, Failure> {
     match io::Read::read(&mut &ready, &mut byte) {
         Ok(1) => Ok(keeper.id() as i32),
         _ => Err(Failure::new(Code::Failed, format!("cannot {failed}"))),
+    }
+}
+
+/// Ends the process that keeps a terminal open and does nothing else.
+pub fn end_keeper(keeper: ProcessIdentity) -> Result<(), Failure> {
+    let failed = "end the process that keeps the job's terminal open";
+    // In this order, so that the descriptor is that of the process that was meant.
+    match pidfd::open(keeper.pid) {
+        Ok(process) if keeper.is_alive() => {
+            pidfd::send_signal(process.as_fd(), libc::SIGKILL).map_err(Failure::system(failed))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -291,6 +291,13 @@ impl Namespaces {
         self.order(Request::Hold(TOLD_STATUS), &[writer.as_raw_fd()])
     }
 
+    /// Has init keep it no longer.
+    pub fn release_terminal(&self) -> Result<(), LaunchError> {
+        let nothing =
+            std::fs::File::open("/dev/null").map_err(LaunchError::system("open /dev/null"))?;
+        self.order(Request::Hold(HELD_TERMINAL), &[nothing.as_raw_fd()])
+    }
+
     /// Lets init keep a mount namespace (a descriptor of /proc/PID/ns/mnt): files that processes of the job have open by mounts
     /// of it keep their paths then (a namespace that nobody holds loses its mounts, `put_mnt_ns` in fs/namespace.c).
     pub fn hold_mounts(&self, mounts: BorrowedFd<'_>) -> Result<(), LaunchError> {

@@ -90,6 +90,8 @@ pub enum Event {
     Detached,
     /// The process that held the job's terminal has gone.
     HolderLost,
+    /// The user's input has ended, and the job waits for single keys on its terminal.
+    Unheard,
     /// The time given to [`Supervisor::next_event`] is up.
     TimedOut,
 }
@@ -103,6 +105,8 @@ pub enum Outcome {
     Detached,
     /// The process that held the job's terminal has gone; the job runs on.
     HolderLost,
+    /// The user's input has ended, and the job waits for single keys on its terminal, which nobody will type.
+    Unheard,
 }
 
 /// Stands in the foreground for a job: learns what becomes of it, passes signals on, carries its
@@ -170,6 +174,13 @@ impl<'a> Supervisor<'a> {
         self.told_end = false;
     }
 
+    /// Has the holder of the job's terminal close its master side.
+    pub fn hang_up(&mut self) {
+        if let Some(viewer) = &mut self.viewer {
+            viewer.hang_up();
+        }
+    }
+
     /// Stops viewing; dropping the viewer puts the user's terminal back.
     pub fn detach(&mut self) -> Option<Viewer> {
         self.viewer.take()
@@ -190,6 +201,9 @@ impl<'a> Supervisor<'a> {
                 viewer
                     .carry()
                     .map_err(LaunchError::system("carry the terminal"))?;
+                if viewer.is_unheard() {
+                    self.pending.push_back(Event::Unheard);
+                }
             }
             self.release_end();
             match &self.viewer {
@@ -435,6 +449,7 @@ impl<'a> Supervisor<'a> {
                 Event::RootEnded(ended) => return Ok(Outcome::Ended(ended)),
                 Event::Detached => return Ok(Outcome::Detached),
                 Event::HolderLost => return Ok(Outcome::HolderLost),
+                Event::Unheard => return Ok(Outcome::Unheard),
                 Event::AllGone if self.gone && self.ended.is_none() => {
                     return Err(LaunchError::InitGone);
                 }

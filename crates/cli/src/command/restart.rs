@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::Write;
-use std::os::fd::AsRawFd;
+use std::fs::{File, Metadata};
+use std::io::{Write, stdin};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use clap::builder::TypedValueParser;
 use clap::{Args, ValueEnum, ValueHint};
 use cryonaut_engine::host::{Changed, ClampLimits, Grown, Host, Inherited};
 use cryonaut_engine::relocate::{Relocated, Relocation, relocate};
+use cryonaut_engine::resource::file::waits_for_keys;
 use cryonaut_engine::restart::{self, Committed, Pids, Rebuilt, RestartRequest, Restarted};
 use cryonaut_engine::view::{self, View};
 use cryonaut_image::{RecordSet, SeekableImage};
@@ -325,6 +327,9 @@ impl Arguments {
         if told.is_some() {
             return Err(cryonaut_engine::Error::Interrupted.into());
         }
+        if !self.detach && !from_stream && self.stdin.is_none() {
+            expect_keys(&image)?;
+        }
         // Now, while there is one thread again, and before anything of the job is there to be seen.
         let view = self.conditions.enter_view(&image)?;
         let request = RestartRequest { view, ..request };
@@ -383,6 +388,28 @@ impl Arguments {
 
 fn create(path: &Path) -> Result<File, Failure> {
     File::create(path).map_err(Failure::system(format!("create {}", path.display())))
+}
+
+/// Refuses a job that waits for keys at its terminal where nobody can type any.
+fn expect_keys(image: &SeekableImage) -> Result<(), Failure> {
+    let nobody = metadata_of_input()
+        .is_ok_and(|input| input.file_type().is_char_device() && input.rdev() == NULL_DEVICE);
+    if !nobody || !waits_for_keys(&image.records()?)? {
+        return Ok(());
+    }
+    Err(Failure::usage(
+        "the job waits for keys at its terminal, and there is nobody to type them: standard input is closed or /dev/null; add \
+         --detach and have cryo attach take it up, restart it at a terminal (script -qc 'cryo restart FILE' /dev/null makes one), \
+         or give it input by a pipe",
+    ))
+}
+
+/// /dev/null (Documentation/admin-guide/devices.txt), as stat(2) tells it.
+const NULL_DEVICE: u64 = 0x103;
+
+fn metadata_of_input() -> std::io::Result<Metadata> {
+    // Where it was closed it is /dev/null by now: the standard library sees to that.
+    File::from(stdin().as_fd().try_clone_to_owned()?).metadata()
 }
 
 /// Standard input was the image; what is left of it is no input for the job. From now on it is the user's terminal, or nothing.

@@ -44,6 +44,10 @@ pub(crate) enum Frame {
     Over(Option<u8>),
     /// How many viewers there are.
     Viewers(u32),
+    /// The input of all viewers has ended, and the job goes on waiting for single keys.
+    Unheard,
+    /// The terminal is to be hung up, as the end of its window does.
+    HangUp,
 }
 
 fn size_bytes(size: WindowSize) -> Vec<u8> {
@@ -84,6 +88,8 @@ impl Frame {
             Frame::Printed(bytes) => (7, bytes.clone()),
             Frame::Over(code) => (8, code.iter().copied().collect()),
             Frame::Viewers(count) => (9, count.to_le_bytes().to_vec()),
+            Frame::Unheard => (10, Vec::new()),
+            Frame::HangUp => (11, Vec::new()),
         };
         let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
         out.push_back(kind);
@@ -113,6 +119,8 @@ impl Frame {
             (8, []) => Frame::Over(None),
             (8, [code]) => Frame::Over(Some(*code)),
             (9, count) => Frame::Viewers(u32::from_le_bytes(count.try_into().ok()?)),
+            (10, []) => Frame::Unheard,
+            (11, []) => Frame::HangUp,
             _ => return None,
         })
     }
@@ -253,6 +261,8 @@ mod tests {
             Frame::Over(None),
             Frame::Over(Some(3)),
             Frame::Viewers(70_000),
+            Frame::Unheard,
+            Frame::HangUp,
         ];
         let (one, other) = UnixStream::pair().unwrap();
         let (mut one, mut other) = (Link::new(one).unwrap(), Link::new(other).unwrap());

@@ -29,6 +29,10 @@ const STALLED: Duration = Duration::from_secs(5);
 const MOMENT: Duration = Duration::from_millis(100);
 /// How long to wait for word of how the root ended, and for viewers to take the last that was printed.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// A program that reads single keys for so long after all input has ended is given the key for the end of file.
+const SETTLED: Duration = Duration::from_millis(200);
+/// And if it still reads them after so long, nobody will ever type what it waits for.
+const UNHEARD: Duration = Duration::from_secs(5);
 
 /// A terminal to be held.
 #[derive(Debug)]
@@ -71,6 +75,8 @@ struct Guest {
     /// Whether it is to leave when the root has ended: it came before that.
     leaves: bool,
     told: bool,
+    /// Its input, which was no terminal, has ended.
+    silent: bool,
 }
 
 /// Holds a terminal until its job has ended and nobody has it open any more.
@@ -99,6 +105,7 @@ pub fn hold(holding: Holding) -> Result<(), LaunchError> {
         guests: vec![first],
         size: None,
         over_since: None,
+        silence: None,
     };
     holder.live()
 }
@@ -117,6 +124,23 @@ struct Holder {
     guests: Vec<Guest>,
     size: Option<WindowSize>,
     over_since: Option<Instant>,
+    /// While all input has ended and the job reads single keys.
+    silence: Option<Silence>,
+}
+
+/// Keys are waited for, and nobody will type any.
+#[derive(Debug, Clone, Copy)]
+struct Silence {
+    since: Instant,
+    /// What was done about it.
+    step: Step,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Nothing,
+    Typed,
+    Told,
 }
 
 impl Guest {
@@ -131,6 +155,7 @@ impl Guest {
             held: Vec::new(),
             leaves: false,
             told: false,
+            silent: false,
         })
     }
 
@@ -161,6 +186,7 @@ impl Holder {
             let printed = self.read_master();
             self.write_master();
             self.follow_root(printed);
+            self.break_silence();
             self.show();
             if self.is_done() {
                 return Ok(());
@@ -214,6 +240,10 @@ impl Holder {
             (Root::Ended(_), _) if !self.guests.is_empty() || !self.open => timeout = Some(MOMENT),
             (Root::Ended(_), _) => {}
             _ => timeout = Some(Duration::from_millis(10)),
+        }
+        if self.is_silent() {
+            // Nobody tells of a change of settings.
+            timeout = Some(timeout.map_or(MOMENT, |other: Duration| other.min(MOMENT)));
         }
         terminal::wait_ready(&mut wishes, timeout)?;
         Ok(())
@@ -291,7 +321,8 @@ impl Holder {
                 into.extend(bytes);
             }
             Frame::InputEnded(times) if guest.joined.is_some() => {
-                // A program that reads single keys has no end of file.
+                guest.silent = true;
+                // For a program that reads single keys see `break_silence`.
                 if let Ok(settings) = Settings::of(self.master.as_fd())
                     && settings.takes_lines()
                 {
@@ -304,9 +335,53 @@ impl Holder {
             }
             Frame::Ask => guest.link.push(&Frame::Viewers(viewers)),
             Frame::RootEnded(code) => self.root = Root::Ended(Some(code)),
+            Frame::HangUp => self.hang_up(),
             _ => {}
         }
         false
+    }
+
+    /// Whether there are viewers, and the input of all of them has ended.
+    fn is_silent(&self) -> bool {
+        let mut joined = self.guests.iter().filter(|guest| guest.joined.is_some());
+        let waits = self.open && matches!(self.root, Root::Lives);
+        waits && joined.clone().next().is_some() && joined.all(|guest| guest.silent)
+    }
+
+    /// A program that reads single keys sees no end of file. Once all input has ended it is typed the key for that, which line
+    /// editors take for one; if it still reads keys then, the viewers are told.
+    fn break_silence(&mut self) {
+        let settings = Settings::of(self.master.as_fd()).ok();
+        let keys = settings.filter(|settings| !settings.takes_lines());
+        let Some(keys) = keys.filter(|_| self.is_silent() && self.typed.is_empty()) else {
+            self.silence = None;
+            return;
+        };
+        let silence = self.silence.get_or_insert(Silence {
+            since: Instant::now(),
+            step: Step::Nothing,
+        });
+        let lasts = silence.since.elapsed();
+        if silence.step == Step::Nothing && lasts > SETTLED {
+            silence.step = Step::Typed;
+            // 0: no key has this meaning.
+            self.typed
+                .extend(Some(keys.end_of_file()).filter(|key| *key != 0));
+        } else if silence.step == Step::Typed && lasts > UNHEARD {
+            silence.step = Step::Told;
+            for guest in self.guests.iter_mut().filter(|guest| guest.silent) {
+                guest.link.push(&Frame::Unheard);
+            }
+        }
+    }
+
+    /// Closes the master side: when its keeper has done so too, the kernel tells the job.
+    fn hang_up(&mut self) {
+        if let Ok(nothing) = std::fs::File::open("/dev/null") {
+            self.master = nothing.into();
+            self.open = false;
+            self.typed.clear();
+        }
     }
 
     fn viewers(&self) -> u32 {
@@ -345,7 +420,7 @@ impl Holder {
             }
         });
         match smallest {
-            Some(size) if self.size != Some(size) => {
+            Some(size) if self.open && self.size != Some(size) => {
                 self.size = Some(size);
                 terminal::set_window_size(self.master.as_fd(), size)
                     .map_err(LaunchError::system("set the window size"))

@@ -45,6 +45,7 @@ pub struct Viewer {
     /// What the job has made of the user's terminal.
     modes: Modes,
     over: Option<Option<u8>>,
+    unheard: bool,
 }
 
 /// What a viewer shows, and to whom it listens.
@@ -58,7 +59,8 @@ pub struct View {
 
 impl Viewer {
     /// Joins the holder at the other end of this stream. If `input` is a terminal, that goes into raw mode and its window counts;
-    /// otherwise its end will be typed as the end-of-file character, at the start of a line.
+    /// otherwise its end will be typed as the end-of-file character, at the start of a line, and to a program that reads single
+    /// keys too.
     pub fn join(
         input: OwnedFd,
         output: OwnedFd,
@@ -94,6 +96,7 @@ impl Viewer {
             to_output: VecDeque::new(),
             modes: Modes::default(),
             over: None,
+            unheard: false,
         })
     }
 
@@ -120,6 +123,17 @@ impl Viewer {
     /// Whether the holder has gone.
     pub fn is_lost(&self) -> bool {
         self.over.is_none() && !self.link.is_open()
+    }
+
+    /// Whether the input has ended, and the job has gone on waiting for single keys since; true once for each time that it is told.
+    pub fn is_unheard(&mut self) -> bool {
+        std::mem::take(&mut self.unheard)
+    }
+
+    /// Has the holder close the terminal's master side.
+    pub fn hang_up(&mut self) {
+        self.link.push(&Frame::HangUp);
+        self.link.flush();
     }
 
     /// Once the root has ended and all it printed is shown: its exit code, if that is known.
@@ -190,6 +204,7 @@ impl Viewer {
                 match frame {
                     Frame::Printed(bytes) => self.to_output.extend(bytes),
                     Frame::Over(code) => self.over = Some(code),
+                    Frame::Unheard => self.unheard = true,
                     _ => {}
                 }
             }

@@ -102,6 +102,36 @@ pub(super) fn objects(records: &RecordSet) -> Result<BTreeSet<u64>> {
         .collect())
 }
 
+/// Whether the job was waiting for single keys of somebody at its terminal, which a restart gives it anew.
+///
+/// # Errors
+/// When the records are damaged.
+pub fn waits_for_keys(records: &RecordSet) -> Result<bool> {
+    let processes = records.all::<ProcessRecord>()?;
+    let controls = records
+        .all::<ControllingTerminal>()?
+        .iter()
+        .any(|terminal| has_leader(&processes, terminal.session));
+    let terminals = records.all::<Terminal>()?;
+    let known = terminals
+        .iter()
+        .find(|terminal| !terminal.settings.is_empty());
+    Ok(controls && known.is_some_and(|terminal| !takes_lines(&terminal.settings)))
+}
+
+/// Whether settings, as a record has them, are those of a terminal whose input comes in lines.
+fn takes_lines(settings: &[u8]) -> bool {
+    let local_modes = settings.get(12..16).and_then(|word| word.try_into().ok());
+    local_modes.is_none_or(|word| u32::from_le_bytes(word) & libc::ICANON != 0)
+}
+
+/// Whether the leader of a session is in the image.
+fn has_leader(processes: &[ProcessRecord], session: i32) -> bool {
+    processes.iter().any(|process| {
+        process.pid == session && process.session == session && process.zombie.is_none()
+    })
+}
+
 /// The kind.
 pub(super) struct Terminals;
 
@@ -195,14 +225,9 @@ impl DescriptorKind for Terminals {
         let terminals = records.all::<Terminal>()?;
         let controlling = records.all::<ControllingTerminal>()?;
         let processes = records.all::<ProcessRecord>()?;
-        let leader = |session: i32| {
-            processes.iter().any(|process| {
-                process.pid == session && process.session == session && process.zombie.is_none()
-            })
-        };
         let session = controlling
             .iter()
-            .find(|terminal| leader(terminal.session))
+            .find(|terminal| has_leader(&processes, terminal.session))
             .copied();
         if terminals.is_empty() && session.is_none() {
             return Ok(());
