@@ -24,7 +24,7 @@ pub struct ScopeArguments {
     /// Its process group
     #[arg(long)]
     group: bool,
-    /// The session that it leads
+    /// The session that it leads, with those on terminals of script, expect, tmux and the like that are in it
     #[arg(long)]
     session: bool,
 }

@@ -1,6 +1,7 @@
 //! What is to be checkpointed: the processes in scope, read from /proc while they run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,8 @@ use cryonaut_launch::registry::{ProcessIdentity, Suspension};
 use cryonaut_procfs::stat::Stat;
 use cryonaut_procfs::status::Status;
 use cryonaut_procfs::{ProcError, ProcessDirectory};
+use cryonaut_sys::pidfd;
+use cryonaut_sys::terminal::pseudo::session_of;
 
 use crate::notify::Notification;
 use crate::reference::Hashing;
@@ -24,7 +27,7 @@ pub enum Scope {
     Process,
     /// Its process group.
     Group,
-    /// Its session.
+    /// Its session, and those on pseudo-terminals whose masters are in it, or in one of these.
     Session,
     /// Every process of its pid namespace but the namespace's init.
     Namespace,
@@ -285,6 +288,9 @@ impl Target {
                 }
             }
         }
+        if scope == Scope::Session {
+            add_inner_sessions(&mut found)?;
+        }
         let before = found.len();
         found.retain(|pid, _| !is_own(*pid));
         let contained_self = found.len() < before;
@@ -476,6 +482,50 @@ pub(crate) fn has_ended(directory: &ProcessDirectory) -> bool {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Adds the sessions on terminals whose master is in the job: what script(1) or a terminal emulator has started in them.
+fn add_inner_sessions(found: &mut BTreeMap<i32, TargetProcess>) -> Result<()> {
+    let mut looked_at = BTreeSet::new();
+    loop {
+        let new = found
+            .values()
+            .filter(|process| looked_at.insert(process.pid));
+        let mut sessions: BTreeSet<i32> = new.flat_map(inner_sessions).collect();
+        sessions.retain(|session| found.values().all(|other| other.stat.session != *session));
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        for stat in cryonaut_procfs::system::all_stats()? {
+            if sessions.contains(&stat.session)
+                && let Ok(process) = TargetProcess::read(stat.pid)
+            {
+                found.insert(stat.pid, process);
+            }
+        }
+    }
+}
+
+/// The sessions on pseudo-terminals whose masters a process has open, as far as it may be looked into.
+fn inner_sessions(process: &TargetProcess) -> Vec<i32> {
+    let numbers = process.directory.descriptors().unwrap_or_default();
+    let is_master = |number: &i32| {
+        let link = process.directory.descriptor_link(*number);
+        link.is_ok_and(|link| link.ends_with(b"/ptmx"))
+    };
+    let masters: Vec<i32> = numbers.into_iter().filter(is_master).collect();
+    if masters.is_empty() {
+        return Vec::new();
+    }
+    let Ok(opened) = pidfd::open(process.pid) else {
+        return Vec::new();
+    };
+    let session = |number: i32| {
+        let master = pidfd::get_descriptor(opened.as_fd(), number).ok()?;
+        session_of(master.as_fd()).ok()?
+    };
+    let sessions = masters.into_iter().filter_map(session);
+    sessions.filter(|session| *session > 0).collect()
 }
 
 /// Adds a process and its descendants.

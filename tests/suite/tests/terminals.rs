@@ -427,6 +427,65 @@ fn nested(scene: &Scene) -> Outcome {
     Ok(())
 }
 
+/// A shell with a script(1) in it, by its session: that of the shell inside, which is another one, belongs to it.
+fn script_in_session(scene: &Scene) -> Outcome {
+    Program::installed("script")?;
+    let desk = Desk::new(scene, "desk.socket")?;
+    desk.open("old", "exec bash --norc")?;
+    desk.prompt("old")?;
+    desk.settle("old")?;
+    desk.line("old", "B=outer; sleep 1000 &")?;
+    desk.settle("old")?;
+    desk.line("old", "script -q -e -c 'bash --norc' log")?;
+    desk.settle("old")?;
+    desk.line("old", "A=hello; sleep 1000 &")?;
+    desk.settle("old")?;
+    desk.travel("old", &["--session"], "new")?;
+    desk.settle("new")?;
+    desk.line("new", "echo \"got $A$B.\"; jobs")?;
+    desk.see("new", "got hello.")?;
+    desk.see("new", "Running")?;
+    desk.line(
+        "new",
+        "perl -e '$| = 1; print \"list\" . \"ening\\n\"; sleep'",
+    )?;
+    desk.see("new", "listening")?;
+    desk.keys("new", &["C-c"])?;
+    desk.ended("new", "perl")?;
+    desk.settle("new")?;
+    desk.line("new", "exit 3")?;
+    desk.ended("new", "script")?;
+    desk.settle("new")?;
+    desk.line("new", "echo \"back $A$B.\"; jobs")?;
+    desk.see("new", "back outer.")?;
+    desk.leave("new")
+}
+
+/// A shell with an expect(1) in it that is in the middle of a dialogue, by its session.
+fn expect_in_session(scene: &Scene) -> Outcome {
+    let expect = Program::installed("expect")?;
+    let script = scene.work("dialogue");
+    scene.write(&script, DIALOGUE)?;
+    let desk = Desk::new(scene, "desk.socket")?;
+    desk.open("first", "exec bash --norc")?;
+    desk.prompt("first")?;
+    desk.settle("first")?;
+    let command = format!("{} {}", expect.path.display(), script.display());
+    desk.line("first", &command)?;
+    desk.see("first", "round 1?")?;
+    desk.line("first", "one")?;
+    desk.see("first", "round 2?")?;
+    desk.travel("first", &["--session"], "second")?;
+    desk.line("second", "two")?;
+    desk.see("second", "got hello two")?;
+    desk.see("second", "round 3?")?;
+    desk.line("second", "three")?;
+    desk.see("second", "got hello three")?;
+    desk.ended("second", "expect")?;
+    desk.settle("second")?;
+    desk.leave("second")
+}
+
 /// screen(1) with two windows: its server and the client that looks at it, which tell each other their pids.
 fn screen(scene: &Scene) -> Outcome {
     let screen = Program::installed("screen")?;
@@ -623,6 +682,8 @@ for_each_user! {
     fish => |scene| shell(scene, "fish", "-N", FISH);
     tmux_server => server;
     nested_script => nested;
+    script_in_session => script_in_session;
+    expect_in_session => expect_in_session;
     several_terminals => two_terminals;
     screen => screen;
     expect_in_dialogue => dialogue;

@@ -183,9 +183,11 @@ impl Holder {
                 .map_err(LaunchError::system("wait for events"))?;
             self.welcome();
             self.listen()?;
+            // What it printed before its end is there to be read by then.
+            self.learn_end();
             let printed = self.read_master();
             self.write_master();
-            self.follow_root(printed);
+            self.tell_end(printed);
             self.break_silence();
             self.show();
             if self.is_done() {
@@ -472,8 +474,8 @@ impl Holder {
         }
     }
 
-    /// Learns how the root ended, and tells the viewers once they have been shown all it printed.
-    fn follow_root(&mut self, printed: Printed) {
+    /// Learns how the root ended.
+    fn learn_end(&mut self) {
         if let (Root::Lives, Some(root)) = (self.root, &self.root_descriptor)
             && poll_now(root.as_fd(), libc::POLLIN).is_ok_and(|found| found != 0)
         {
@@ -485,6 +487,10 @@ impl Holder {
                 self.root = Root::Ended(known);
             }
         }
+    }
+
+    /// Tells the viewers of the root's end once they have been shown all it printed.
+    fn tell_end(&mut self, printed: Printed) {
         let Root::Ended(code) = self.root else {
             return;
         };
