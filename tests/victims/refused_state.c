@@ -1,5 +1,6 @@
 /* State that a checkpoint refuses, by the first argument; the refusal must not hurt it. */
 #include "victim.h"
+#include <mqueue.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -55,11 +56,37 @@ static pid_t traced_child(const char *what)
 	return child;
 }
 
+/* A queue with a message, a name no more, and somebody who is to be told of the next one or has it open, too. */
+static mqd_t watched_queue(const char *what)
+{
+	char name[64];
+	snprintf(name, sizeof name, "/refused-%d", getpid());
+	struct mq_attr limits = {.mq_maxmsg = 4, .mq_msgsize = 8};
+	mqd_t queue = must(mq_open(name, O_RDWR | O_NONBLOCK | O_CREAT | O_EXCL, 0600, &limits));
+	must(mq_unlink(name));
+	must((long)signal(SIGUSR1, note));
+	if (strcmp(what, "queue-notify") == 0) {
+		struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1};
+		must(mq_notify(queue, &event));
+		return queue;
+	}
+	must(mq_send(queue, "x", 1, 0));
+	pid_t child = must(fork());
+	if (child == 0) {
+		if (must(fork()) == 0)
+			victim_wait();
+		_exit(0);
+	}
+	join_child(child);
+	return queue;
+}
+
 int main(int count, char **arguments)
 {
 	const char *what = count > 1 ? arguments[1] : "";
 	int ends[2], named = -1, bound = -1;
 	pid_t child = 0;
+	mqd_t queue = -1;
 	must(pipe(ends));
 	if (strcmp(what, "owner-outside") == 0) {
 		must(fcntl(ends[0], F_SETOWN, getppid()));
@@ -91,6 +118,8 @@ int main(int count, char **arguments)
 		/* Of another process, which is the one that is checkpointed. */
 		if (ptrace(PTRACE_SEIZE, atoi(arguments[2]), NULL, NULL) != 0)
 			skip("ptrace: %s", strerror(errno));
+	} else if (strncmp(what, "queue-", 6) == 0) {
+		queue = watched_queue(what);
 	} else if (strcmp(what, "nothing") == 0) {
 		/* Until somebody else does something to it. */
 	} else {
@@ -108,6 +137,13 @@ int main(int count, char **arguments)
 		expect_true(told > 0);
 	} else if (strcmp(what, "not-dumpable") == 0) {
 		expect_equal("dumpable", 0, prctl(PR_GET_DUMPABLE));
+	} else if (strcmp(what, "queue-notify") == 0) {
+		expect_equal("signals before the message", 0, told);
+		expect_success(mq_send(queue, "x", 1, 0));
+		expect_equal("signals after it", 1, told);
+	} else if (strcmp(what, "queue-outside") == 0) {
+		char text[8];
+		expect_equal("the message", 1, mq_receive(queue, text, sizeof text, NULL));
 	} else if (strcmp(what, "socket-named") == 0) {
 		char path[64];
 		snprintf(path, sizeof path, "/proc/self/fd/%d", named);

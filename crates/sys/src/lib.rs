@@ -9,6 +9,7 @@ pub mod file;
 pub mod file_owner;
 pub mod ipc;
 pub mod memory;
+pub mod message_queue;
 pub mod mount;
 pub mod pidfd;
 pub mod ptrace;

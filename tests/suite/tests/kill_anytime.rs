@@ -157,6 +157,11 @@ fn kill_anytime_on_terminals(scene: &Scene) -> Outcome {
     kill_anytime_apart(scene, &["pty_bytes", "pty_lines"])
 }
 
+/// The messages of a queue are taken out of it and put back.
+fn kill_anytime_on_queues(scene: &Scene) -> Outcome {
+    kill_anytime_apart(scene, &["posix_stream", "posix_messages"])
+}
+
 /// Jobs that a process apart has to deal with.
 fn kill_anytime_apart(scene: &Scene, sources: &[&str]) -> Outcome {
     let mut random = Random::new();
@@ -209,6 +214,18 @@ fn terminals_root() {
 fn terminals_user() {
     let name = "kill_anytime::terminals_user";
     test(name, User::Ordinary, kill_anytime_on_terminals);
+}
+
+#[test]
+fn queues_root() {
+    let name = "kill_anytime::queues_root";
+    test(name, User::Root, kill_anytime_on_queues);
+}
+
+#[test]
+fn queues_user() {
+    let name = "kill_anytime::queues_user";
+    test(name, User::Ordinary, kill_anytime_on_queues);
 }
 
 #[test]

@@ -103,6 +103,8 @@ for_each_user! {
     landlock => |scene| refused_victim(scene, ("landlock", &[]), &["landlock"]);
     keyring => |scene| refused_victim(scene, ("keyring", &[]), &["keyring"]);
     socket_named => |scene| refused(scene, "socket-named", &["a socket that is in use"]);
+    queue_to_tell_of => |scene| refused(scene, "queue-notify", &["mq_notify"]);
+    queue_outside => |scene| refused(scene, "queue-outside", &["has it open too"]);
     tracer_in_the_job => |scene| refused(scene, "tracer-inside", &["(refused_state) traces it"]);
     tracer_of_a_thread => |scene| refused(scene, "tracer-of-thread", &["(refused_state) traces it"]);
     tracer_elsewhere => tracer_outside;

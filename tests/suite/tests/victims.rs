@@ -269,6 +269,8 @@ victims! {
     sysv_segments => Victim::new("sysv_segments").makes_system_v_objects();
     sysv_semaphores => Victim::new("sysv_semaphores").makes_system_v_objects();
     sysv_messages => Victim::new("sysv_messages").makes_system_v_objects();
+    posix_messages => Victim::new("posix_messages").makes_system_v_objects();
+    posix_stream => Victim::new("posix_stream").makes_system_v_objects();
 
     static_bare => Victim::new("static_bare").options(BARE);
     static_threads => Victim::new("threads").arguments(&["20"]).options(STATIC);

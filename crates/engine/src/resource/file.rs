@@ -24,6 +24,7 @@ mod inotify;
 mod internet;
 pub(crate) mod kernel_file;
 mod lock;
+mod message_queue;
 mod numbers;
 mod owner;
 mod pidfd;
@@ -32,6 +33,7 @@ mod place;
 pub mod pty;
 mod refused;
 mod regular;
+mod shown;
 mod signalfd;
 mod socket;
 mod standard;
@@ -66,6 +68,7 @@ use crate::{Error, Refusals, Result};
 
 pub(crate) use device::is_stateless;
 pub use facts::{Description, FdFacts, Job, Known, Peer, Place, Slot};
+pub(crate) use message_queue::demands as message_queue_demands;
 pub use numbers::SpareNumbers;
 pub(crate) use numbers::{DIRECTORIES, DISPLACED, EPOLL, FILLED, TARGET};
 pub use owner::{Ids, Owner};
@@ -148,6 +151,7 @@ static KINDS: &[&dyn DescriptorKind] = &[
     &timerfd::Timers,
     &signalfd::SignalReaders,
     &epoll::Epolls,
+    &message_queue::MessageQueues,
     &pidfd::ProcessDescriptors,
     &inotify::Instances,
     &fanotify::Groups,

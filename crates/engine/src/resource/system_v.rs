@@ -33,6 +33,7 @@ use crate::freeze::Frozen;
 use crate::host::Host;
 use crate::plan::{Action, Plan, Stage, Token};
 use crate::rebuild::Rebuild;
+use crate::resource::file::message_queue_demands;
 use crate::resource::namespace::NamespacesRecord;
 use crate::resource::{Level, Resource, Support};
 use crate::target::Target;
@@ -152,7 +153,10 @@ impl Resource for SystemV {
         let queues = records.all::<MessageQueue>()?;
         let namespaces = records.optional::<NamespacesRecord>()?;
         let has_own = namespaces.is_some_and(|namespaces| namespaces.has_own("ipc"));
-        if segments.is_empty() && sets.is_empty() && queues.is_empty() && !has_own {
+        // The POSIX message queues that it has open are in the same namespace.
+        let demands = message_queue_demands(records)?;
+        let none = segments.is_empty() && sets.is_empty() && queues.is_empty();
+        if none && demands.is_none() && !has_own {
             return Ok(());
         }
         // Fresh namespaces for a whole job have an IPC namespace among them.
@@ -171,14 +175,27 @@ impl Resource for SystemV {
         }
         let limits = records.all::<IpcLimit>()?;
         limits::plan(limits.clone(), plan)?;
+        limits::plan(raised(demands, &limits), plan)?;
         segment::plan(segments, plan)?;
         semaphore::plan(sets, records, plan)?;
         queue::plan(queues, &limits, plan)
     }
 }
 
+/// Limits that a shared namespace had raised, as its POSIX message queues tell; `known` limits are set already.
+fn raised(demands: Option<Vec<(&str, u64)>>, known: &[IpcLimit]) -> Vec<IpcLimit> {
+    let demands = demands.into_iter().flatten();
+    let demands = demands.filter(|(name, _)| !known.iter().any(|known| known.name == *name));
+    demands
+        .map(|(name, value)| IpcLimit {
+            name: name.into(),
+            value: value.to_string(),
+        })
+        .collect()
+}
+
 /// Given by the step that makes the IPC namespace: a number that no object has.
-const NAMESPACE: Token = Token::Object(FIRST_SEGMENT - 1);
+pub(crate) const NAMESPACE: Token = Token::Object(FIRST_SEGMENT - 1);
 
 fn may_make_namespaces() -> bool {
     const CAP_SYS_ADMIN: u64 = 1 << 21;

@@ -6,13 +6,13 @@
 use std::cell::OnceCell;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use cryonaut_procfs::FdInfo;
 use cryonaut_sys::descriptor;
+use cryonaut_sys::file::file_system;
+use cryonaut_sys::message_queue;
 use cryonaut_sys::task::{self, Compare};
 
 use super::addressee::Told;
@@ -21,6 +21,7 @@ use super::flight::{Flight, Letter};
 use super::internet;
 use super::owner::{Omitted, Owner, Sight, flight_owner, owner, thread_owner};
 use super::pty::Terminal;
+use super::shown::read_slots;
 use super::socket::SocketFacts;
 use super::unix_socket::Listing;
 use crate::checkpoint::Tracer;
@@ -97,6 +98,8 @@ pub struct FdFacts {
     pub socket: Option<SocketFacts>,
     /// For a terminal, where its other side is.
     pub terminal: Option<Terminal>,
+    /// Whether it is a POSIX message queue.
+    pub queue: bool,
 }
 
 impl FdFacts {
@@ -669,86 +672,6 @@ fn frozen_owners(frozen: &Frozen) -> Result<Vec<Owner<'_>>> {
     Ok(owners)
 }
 
-/// A slot as /proc shows it: number, link, fdinfo.
-type Shown = (i32, Vec<u8>, FdInfo);
-
-/// Reads what /proc shows of many slots. The kernel makes two inodes for each, which is what takes time: several threads share
-/// the work where there is much.
-fn read_slots(pid: i32, numbers: &[i32], motion: Motion) -> Result<Vec<Shown>> {
-    const WORTH_A_THREAD: usize = 128;
-    const MOST_THREADS: usize = 4;
-    let threads = std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(MOST_THREADS);
-    let threads = threads.min(numbers.len() / WORTH_A_THREAD).max(1);
-    let read = |numbers: &[i32]| -> Result<Vec<Shown>> {
-        let mut buffer = vec![0; 4096];
-        let shown = numbers
-            .iter()
-            .map(|&number| read_slot(pid, number, motion, &mut buffer));
-        shown.filter_map(Result::transpose).collect()
-    };
-    if threads == 1 {
-        return read(numbers);
-    }
-    std::thread::scope(|scope| {
-        let mut parts = numbers.chunks(numbers.len().div_ceil(threads));
-        let first = parts.next().unwrap_or_default();
-        let others: Vec<_> = parts.map(|part| scope.spawn(move || read(part))).collect();
-        let mut all = read(first)?;
-        for other in others {
-            all.extend(
-                other
-                    .join()
-                    .map_err(|_| Error::Failed("reading descriptors failed".into()))??,
-            );
-        }
-        Ok(all)
-    })
-}
-
-/// Reads one slot by absolute path, the quickest way; the process is traced or, while it runs, only looked at.
-fn read_slot(pid: i32, number: i32, motion: Motion, buffer: &mut Vec<u8>) -> Result<Option<Shown>> {
-    let mut shown = || -> std::io::Result<(Vec<u8>, FdInfo)> {
-        let mut file = File::open(format!("/proc/{pid}/fdinfo/{number}"))?;
-        let mut length = 0;
-        // All of it comes at once when it fits: less than there is room for is the end.
-        loop {
-            let count = file.read(&mut buffer[length..])?;
-            length += count;
-            if length < buffer.len() {
-                break;
-            }
-            buffer.resize(length * 2, 0);
-        }
-        let info =
-            cryonaut_procfs::fdinfo::parse(&buffer[..length]).map_err(std::io::Error::other)?;
-        let link = if info.eventfd.is_some() {
-            b"anon_inode:[eventfd]".to_vec()
-        } else {
-            let link = std::fs::read_link(format!("/proc/{pid}/fd/{number}"))?;
-            std::os::unix::ffi::OsStringExt::into_vec(link.into_os_string())
-        };
-        Ok((link, info))
-    };
-    match shown() {
-        Ok((link, info)) => Ok(Some((number, link, info))),
-        Err(error) if motion == Motion::Running && error.kind() == std::io::ErrorKind::NotFound => {
-            Ok(None)
-        }
-        Err(error) if motion == Motion::Running && error.raw_os_error() == Some(libc::ESRCH) => {
-            Ok(None)
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            Err(Error::NotPermitted(
-                format!("process {pid}: its descriptors may not be read"),
-                "only the owner of a process or root may checkpoint it".into(),
-            ))
-        }
-        Err(error) => Err(error).attempt(|| format!("process {pid}: reading descriptor {number}")),
-    }
-}
-
 /// What is known of a description; none when it has been closed.
 fn facts_of(owner: &Owner<'_>, number: i32, link: Vec<u8>, info: FdInfo) -> Option<FdFacts> {
     let mut facts = FdFacts {
@@ -763,6 +686,7 @@ fn facts_of(owner: &Owner<'_>, number: i32, link: Vec<u8>, info: FdInfo) -> Opti
         addressee: None,
         socket: None,
         terminal: None,
+        queue: false,
     };
     if facts.is_socket() {
         // One that closes meanwhile, or may not be copied, stays unknown.
@@ -774,7 +698,11 @@ fn facts_of(owner: &Owner<'_>, number: i32, link: Vec<u8>, info: FdInfo) -> Opti
     if !facts.link.starts_with(b"/") {
         return Some(facts);
     }
-    let file = std::fs::metadata(format!("/proc/{}/fd/{number}", owner.task)).ok()?;
+    let path = format!("/proc/{}/fd/{number}", owner.task);
+    let file = std::fs::metadata(&path).ok()?;
+    facts.queue = file.is_file()
+        && file.len() == message_queue::FILE_SIZE
+        && file_system(path.as_ref()).is_ok_and(|found| found.kind == message_queue::MQUEUE);
     facts.mode = file.mode();
     facts.node = (libc::major(file.rdev()), libc::minor(file.rdev()));
     facts.file = (device_number(file.dev()), file.ino());

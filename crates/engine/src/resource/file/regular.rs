@@ -85,6 +85,7 @@ impl DescriptorKind for RegularFiles {
         facts.file_type() == libc::S_IFREG
             && matches!(facts.place, Place::Leads | Place::Deleted)
             && !facts.is_place()
+            && !facts.queue
             && !refused::is_kernel_file(&facts.link)
             && !refused::is_private_memory(&facts.link)
     }

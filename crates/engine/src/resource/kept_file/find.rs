@@ -87,7 +87,7 @@ fn nameless(path: &[u8]) -> Standing {
 /// How the file of a description has to be kept because it has no name; nothing where it has one, or is of another type.
 pub(super) fn standing(facts: &FdFacts) -> Option<Standing> {
     let path = facts.deleted_path().unwrap_or(&facts.link);
-    if facts.place != Place::Deleted || is_kernel_file(path) {
+    if facts.place != Place::Deleted || facts.queue || is_kernel_file(path) {
         return None;
     }
     match facts.file_type() {
