@@ -1,4 +1,4 @@
-//! Every command line of the README is run.
+//! Every command line of the README, and of the page about MPI, is run.
 //!
 //! Each fenced block of the language `sh` is run by `bash -eu` as it stands, in the order of the page and in one
 //! directory, with `cryo` on the path. In a block of the language `console` the lines that begin with `$ ` are run,
@@ -15,7 +15,7 @@ use std::fs;
 use std::path::Path;
 
 use cryonaut_suite::scene::describe_status;
-use cryonaut_suite::{Outcome, Scene, User, failed, place, test};
+use cryonaut_suite::{Outcome, Program, Scene, User, failed, place, test};
 
 /// What a block is run as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,6 +127,16 @@ fn root() {
     let page = place::repository().join("README.md");
     test("readme::root", User::Root, |scene| {
         run(scene, &page, &Way::Root)
+    });
+}
+
+#[test]
+fn mpi() {
+    let page = place::repository().join("docs/mpi.md");
+    test("readme::mpi", User::Ordinary, |scene| {
+        Program::installed("mpirun")?;
+        Program::installed("mpicc")?;
+        run(scene, &page, &Way::Ordinary)
     });
 }
 

@@ -271,6 +271,7 @@ victims! {
     sysv_messages => Victim::new("sysv_messages").makes_system_v_objects();
     posix_messages => Victim::new("posix_messages").makes_system_v_objects();
     posix_stream => Victim::new("posix_stream").makes_system_v_objects();
+    posix_semaphores => Victim::new("posix_semaphores");
 
     static_bare => Victim::new("static_bare").options(BARE);
     static_threads => Victim::new("threads").arguments(&["20"]).options(STATIC);
