@@ -25,8 +25,10 @@ pub enum Code {
     Image = 5,
     /// The kernel does not permit it.
     NotPermitted = 6,
-    /// The job does not run, and its image is on the other machine.
+    /// The job has ended here, and its image is on the other machine, or it runs there.
     Elsewhere = 7,
+    /// It is not known whether the job has ended here; its image is on the other machine.
+    InDoubt = 8,
 }
 
 /// The exit code of `cryo run` and `cryo restart` for failures of their own, as env(1) has it.
@@ -53,7 +55,9 @@ Exit codes:
   4  failed on the way and undone: the job runs on here
   5  the image is damaged, or made for another machine or version; the job runs on here
   6  not permitted to this user, here or there; the job runs on here
-  7  the job has ended here, and it is not known whether it runs there: its image is there, and how to restart it was said";
+  7  the job has ended here, and it is not known whether it runs there: its image is there, and how to restart it was said
+  8  what moved the job was killed in the one moment after which nobody knows whether it has ended here: how to find out, and how
+     to restart it there, was said";
 
 /// The exit codes of the commands that stand in for a job.
 pub const DOCUMENTED_FOR_JOB: &str = "\

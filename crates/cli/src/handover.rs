@@ -1,15 +1,18 @@
 //! What `cryo migrate` and `cryo receive` tell each other: the bodies of their messages.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use cryonaut_engine::Refusal;
 use serde::{Deserialize, Serialize};
 
 use crate::command::Taking;
 use crate::exit::{Code, Failure};
+use crate::kept::quoted;
+use crate::line::Trouble;
 
 /// The version of what is said here; both sides must have the same.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// What the receiving side is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,6 +40,24 @@ pub struct Offer {
     pub label: String,
     /// How it is taken.
     pub taking: Taking,
+    /// How long the sender waits where nothing moves; neither side waits longer for the other.
+    pub patience: Duration,
+}
+
+impl Offer {
+    /// The options of `cryo restart` that take it in the same way, as sh reads them.
+    pub fn restart_options(&self) -> Vec<String> {
+        restart_options(&self.taking, self.name.as_deref())
+    }
+}
+
+/// The options of `cryo restart` that take an image in this way, as sh reads them.
+pub fn restart_options(taking: &Taking, name: Option<&str>) -> Vec<String> {
+    let mut words = taking.words();
+    if let Some(name) = name {
+        words.extend(["--name".to_owned(), name.to_owned()]);
+    }
+    words.iter().map(|word| quoted(word)).collect()
 }
 
 /// That there is a place for it.
@@ -51,6 +72,30 @@ pub struct Accepted {
 pub struct Complete {
     /// In bytes.
     pub bytes: u64,
+    /// What the answer to it repeats.
+    pub token: String,
+}
+
+/// That the job is rebuilt, and stopped.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ready {
+    /// That of [`Complete`].
+    pub token: String,
+    /// What the answer to it repeats.
+    pub answer: String,
+}
+
+/// That the original has ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Commit {
+    /// That of [`Ready`].
+    pub answer: String,
+}
+
+/// A word that nobody has said before.
+pub fn token() -> Result<String, Trouble> {
+    let word = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+    Ok(word.trim_end().to_owned())
 }
 
 /// That it runs there.

@@ -26,6 +26,8 @@ const LONGEST: usize = 1 << 20;
 const HEAD: usize = 5;
 /// How often a wait looks whether the user has given up.
 const LOOK: Duration = Duration::from_millis(50);
+/// How many bytes of messages one that is sending hears without reading them.
+const MOST_UNREAD: usize = 4 << 20;
 /// How often a side that is at work says so.
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -101,6 +103,9 @@ pub enum Trouble {
     /// The other side, or what lies between, has gone.
     #[error("the connection has ended")]
     Ended,
+    /// It is not done after this long.
+    #[error("it is still at work after {} s", .0.as_secs())]
+    Late(Duration),
     /// Nothing moved for this long.
     #[error("nothing has moved for {} s", .0.as_secs())]
     Stalled(Duration),
@@ -137,6 +142,8 @@ pub struct Line {
     ended: bool,
     /// How long nothing need move.
     pub patience: Duration,
+    /// When the other side has to be done at last, and how long that is, if it has to.
+    deadline: Option<(Instant, Duration)>,
     /// Set when the user gives up.
     pub stop: Arc<AtomicBool>,
 }
@@ -151,6 +158,7 @@ impl Line {
             heard: VecDeque::new(),
             ended: false,
             patience,
+            deadline: None,
             stop: Arc::default(),
         }
     }
@@ -205,6 +213,28 @@ impl Line {
         self.write(body)
     }
 
+    /// Gives the other side this long for all that comes, whether it says that it is at work or not.
+    pub fn limit(&mut self, limit: Duration) {
+        self.deadline = Instant::now().checked_add(limit).map(|end| (end, limit));
+    }
+
+    fn expect_in_time(&self) -> Result<(), Trouble> {
+        match self.deadline {
+            Some((end, limit)) if Instant::now() > end => Err(Trouble::Late(limit)),
+            _ => Ok(()),
+        }
+    }
+
+    /// That the other side has said nothing yet, but that it is at work: for one whose next word is an answer.
+    pub fn expect_silence(&mut self) -> Result<(), Trouble> {
+        self.cut()?;
+        let mut said = self.heard.iter().map(|message| message.kind);
+        match said.find(|kind| *kind != Kind::Beat) {
+            Some(kind) => Err(Trouble::Nonsense(format!("{kind:?} before it was asked"))),
+            None => Ok(()),
+        }
+    }
+
     /// The next message; one that says that the other side failed is trouble.
     pub fn next(&mut self) -> Result<Message, Trouble> {
         let mut moved = Instant::now();
@@ -220,6 +250,7 @@ impl Line {
             if self.ended {
                 return Err(Trouble::Ended);
             }
+            self.expect_in_time()?;
             if self.wait_for_more(LOOK)? {
                 moved = Instant::now();
             } else if moved.elapsed() > self.patience {
@@ -278,7 +309,11 @@ impl Line {
         match self.from.read(&mut room) {
             Ok(0) => self.ended = true,
             Ok(count) => self.coming.extend_from_slice(&room[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                ) => {}
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.ended = true,
             Err(error) => return Err(error.into()),
         }
@@ -312,13 +347,29 @@ impl Line {
                 if self.ended {
                     return Err(Trouble::Ended);
                 }
-                moved = Instant::now();
+                self.heard.retain(|message| message.kind != Kind::Beat);
+                let unread = self.heard.iter().map(|message| HEAD + message.body.len());
+                if unread.sum::<usize>() > MOST_UNREAD {
+                    return Err(Trouble::Nonsense("it says more than it hears".into()));
+                }
             }
             if writable {
                 // So much a pipe takes at once when it says that it is ready.
-                let count = self.to.write(&bytes[..bytes.len().min(libc::PIPE_BUF)])?;
+                let count = match self.to.write(&bytes[..bytes.len().min(libc::PIPE_BUF)]) {
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                        ) =>
+                    {
+                        0
+                    }
+                    written => written?,
+                };
                 bytes = &bytes[count..];
-                moved = Instant::now();
+                if count > 0 {
+                    moved = Instant::now();
+                }
             } else if moved.elapsed() > self.patience {
                 return Err(Trouble::Stalled(self.patience));
             }
@@ -436,6 +487,41 @@ mod tests {
         assert!(
             matches!(trouble, Trouble::Told(message) if message.read::<String>().unwrap() == "full")
         );
+    }
+
+    #[test]
+    fn work_has_an_end() {
+        let (mut near, far) = pair(LONG);
+        let beating = far.beat().unwrap();
+        near.limit(Duration::from_millis(1500));
+        assert!(matches!(near.next(), Err(Trouble::Late(_))));
+        drop(beating);
+    }
+
+    #[test]
+    fn nobody_answers_before_the_question_or_says_more_than_it_hears() {
+        let (mut near, mut far) = pair(LONG);
+        far.send(Kind::Beat, &()).unwrap();
+        far.send(Kind::Accepted, &()).unwrap();
+        near.expect(Kind::Accepted).unwrap();
+        near.expect_silence().unwrap();
+        far.send(Kind::Accepted, &()).unwrap();
+        far.send(Kind::Ready, &()).unwrap();
+        near.expect(Kind::Accepted).unwrap();
+        assert!(matches!(near.expect_silence(), Err(Trouble::Nonsense(_))));
+        let (mut near, mut far) = pair(LONG);
+        let talking = std::thread::spawn(move || {
+            let talk = vec![0; LONGEST];
+            while far.send_bytes(Kind::Accepted, &talk).is_ok() {}
+        });
+        let outcome = loop {
+            if let Err(trouble) = near.send_bytes(Kind::Offer, &[0; 1000]) {
+                break trouble;
+            }
+        };
+        assert!(matches!(outcome, Trouble::Nonsense(_)), "{outcome}");
+        drop(near);
+        talking.join().unwrap();
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub struct AtomicFile {
     path: PathBuf,
     /// Name of the file in the directory, if it has one yet.
     temporary: Option<OsString>,
+    /// Whether it has the name that it is to have.
+    named: bool,
 }
 
 impl AtomicFile {
@@ -71,6 +73,7 @@ impl AtomicFile {
             name,
             path: target,
             temporary,
+            named: false,
         })
     }
 
@@ -104,10 +107,21 @@ impl AtomicFile {
     /// [`ImageError::Io`]; an earlier file at the path is still there then, except where the error is in bringing the
     /// directory to the medium.
     pub fn commit(mut self) -> Result<(), ImageError> {
+        self.publish()
+    }
+
+    /// As [`AtomicFile::commit`], of a file that stays at hand: [`AtomicFile::withdraw`] takes its name away again.
+    ///
+    /// # Errors
+    /// As [`AtomicFile::commit`].
+    pub fn publish(&mut self) -> Result<(), ImageError> {
         self.sync()?;
         if self.temporary.is_none() {
             match link(&self.file, &self.directory, &self.name) {
-                Ok(()) => return self.sync_directory(),
+                Ok(()) => {
+                    self.named = true;
+                    return self.sync_directory();
+                }
                 // linkat(2) replaces nothing, so the file gets another name, from which it can be renamed.
                 Err(Errno::EXIST) => self.link_temporary()?,
                 Err(error) => return Err(failed("give the image its name", &self.path)(error)),
@@ -117,8 +131,40 @@ impl AtomicFile {
             rustix::fs::renameat(&self.directory, temporary, &self.directory, &self.name)
                 .map_err(failed("give the image its name", &self.path))?;
             self.temporary = None;
+            self.named = true;
         }
         self.sync_directory()
+    }
+
+    /// Whether it has its name: [`AtomicFile::publish`] got that far.
+    #[must_use]
+    pub fn is_published(&self) -> bool {
+        self.named
+    }
+
+    /// Takes its name away from a file that has it, if no other file has that name by now.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`], when it cannot be removed.
+    pub fn withdraw(&mut self) -> Result<(), ImageError> {
+        if !self.named {
+            return Ok(());
+        }
+        let remove = || {
+            let own = rustix::fs::fstat(&self.file)?;
+            let found = rustix::fs::statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW)?;
+            if (own.st_dev, own.st_ino) != (found.st_dev, found.st_ino) {
+                return Ok(());
+            }
+            rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::empty())
+        };
+        match remove() {
+            Ok(()) | Err(Errno::NOENT) => {
+                self.named = false;
+                Ok(())
+            }
+            Err(error) => Err(failed("remove", &self.path)(error)),
+        }
     }
 
     fn link_temporary(&mut self) -> Result<(), ImageError> {
@@ -309,6 +355,7 @@ mod tests {
             directory: opened,
             path: directory.join(&name),
             name,
+            named: false,
             temporary: Some(temporary),
         }
     }
@@ -330,6 +377,27 @@ mod tests {
         file.commit().unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
         assert_eq!(count(), 1);
+    }
+
+    #[test]
+    fn a_published_file_can_be_withdrawn_but_not_another_with_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image");
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.withdraw().unwrap();
+        file.write_all(b"new").unwrap();
+        file.publish().unwrap();
+        assert!(file.is_published());
+        file.write_all(b"er").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "newer");
+        file.withdraw().unwrap();
+        assert!(!path.exists() && !file.is_published());
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.publish().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "another").unwrap();
+        file.withdraw().unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "another");
     }
 
     #[test]

@@ -564,6 +564,33 @@ pub fn set_nonblocking(descriptor: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// What a lock of an open file (flock(2)) permits others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileLock {
+    /// The same lock.
+    Shared,
+    /// None.
+    Exclusive,
+}
+
+/// Takes the lock of an open file (flock) if that can be had at once, and says whether it was. It belongs to all duplicates of the
+/// descriptor, and is given back when the last of them is closed.
+///
+/// # Errors
+/// As the file system has it: ENOLCK, EOPNOTSUPP where it knows no locks.
+pub fn try_lock_file(file: BorrowedFd<'_>, lock: FileLock) -> io::Result<bool> {
+    let operation = match lock {
+        FileLock::Shared => libc::LOCK_SH,
+        FileLock::Exclusive => libc::LOCK_EX,
+    };
+    // SAFETY: integers only.
+    match check_int(unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) }) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Takes the exclusive lock of an open file (flock), waiting for it; closing the file gives it back.
 pub fn lock_file(file: BorrowedFd<'_>) -> io::Result<()> {
     loop {

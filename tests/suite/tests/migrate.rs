@@ -4,6 +4,9 @@
 //!
 //! `CRYONAUT_KILL_ROUNDS` says how many times a process in between is killed at random (15, unless said).
 
+#[path = "migrate/wire.rs"]
+mod wire;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,9 +19,15 @@ use cryonaut_suite::{
 };
 use rustix::process::Signal;
 
+use wire::Wire;
+
 /// The exit code that says that the job has ended here, and is kept there.
 const ELSEWHERE: i32 = 7;
 const REFUSED: i32 = 3;
+/// The exit code that says that it runs on here.
+const UNDONE: i32 = 4;
+/// The exit code that says that nobody can say.
+const IN_DOUBT: i32 = 8;
 
 fn rounds() -> u32 {
     kill_rounds(15)
@@ -47,7 +56,7 @@ impl<'scene> Side<'scene> {
             .variable("XDG_STATE_HOME", &self.state)
     }
 
-    /// The command that receives here, as sh reads it.
+    /// The command that receives here, as sh reads it; env takes it, too.
     fn receive(&self) -> String {
         format!(
             "XDG_RUNTIME_DIR={} XDG_STATE_HOME={} {} receive",
@@ -132,7 +141,8 @@ fn moved(scene: &Scene) -> Outcome {
         expect_right(scene, &job)?;
         scene.wait(&job)?;
         scene.wait_for("the job to leave the list", LIMIT, || {
-            here.running().ok()?.is_empty().then_some(())
+            let jobs = here.cryo(&["list"]).run().ok()?.stdout;
+            (!jobs.contains("  pid ")).then_some(())
         })?;
     }
     Ok(())
@@ -240,7 +250,7 @@ fn broken(scene: &Scene) -> Outcome {
     }
     let small = scene.make_directory("small")?;
     let full = format!(
-        "unshare -Urm sh -c 'mount -t tmpfs -o size=16k none {0} && exec env {receive} --dir {0}'",
+        "unshare -Urm sh -c 'mount -t tmpfs -o size=16k,mode=700 none {0} && exec env {receive} --dir {0}'",
         small.display()
     );
     here.cryo(&["migrate", "job", "--via", &full])
@@ -310,7 +320,200 @@ fn on_a_terminal(scene: &Scene) -> Outcome {
     screen.wait_for_status(0)
 }
 
-for_each_user! {moved, refused, missing_files, broken, on_a_terminal, killed}
+/// The word that lets the copy go comes when nobody expects it any more: there is one copy all the same.
+fn late_word(scene: &Scene) -> Outcome {
+    let (here, there) = (Side::new(scene, "here")?, Side::new(scene, "there")?);
+    let job = start(&here, "mem_private")?;
+    let mut wire = Wire::start(&here, &there, 1)?;
+    let ready = wire.until_ready()?;
+    let [image] = there.images().try_into().or_else(|images| {
+        failed(format!(
+            "the image is to be there when it is said, not {images:?}"
+        ))
+    })?;
+    wire.far.signal(Signal::STOP);
+    wire.pass_back(&ready)?;
+    let commit = wire.until_commit()?;
+    wire.pass_there(&commit)?;
+    expect_end(scene, &wire, ELSEWHERE, "restart --detach")?;
+    let restart = || {
+        let call = there.cryo(&["restart", "--detach"]).arguments([&image]);
+        call.run()
+    };
+    restart()?.refusal_with(&[REFUSED], &["holds a copy"])?;
+    wire.far.signal(Signal::CONT);
+    if !scene.wait(&wire.far)?.success() {
+        return failed(format!("it says {:?}", wire.far.errors()));
+    }
+    expect_copies((&here, 0), (&there, 1))?;
+    if !there.images().is_empty() {
+        return failed("the image was left");
+    }
+    scene.wait(&job)?;
+    expect_right(scene, &job)
+}
+
+/// The word that lets the copy go never comes: the image is there, with what to do.
+fn lost_word(scene: &Scene) -> Outcome {
+    let (here, there) = (Side::new(scene, "here")?, Side::new(scene, "there")?);
+    let job = start(&here, "mem_private")?;
+    let mut wire = Wire::start(&here, &there, 1)?;
+    let ready = wire.until_ready()?;
+    wire.pass_back(&ready)?;
+    let commit = wire.until_commit()?;
+    expect_end(scene, &wire, ELSEWHERE, "restart --detach")?;
+    scene.wait(&wire.far)?;
+    // Nobody is there to hear it.
+    wire.pass_there(&commit)?;
+    let [image] = there
+        .images()
+        .try_into()
+        .or_else(|images| failed(format!("not one image, but {images:?}")))?;
+    let beside = image.with_extension("txt");
+    let text = fs::read_to_string(&beside)?;
+    let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&beside)?) & 0o777;
+    let command = format!("cryo restart --detach {}", image.display());
+    if !text.contains(&command) || !text.contains("Nobody has said") || mode != 0o600 {
+        return failed(format!("mode {mode:o}: {text:?}"));
+    }
+    there
+        .cryo(&["restart", "--detach"])
+        .arguments([&image])
+        .run()?
+        .success()?;
+    expect_copies((&here, 0), (&there, 1))?;
+    scene.wait(&job)?;
+    expect_right(scene, &job)
+}
+
+/// Whatever is killed, and when: the exit code says what has become of the job.
+fn true_to_the_end(scene: &Scene) -> Outcome {
+    let (here, there) = (Side::new(scene, "here")?, Side::new(scene, "there")?);
+    let job = start(&here, "mem_private")?;
+    // Nothing has been sent.
+    let mut wire = Wire::start(&here, &there, 1)?;
+    wire.until_accepted()?;
+    processes::signal(await_apart(scene, &wire)?, Signal::KILL);
+    expect_end(scene, &wire, UNDONE, "the job runs on here")?;
+    expect_copies((&here, 1), (&there, 0))?;
+    let (_, far) = wire.hang_up();
+    scene.wait(&far)?;
+    if !there.images().is_empty() {
+        return failed("an image was left of what was not sent");
+    }
+    // It was not heard that it is ready.
+    let mut wire = Wire::start(&here, &there, 2)?;
+    let ready = wire.until_ready()?;
+    let apart = await_apart(scene, &wire)?;
+    processes::signal(apart, Signal::STOP);
+    wire.pass_back(&ready)?;
+    processes::signal(apart, Signal::KILL);
+    expect_end(scene, &wire, UNDONE, "remove it")?;
+    expect_copies((&here, 1), (&there, 0))?;
+    scene.wait(&wire.far)?;
+    drop(wire);
+    there.forget_images();
+    // The original has ended.
+    let mut wire = Wire::start(&here, &there, 3)?;
+    let ready = wire.until_ready()?;
+    wire.pass_back(&ready)?;
+    let commit = wire.until_commit()?;
+    processes::signal(await_apart(scene, &wire)?, Signal::KILL);
+    wire.pass_there(&commit)?;
+    expect_end(scene, &wire, ELSEWHERE, "has ended here")?;
+    scene.wait(&wire.far)?;
+    expect_copies((&here, 0), (&there, 1))?;
+    scene.wait(&job)?;
+    // Nobody hears of a move that went well.
+    let mut back = scene.command(Path::new("/bin/sh"));
+    back.arg("-c").arg(format!(
+        "exec env XDG_RUNTIME_DIR={} XDG_STATE_HOME={} {} migrate job --via '{}' > /dev/full",
+        there.run.display(),
+        there.state.display(),
+        scene.cryo_path().display(),
+        here.receive()
+    ));
+    let back = scene.spawn("unheard", back)?;
+    if scene.wait(&back)?.code() != Some(0) || !back.errors().contains("runs on") {
+        return failed(format!("it says {:?}", back.errors()));
+    }
+    expect_copies((&here, 1), (&there, 0))?;
+    expect_right(scene, &job)
+}
+
+/// The other side is killed while it builds: there is no image then, since the original runs on.
+fn killed_building(scene: &Scene) -> Outcome {
+    let (here, there) = (Side::new(scene, "here")?, Side::new(scene, "there")?);
+    let job = start(&here, "task_tree")?;
+    let mut random = Random::new();
+    let mut building = 0;
+    for number in 0..60 {
+        if building == 5 {
+            break;
+        }
+        let mut wire = Wire::start(&here, &there, number)?;
+        wire.until_complete()?;
+        std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(60)));
+        wire.far.signal(Signal::KILL);
+        scene.wait(&wire.far)?;
+        let ready = wire.is_ready()?;
+        let (near, _) = wire.hang_up();
+        if scene.wait(&near)?.code() != Some(UNDONE) {
+            return failed(format!("it says {:?}", near.errors()));
+        }
+        expect_copies((&here, 1), (&there, 0))?;
+        building += u32::from(!ready);
+        // It may have been killed between the name and the word.
+        let images = there.images();
+        if !ready
+            && images
+                .iter()
+                .any(|image| !image.with_extension("txt").exists())
+        {
+            return failed(format!("{images:?} were left without a word"));
+        }
+        scene.note(format!("ready: {ready}, {images:?}"));
+        there.forget_images();
+    }
+    if building == 0 {
+        return failed("it was never killed while it built");
+    }
+    finish(scene, &job, &job)
+}
+
+fn expect_end(scene: &Scene, wire: &Wire, code: i32, words: &str) -> Outcome {
+    let status = scene.wait(&wire.near)?;
+    let said = wire.near.errors();
+    if status.code() != Some(code) || !said.contains(words) {
+        return failed(format!("{status:?} and {said:?}, not {code} and {words:?}"));
+    }
+    Ok(())
+}
+
+fn expect_copies(here: (&Side<'_>, usize), there: (&Side<'_>, usize)) -> Outcome {
+    for (side, wanted) in [here, there] {
+        let running = side.running()?;
+        if running.len() != wanted {
+            return failed(format!("{running:?} run in {:?}, not {wanted}", side.run));
+        }
+    }
+    Ok(())
+}
+
+/// The process that moves the job.
+fn await_apart(scene: &Scene, wire: &Wire) -> Outcome<i32> {
+    scene.wait_for("the process apart", LIMIT, || {
+        let mut found = processes::descendants(wire.near.pid()).into_iter();
+        found.find(|pid| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            name.trim() == "cryo-apart"
+        })
+    })
+}
+
+for_each_user! {
+    moved, refused, missing_files, broken, on_a_terminal, late_word, lost_word, true_to_the_end, killed_building, killed
+}
 
 /// A job that counts, so that a second copy, or a gap, shows in what it writes.
 const COUNTING: &str = "exec >> \"$1\"; i=0; while [ ! -e \"$VICTIM_GO\" ]; do i=$((i+1)); echo $i; sleep 0.01; done; echo end";
@@ -348,9 +551,17 @@ fn killed(scene: &Scene) -> Outcome {
         ));
         match (left, arrived, status.code()) {
             // Nothing was said where the one who says it was killed.
-            (1, 0, Some(3 | 4 | ELSEWHERE) | None) => {}
-            (0, 1, Some(0 | ELSEWHERE) | None) => std::mem::swap(&mut from, &mut to),
-            (0, 0, Some(ELSEWHERE) | None) => {
+            (1, 0, Some(3 | UNDONE | IN_DOUBT) | None) => {
+                let told = status.code() != Some(UNDONE) || near.errors().contains("remove it");
+                if !told && !to.images().is_empty() {
+                    return failed(format!(
+                        "an image was left, and it says {:?}",
+                        near.errors()
+                    ));
+                }
+            }
+            (0, 1, Some(0 | ELSEWHERE | IN_DOUBT) | None) => std::mem::swap(&mut from, &mut to),
+            (0, 0, Some(ELSEWHERE | IN_DOUBT) | None) => {
                 in_doubt += 1;
                 let images = to.images();
                 let [image] = images.as_slice() else {

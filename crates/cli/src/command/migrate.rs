@@ -1,6 +1,8 @@
 //! `cryo migrate`: moves a job to another machine.
 
-use std::cell::RefCell;
+mod side;
+
+use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,12 +14,12 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueHint};
 use cryonaut_engine::Error;
 use cryonaut_engine::checkpoint::{
-    self, CheckpointReport, CheckpointRequest, Output, Packing, Progress as Stage, Receiver, Tracer,
+    self, CheckpointReport, CheckpointRequest, Output, Packing, Progress as Step, Receiver, Tracer,
 };
 use cryonaut_engine::freeze::Afterwards;
 use cryonaut_engine::reference::Hashing;
 use cryonaut_image::LEVELS;
-use cryonaut_launch::registry::InitIdentity;
+use cryonaut_launch::registry::{InitIdentity, check_name};
 use cryonaut_launch::{Child, ChildSpec, Direct, WatchedSignals};
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::spawn::signal::SignalSet;
@@ -25,15 +27,22 @@ use cryonaut_sys::spawn::{self, WaitFor, WaitStatus};
 use cryonaut_sys::terminal::{Readiness, wait_ready};
 use serde::Serialize;
 
+use self::side::{Side, about_files};
 use super::checkpoint::EmbeddingArguments;
 use super::restart::Taking;
+use super::run::interval;
 use crate::apart::apart;
-use crate::console::Console;
+use crate::console::{Console, clean};
 use crate::exit::{self, Code, Failure};
-use crate::handover::{Accepted, Complete, Failed, Hello, Offer, PROTOCOL, Running, node};
+use crate::handover::{
+    Accepted, Commit, Complete, Hello, Offer, PROTOCOL, Ready, Running, node, restart_options,
+    token,
+};
 use crate::interrupt::stoppable_by;
-use crate::line::{Kind, Line, Message, Trouble};
+use crate::kept::quoted;
+use crate::line::{Beating, Kind, Line, Trouble};
 use crate::notify::NotifyArguments;
+use crate::original::{Notes, Original, Stage, Standing};
 use crate::progress::{Count, Progress};
 use crate::subject::{ExternalArguments, Subject, TargetArguments};
 use crate::units::{self, size};
@@ -41,6 +50,8 @@ use crate::when;
 
 /// The longest that ssh may take to connect, with passwords asked for.
 const CONNECTING: Duration = Duration::from_secs(300);
+/// How many times the patience the other side may take to rebuild the job, while it says that it is at work.
+const AT_WORK: u32 = 10;
 /// How long the transport has to end by itself.
 const LEAVE: Duration = Duration::from_secs(5);
 
@@ -82,8 +93,9 @@ pub struct Arguments {
     /// Do not compress, for connections that are faster than the processor
     #[arg(long, conflicts_with = "compress")]
     no_compress: bool,
-    /// For how long nothing need move, on the way or there, before the move is given up and the job runs on here
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    /// For how long nothing need move, on the way or there, before the move is given up and the job runs on here; the other side
+    /// may be at work on the image ten times as long
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = interval)]
     patience: Duration,
     #[command(flatten)]
     taking: Taking,
@@ -121,7 +133,8 @@ impl Arguments {
         let start = Instant::now();
         let side = self.side()?;
         // A job that cannot be found or is our own is known before anybody is called.
-        let label = label_of(&self.find()?);
+        let subject = self.find()?;
+        let label = label_of(&subject);
         let signals = WatchedSignals::block()?;
         let (transport, mut line) = self.connect(&side)?;
         let stop = line.stop.clone();
@@ -135,8 +148,11 @@ impl Arguments {
         };
         drop(signals);
         let image = accepted.image.clone();
+        let original = Original::of(&subject);
+        drop(subject);
+        let (notes, reader) = Notes::new()?;
         let done = apart(|| {
-            let moved = self.go((line, accepted), &side, start, console);
+            let moved = self.go((line, accepted, notes), (&side, &original), start, console);
             match moved {
                 Ok(()) => 0,
                 Err(failure) => {
@@ -145,11 +161,21 @@ impl Arguments {
                 }
             }
         });
+        let done = done.and_then(|status| match status {
+            // It panicked (`fork_child`).
+            exit::INSTEAD_OF_JOB => Err(Failure::new(
+                Code::Unexpected,
+                "what moved the job ended unexpectedly: please report it",
+            )),
+            status => Ok(status),
+        });
+        let judged = done.map_err(|failure| {
+            // It was killed, or never began.
+            let noted = reader.read();
+            side.judge(failure, noted, &original, &image)
+        });
         end(transport, LEAVE);
-        done.map_err(|failure| {
-            let doubt = side.doubt(&image);
-            Failure::new(Code::Elsewhere, format!("{}; {doubt}", failure.message))
-        })
+        judged
     }
 
     fn side(&self) -> Result<Side, Failure> {
@@ -166,11 +192,14 @@ impl Arguments {
             }
             (None, None) => return Err(Failure::usage("no HOST was given")),
         };
+        let restart_options = restart_options(&self.taking, self.name.as_deref());
         let host = self.host.clone().unwrap_or("the other side".into());
         Ok(Side {
             host,
             ssh,
             embeds: self.embedding.hashing(),
+            restart_options,
+            same_machine: Cell::new(false),
         })
     }
 
@@ -273,12 +302,14 @@ impl Arguments {
             );
             return Err((failure, None));
         }
+        side.same_machine.set(hello.node == node());
         let offer = Offer {
             version: env!("CARGO_PKG_VERSION").into(),
             node: node(),
             name: self.name.clone(),
             label,
             taking: self.taking.clone(),
+            patience: self.patience,
         };
         line.send(Kind::Offer, &offer).map_err(told)?;
         let accepted = line.expect(Kind::Accepted).map_err(told)?;
@@ -289,19 +320,24 @@ impl Arguments {
     /// be left half done.
     fn go(
         self,
-        (line, accepted): (Line, Accepted),
-        side: &Side,
+        (line, accepted, notes): (Line, Accepted, Notes),
+        (side, original): (&Side, &Original),
         start: Instant,
         console: Console,
     ) -> Result<(), Failure> {
         let signals = WatchedSignals::block()?;
         let subject = self.find()?;
         let stop = line.stop.clone();
+        // Until the first byte is sent: the memory of a job is copied first.
+        let beating = line.beat().map_err(Failure::system("start a thread"))?;
         let line = Rc::new(RefCell::new(Sending {
             line,
+            beating: Some(beating),
+            notes,
             bytes: 0,
             trouble: None,
-            ready: false,
+            sent: false,
+            ready: None,
         }));
         let init = subject.job.as_ref().and_then(|job| job.init);
         let request = CheckpointRequest {
@@ -316,8 +352,9 @@ impl Arguments {
                 envelope: None,
             },
         };
+        // It leaves the terminal when the copy runs: nothing waits for a terminal that takes no more.
+        let progress = Progress::new(console, Count::Written, "freezing");
         let moved = stoppable_by(&signals, &stop, || {
-            let progress = Progress::new(console, Count::Written, "freezing");
             checkpoint::checkpoint(request, &stop, &mut |step| show(&progress, step))
         })?;
         let mut sending = line.borrow_mut();
@@ -325,9 +362,13 @@ impl Arguments {
         sending.line.stop = Arc::default();
         let report = match moved {
             Ok(report) => report,
-            Err(error) => return Err(sending.undo(error, side, &accepted)),
+            Err(error) => return Err(sending.undo(error, (side, original), &accepted)),
         };
-        await_init(init);
+        // Should even this not be noted, it is seen that the job has ended.
+        let _ = sending.notes.reached(Stage::Ended);
+        if side.same_machine.get() {
+            await_init(init);
+        }
         let running = sending.commit().map_err(|trouble| {
             let why = match side.failure(&trouble).message {
                 why if matches!(trouble, Trouble::Told(_)) => why,
@@ -336,8 +377,9 @@ impl Arguments {
             let gone = side.gone(&accepted.image);
             Failure::new(Code::Elsewhere, format!("{why}; {gone}"))
         })?;
-        drop(sending);
-        tell((report, running), side, start, console)
+        drop((sending, progress));
+        tell((report, running), side, start, console);
+        Ok(())
     }
 }
 
@@ -350,17 +392,17 @@ fn await_init(init: Option<InitIdentity>) {
     }
 }
 
-fn show(progress: &Progress, step: Stage) {
+fn show(progress: &Progress, step: Step) {
     match step {
-        Stage::Telling => progress.now("waiting for programs to get ready"),
-        Stage::Frozen => progress.now("collecting"),
-        Stage::Copying(bytes) => {
+        Step::Telling => progress.now("waiting for programs to get ready"),
+        Step::Frozen => progress.now("collecting"),
+        Step::Copying(bytes) => {
             progress.now("copying memory");
             progress.expect(bytes);
         }
-        Stage::Handing => progress.now("sending"),
-        Stage::Answering => progress.now("rebuilding there"),
-        Stage::Released | Stage::Sent(_) => {}
+        Step::Handing => progress.now("sending"),
+        Step::Answering => progress.now("rebuilding there"),
+        Step::Released | Step::Sent(_) => {}
     }
 }
 
@@ -369,16 +411,17 @@ fn tell(
     side: &Side,
     start: Instant,
     console: Console,
-) -> Result<(), Failure> {
+) {
     let still = report.still;
     let mut remarks = report.remarks;
-    remarks.extend(running.remarks);
+    remarks.extend(running.remarks.iter().map(|remark| clean(remark)));
     for remark in &remarks {
         console.remark(remark);
     }
     let report = Report {
         host: side.host.clone(),
-        job: running.name,
+        // It comes from there, and is pasted into a shell.
+        job: running.name.filter(|name| check_name(name).is_ok()),
         pid: running.pid,
         terminal: running.terminal,
         processes: report.processes,
@@ -388,7 +431,12 @@ fn tell(
         total_seconds: start.elapsed().as_secs_f64(),
         remarks,
     };
-    console.result(&report, || report.text(side))
+    if let Err(failure) = console.result(&report, || report.text(side)) {
+        console.warning(&format!(
+            "the job runs on {}, but: {}",
+            side.host, failure.message
+        ));
+    }
 }
 
 impl Report {
@@ -433,112 +481,6 @@ fn beginning(text: &str) -> String {
     }
 }
 
-/// A word as sh reads it.
-fn quoted(word: &str) -> String {
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "@%+=:,./_-".contains(letter);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    }
-}
-
-/// The other side, as it is spoken of.
-struct Side {
-    host: String,
-    /// How ssh is called, and cryo there; nothing where another command carries the bytes.
-    ssh: Option<(Vec<String>, String)>,
-    /// Whether files travel along.
-    embeds: bool,
-}
-
-impl Side {
-    /// A command of cryo there, as it can be typed here.
-    fn command(&self, words: &str, option: &str) -> String {
-        match &self.ssh {
-            Some((ssh, cryo)) => {
-                let (name, rest) = ssh.split_first().expect("it begins with ssh");
-                format!("`{name} {option} {} {cryo} {words}`", rest.join(" "))
-            }
-            None => format!("`cryo {words}` there"),
-        }
-    }
-
-    fn restart(&self, image: &std::path::Path) -> String {
-        let image = quoted(&image.to_string_lossy());
-        self.command(&format!("restart --detach {image}"), "-T")
-    }
-
-    /// What is said when the original has ended for sure.
-    fn gone(&self, image: &std::path::Path) -> String {
-        format!(
-            "the job has ended here. If {} does not show it on {}, its image is there in {}, and {} brings it back",
-            self.command("list", "-T"),
-            self.host,
-            image.display(),
-            self.restart(image)
-        )
-    }
-
-    /// What is said when nothing is known for sure.
-    fn doubt(&self, image: &std::path::Path) -> String {
-        format!(
-            "if the job runs neither here (`cryo list`) nor on {} ({}), its image is there in {}, and {} brings it back",
-            self.host,
-            self.command("list", "-T"),
-            image.display(),
-            self.restart(image)
-        )
-    }
-
-    /// Why the other side does not take it; the job runs on here.
-    fn failure(&self, trouble: &Trouble) -> Failure {
-        let told = match trouble {
-            Trouble::Told(message) => message.read::<Failed>().ok(),
-            _ => None,
-        };
-        let Some(told) = told else {
-            if matches!(trouble, Trouble::Stopped) {
-                return Failure::new(Code::Failed, trouble.to_string());
-            }
-            return Failure::new(Code::Failed, format!("{}: {trouble}", self.host));
-        };
-        let message = match told.code {
-            Code::Refused => format!("refused by {}", self.host),
-            _ => format!("{}: {}", self.host, told.message),
-        };
-        Failure {
-            refusals: told.refusals,
-            ..Failure::new(told.code, message)
-        }
-    }
-
-    /// What is said when it did not come to a move.
-    fn unreached(&self, failure: Failure, trouble: Option<Trouble>, transport: Child) -> Failure {
-        let ended = matches!(trouble, Some(Trouble::Ended));
-        let patience = match trouble {
-            Some(Trouble::Stopped) => Duration::ZERO,
-            _ => LEAVE,
-        };
-        let status = end(transport, patience);
-        let how = match (ended, status, &self.ssh) {
-            (true, Some(WaitStatus::Exited(255)), Some(_)) => {
-                "; ssh says why: the job runs on here".to_owned()
-            }
-            (true, Some(WaitStatus::Exited(127)), Some(_)) => {
-                "; there is no such command: --remote-cryo PATH tells where cryo is; the job runs on here".to_owned()
-            }
-            (true, Some(WaitStatus::Exited(status)), _) => {
-                format!(" with exit code {status}; the job runs on here")
-            }
-            _ => "; the job runs on here".to_owned(),
-        };
-        Failure {
-            message: format!("{}{how}", failure.message),
-            ..failure
-        }
-    }
-}
-
 /// Waits a moment for the transport to end by itself, and ends it.
 fn end(transport: Child, patience: Duration) -> Option<WaitStatus> {
     let mut gone = [Readiness::new(transport.pidfd.as_fd(), libc::POLLIN)];
@@ -560,49 +502,83 @@ fn end(transport: Child, patience: Duration) -> Option<WaitStatus> {
 #[derive(Debug)]
 struct Sending {
     line: Line,
+    /// While nothing is sent.
+    beating: Option<Beating>,
+    notes: Notes,
     bytes: u64,
     trouble: Option<Trouble>,
+    /// All of it was sent: there may be an image there.
+    sent: bool,
     /// The other side has it, rebuilt and stopped.
-    ready: bool,
+    ready: Option<Ready>,
 }
 
 impl Sending {
+    /// Says that all was sent, and waits until it is rebuilt.
+    fn answer(&mut self) -> Result<Ready, Trouble> {
+        drop(self.beating.take());
+        self.line.expect_silence()?;
+        self.notes.reached(Stage::Sent)?;
+        self.sent = true;
+        let complete = Complete {
+            bytes: self.bytes,
+            token: token()?,
+        };
+        self.line.limit(self.line.patience.saturating_mul(AT_WORK));
+        self.line.send(Kind::Complete, &complete)?;
+        let ready: Ready = self.line.expect(Kind::Ready)?.read()?;
+        if ready.token != complete.token {
+            return Err(Trouble::Nonsense("an answer to another question".into()));
+        }
+        self.notes.reached(Stage::Ready)?;
+        Ok(ready)
+    }
+
     /// Says that the original has ended, and waits until the copy runs.
     fn commit(&mut self) -> Result<Running, Trouble> {
-        self.line.send(Kind::Commit, &())?;
+        let answer = self.ready.take().map(|ready| ready.answer);
+        let answer = answer.unwrap_or_default();
+        self.line.limit(self.line.patience.saturating_mul(AT_WORK));
+        self.line.send(Kind::Commit, &Commit { answer })?;
         self.line.expect(Kind::Running)?.read()
     }
 
     /// It came to nothing. The other side is told to forget it, if the original runs on for sure.
-    fn undo(&mut self, error: Error, side: &Side, accepted: &Accepted) -> Failure {
-        if self.ready {
+    fn undo(
+        &mut self,
+        error: Error,
+        (side, original): (&Side, &Original),
+        accepted: &Accepted,
+    ) -> Failure {
+        drop(self.beating.take());
+        if self.ready.is_some() {
             // Something went wrong with killing it.
-            let doubt = side.doubt(&accepted.image);
-            return Failure::new(Code::Elsewhere, format!("{error}; {doubt}"));
+            let standing = original.look();
+            if standing != Standing::Runs {
+                let failure = Failure::new(Code::Failed, error.to_string());
+                return side.doubt(failure, standing, &accepted.image);
+            }
         }
         self.line.patience = LEAVE;
         let _ = self.line.send(Kind::Cancel, &());
+        // Who fails there, and says so, leaves no image.
+        let told = matches!(self.trouble, Some(Trouble::Told(_)));
         let failure = match self.trouble.take() {
             Some(Trouble::Stopped) | None => Failure::from(error),
             Some(trouble) => side.failure(&trouble),
         };
         let way_out = match failure.code {
             Code::Refused if about_files(&failure) && !side.embeds => {
-                "; the job runs on here (--self-contained takes its files along)"
+                "the job runs on here (--self-contained takes its files along)".into()
             }
-            _ => "; the job runs on here",
+            _ if self.sent && !told => side.runs(&accepted.image),
+            _ => "the job runs on here".to_owned(),
         };
         Failure {
-            message: format!("{}{way_out}", failure.message),
+            message: format!("{}; {way_out}", failure.message),
             ..failure
         }
     }
-}
-
-/// Whether any of its reasons is that a file is not there, or another one: those name --relocate as a way out.
-fn about_files(failure: &Failure) -> bool {
-    let mut refusals = failure.refusals.iter();
-    refusals.any(|refusal| refusal.remedy.contains("--relocate"))
 }
 
 /// The sink of the image.
@@ -614,6 +590,7 @@ impl Write for Shared {
         const PIECE: usize = 256 << 10;
         let piece = &bytes[..bytes.len().min(PIECE)];
         let mut sending = self.0.borrow_mut();
+        drop(sending.beating.take());
         if let Err(trouble) = sending.line.send_bytes(Kind::Image, piece) {
             let error = io::Error::other(trouble.to_string());
             sending.trouble = Some(trouble);
@@ -631,12 +608,9 @@ impl Write for Shared {
 impl Receiver for Shared {
     fn answer(&mut self) -> cryonaut_engine::Result<()> {
         let mut sending = self.0.borrow_mut();
-        let bytes = sending.bytes;
-        let complete = sending.line.send(Kind::Complete, &Complete { bytes });
-        let answer = complete.and_then(|()| sending.line.expect(Kind::Ready));
-        match answer {
-            Ok(Message { .. }) => {
-                sending.ready = true;
+        match sending.answer() {
+            Ok(ready) => {
+                sending.ready = Some(ready);
                 Ok(())
             }
             Err(trouble) => {

@@ -1,16 +1,15 @@
 //! `cryo receive`: the other end of `cryo migrate`.
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::{IsTerminal, Write, stdin, stdout};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueHint};
-use cryonaut_engine::restart::{self, Committed, Input, Rebuilt, RestartRequest, Restarted};
-use cryonaut_image::AtomicFile;
+use cryonaut_engine::restart::{self, Committed, Rebuilt, RestartRequest, Restarted};
+use cryonaut_image::SeekableImage;
 use cryonaut_launch::WatchedSignals;
 use cryonaut_launch::registry::{Job, Registry};
 use cryonaut_sys::spawn::{self, OnExec};
@@ -18,13 +17,15 @@ use cryonaut_sys::spawn::{self, OnExec};
 use super::restart::{Conditions, let_go};
 use crate::console::Console;
 use crate::exit::{self, Code, Failure};
-use crate::handover::{Accepted, Complete, Failed, Hello, Offer, PROTOCOL, Running, node};
+use crate::handover::{
+    Accepted, Commit, Complete, Failed, Hello, Offer, PROTOCOL, Ready, Running, node, token,
+};
 use crate::interrupt::stoppable_by;
 use crate::job;
+use crate::kept::Kept;
 use crate::line::{Kind, Line, Trouble};
-use crate::when;
 
-/// How long the sender may be silent.
+/// How long the sender may be silent, at most; it says itself how long it waits.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How long the last word may take.
@@ -87,26 +88,34 @@ impl Arguments {
         console: Console,
     ) -> Result<(), Failure> {
         let stop = line.stop.clone();
-        let (offer, kept) = stoppable_by(signals, &stop, || {
+        let (offer, mut received) = stoppable_by(signals, &stop, || {
             let offer = greet(line)?;
-            let kept = self.take(line, &offer)?;
-            Ok::<_, Failure>((offer, kept))
+            let received = self.take(line, &offer)?;
+            Ok::<_, Failure>((offer, received))
         })??;
         let mut fate = Fate::Open;
-        match rebuild(line, signals, (&offer, &kept), &mut fate, console) {
-            Ok((restarted, job)) => settle(line, restarted, job, &kept, console),
-            Err(failure) if matches!(fate, Fate::InDoubt | Fate::Ended) => {
-                Err(kept.explain(failure, &offer, fate))
-            }
+        match rebuild(line, signals, (&offer, &mut received), &mut fate, console) {
+            Ok((restarted, job)) => settle(line, restarted, job, &mut received.kept, console),
             Err(failure) => {
-                kept.remove();
-                Err(failure)
+                let Offer { node, .. } = &offer;
+                let told = match fate {
+                    Fate::InDoubt => {
+                        format!("Nobody has said whether its original on {node} has ended.")
+                    }
+                    Fate::Ended => format!("Its original on {node} has ended."),
+                    Fate::Open | Fate::Kept => {
+                        // Where it cannot be removed the text says what to do.
+                        let _ = received.kept.withdraw();
+                        return Err(failure);
+                    }
+                };
+                Err(received.kept.explain(failure, &told))
             }
         }
     }
 
-    /// Takes the image; it is on disk then, under its name.
-    fn take(&self, line: &mut Line, offer: &Offer) -> Result<Kept, Failure> {
+    /// Takes the image; it is on the medium then, without a name.
+    fn take(&self, line: &mut Line, offer: &Offer) -> Result<Received, Failure> {
         if let Some(name) = &offer.name {
             Registry::open()?.check_free(name)?;
         }
@@ -115,67 +124,75 @@ impl Arguments {
                 .map_err(Failure::system("find out the working directory"))?,
             None => usual_directory()?,
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory)
-            .map_err(Failure::system(format!("make {}", directory.display())))?;
-        let path = directory.join(format!("{}-{}.cryo", offer.label, when::stamp()));
-        let mut file = AtomicFile::create(&path)?;
+        let mut kept = Kept::create(&directory, &offer.label)?;
         line.send(
             Kind::Accepted,
             &Accepted {
-                image: path.clone(),
+                image: kept.path().to_owned(),
             },
         )?;
         let mut bytes = 0;
-        loop {
+        let token = loop {
             let message = line.next()?;
             match message.kind {
                 Kind::Image => {
                     bytes += message.body.len() as u64;
-                    file.write_all(&message.body)
-                        .map_err(Failure::system(format!(
-                            "keep the image in {}",
-                            directory.display()
-                        )))?;
+                    let written = kept.image().write_all(&message.body);
+                    written.map_err(Failure::system(format!(
+                        "keep the image in {}",
+                        directory.display()
+                    )))?;
                 }
-                Kind::Complete if message.read::<Complete>()?.bytes == bytes => break,
+                Kind::Complete => match message.read()? {
+                    Complete { bytes: sent, token } if sent == bytes => break token,
+                    Complete { bytes: sent, .. } => {
+                        let what = format!("{sent} bytes, of which {bytes} came");
+                        return Err(Trouble::Nonsense(what).into());
+                    }
+                },
                 Kind::Cancel => return Err(cancelled()),
                 other => return Err(Trouble::Nonsense(format!("{other:?} within an image")).into()),
             }
-        }
+        };
         let beating = line.beat().map_err(Failure::system("start a thread"))?;
-        file.sync()?;
-        file.commit()?;
+        kept.image().sync()?;
         drop(beating);
-        Ok(Kept { path })
+        Ok(Received { kept, token })
     }
+}
+
+/// All of an image, and the word that the answer to it repeats.
+struct Received {
+    kept: Kept,
+    token: String,
 }
 
 /// Rebuilds the job from the image that is on disk, and lets it go at the sender's word.
 fn rebuild(
     line: &mut Line,
     signals: &WatchedSignals,
-    (offer, kept): (&Offer, &Kept),
+    (offer, received): (&Offer, &mut Received),
     fate: &mut Fate,
     console: Console,
 ) -> Result<(Restarted, Option<Job>), Failure> {
     let stop = line.stop.clone();
-    let image = restart::open(Input::File(kept.path.clone()))?;
+    let image = SeekableImage::open(received.kept.open()?)?;
     let conditions = Conditions::from(offer.taking.clone());
     // Now, while there is one thread, as in `cryo restart`.
     let request = RestartRequest {
         view: conditions.enter_view(&image)?,
         ..conditions.request()?
     };
+    line.send(Kind::Beat, &())?;
     let mut listed = None;
     let told = Muted::begin()?;
     let restarted = stoppable_by(signals, &stop, || {
         let beating = line.beat().map_err(Failure::system("start a thread"))?;
         let decide = |rebuilt: Rebuilt<'_>| -> Result<Committed, Failure> {
-            drop((beating, told));
-            await_word(line, fate)?;
+            drop(told);
+            received.kept.publish(offer)?;
+            drop(beating);
+            await_word(line, (offer, received), fate)?;
             let (job, committed) = let_go(rebuilt, offer.name.clone(), console)?;
             listed = job;
             Ok(committed)
@@ -185,12 +202,25 @@ fn rebuild(
     Ok((restarted, listed))
 }
 
-/// Waits for the word that the original has ended.
-fn await_word(line: &mut Line, fate: &mut Fate) -> Result<(), Failure> {
-    line.send(Kind::Ready, &())?;
+/// Waits for the word that the original has ended. The image has its name, and may be all that is left of the job from here on.
+fn await_word(
+    line: &mut Line,
+    (offer, received): (&Offer, &mut Received),
+    fate: &mut Fate,
+) -> Result<(), Failure> {
+    line.expect_silence()?;
+    let ready = Ready {
+        token: std::mem::take(&mut received.token),
+        answer: token()?,
+    };
+    // Whoever waits longer than the other may be believed to have gone.
+    line.patience = offer.patience;
+    // When this fails not all of it was written, so nobody has heard it.
+    line.send(Kind::Ready, &ready)?;
     *fate = Fate::InDoubt;
-    match line.next()?.kind {
-        Kind::Commit => {
+    let word = line.next()?;
+    match word.kind {
+        Kind::Commit if word.read::<Commit>()?.answer == ready.answer => {
             *fate = Fate::Ended;
             Ok(())
         }
@@ -257,6 +287,7 @@ fn greet(line: &mut Line) -> Result<Offer, Failure> {
         node: node(),
     })?;
     let offer: Offer = line.expect(Kind::Offer)?.read()?;
+    line.patience = offer.patience.min(PATIENCE);
     let good = !offer.label.is_empty()
         && offer
             .label
@@ -283,66 +314,17 @@ fn usual_directory() -> Result<PathBuf, Failure> {
     })
 }
 
-/// An image that was received.
-struct Kept {
-    path: PathBuf,
-}
-
-impl Kept {
-    fn remove(&self) {
-        // Where it cannot be removed it does no harm.
-        let _ = std::fs::remove_file(&self.path);
-    }
-
-    /// Leaves it, and says beside it what to do with it.
-    fn explain(&self, failure: Failure, offer: &Offer, fate: Fate) -> Failure {
-        let Offer { label, node, .. } = offer;
-        let why = &failure.message;
-        let path = self.path.display();
-        let state = match fate {
-            Fate::Ended => format!("Its original on {node} has ended. This brings it back here:"),
-            _ => format!(
-                "It was not started here, since its original may still run on {node}. If it runs, remove the image:\n\
-                 two copies of one job would undo each other's work. If it does not, this brings it back here:"
-            ),
-        };
-        let text = format!(
-            "The image beside this file is of the job {label}, which was on its way here from {node}.\n\
-             That was broken off when all of it was here: {why}.\n\
-             {state}\n\n    cryo restart {path}\n"
-        );
-        let beside = self.path.with_extension("txt");
-        let written = write_durably(&beside, &text);
-        let told = match written {
-            Ok(()) => format!("{} says what to do", beside.display()),
-            Err(error) => format!("{} could not be written: {error}", beside.display()),
-        };
-        Failure {
-            message: format!(
-                "{}; the image stays in {}, and {told}",
-                failure.message,
-                self.path.display()
-            ),
-            ..failure
-        }
-    }
-}
-
-fn write_durably(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
-}
-
 /// The job runs: its image is not needed any more.
 fn settle(
     line: &mut Line,
     restarted: Restarted,
     job: Option<Job>,
-    kept: &Kept,
+    kept: &mut Kept,
     console: Console,
 ) -> Result<(), Failure> {
-    kept.remove();
+    if let Err(failure) = kept.withdraw() {
+        console.warning(&format!("the job runs, but: {}", failure.message));
+    }
     let terminal = restarted.terminal.is_some();
     if let Some(master) = restarted.terminal
         && let Err(failure) =

@@ -30,6 +30,7 @@ use crate::console::Console;
 use crate::exit::{self, Failure};
 use crate::interrupt::stoppable_telling;
 use crate::job::{self, Detached, Foreground, Sight};
+use crate::kept::expect_no_copy;
 use crate::opening::{KeyArguments, open};
 use crate::progress::{Count, Progress};
 use crate::terminal::{self, DetachKeyArgument, User};
@@ -167,6 +168,30 @@ impl TypedValueParser for RelocationParser {
             let text = format!("invalid value '{value}' for '{name}': {error}\n");
             clap::Error::raw(clap::error::ErrorKind::ValueValidation, text).with_cmd(command)
         })
+    }
+}
+
+impl Taking {
+    /// The options that say so.
+    pub fn words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        let named = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
+            value().map(|value| value.get_name().to_owned())
+        };
+        if !matches!(self.pids, PidsArgument::Auto) {
+            let value = named(&|| self.pids.to_possible_value());
+            words.extend(value.map(|value| format!("--pids={value}")));
+        }
+        if self.allow_changed {
+            words.push("--allow-changed".into());
+        }
+        let grown = named(&|| self.grown?.to_possible_value());
+        words.extend(grown.map(|value| format!("--grown={value}")));
+        words.extend(self.relocate.iter().map(|one| format!("--relocate={one}")));
+        if self.clamp_limits {
+            words.push("--clamp-limits".into());
+        }
+        words
     }
 }
 
@@ -317,6 +342,7 @@ impl Arguments {
             ..self.conditions.request()?
         };
         let (image, told) = stoppable_telling(&signals, |_| {
+            expect_no_copy(&self.image)?;
             // It may ask for a passphrase, where a bar would be in the way.
             let image = open(&self.image, &self.opening)?;
             if from_stream {

@@ -105,7 +105,8 @@ impl Isa {
     }
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
+/// Reads a time of a second at least.
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(time) if time >= Duration::from_secs(1) => Ok(time),
         Ok(_) => Err("at least 1s".into()),
