@@ -273,6 +273,7 @@ impl<'a> Foreground<'a> {
                     self.hang_up()?;
                 }
                 Outcome::Detached => {
+                    self.supervisor.leave();
                     drop(self.supervisor.detach());
                     match name {
                         Some(name) => console.remark(&terminal::runs_on(name)),

@@ -37,7 +37,7 @@ const WATCHED: [i32; 10] = [
 #[derive(Debug)]
 pub struct WatchedSignals {
     descriptor: SignalDescriptor,
-    before: SignalSet,
+    before: Option<SignalSet>,
 }
 
 impl WatchedSignals {
@@ -48,7 +48,16 @@ impl WatchedSignals {
         let descriptor =
             SignalDescriptor::new(set).map_err(LaunchError::system("open a signal descriptor"))?;
         let before = signal::block_signals(set).map_err(LaunchError::system("block signals"))?;
-        Ok(WatchedSignals { descriptor, before })
+        Ok(WatchedSignals {
+            descriptor,
+            before: Some(before),
+        })
+    }
+
+    /// Keeps them blocked for good: of a terminal that goes its users are told more than once, and who has begun to leave in order
+    /// must not die of the last time.
+    pub fn stay_blocked(&mut self) {
+        self.before = None;
     }
 
     /// Readable when a signal has come.
@@ -66,8 +75,10 @@ impl WatchedSignals {
 
 impl Drop for WatchedSignals {
     fn drop(&mut self) {
-        // Cannot fail with a mask that the kernel gave.
-        let _ = signal::set_signal_mask(self.before);
+        if let Some(before) = self.before {
+            // Cannot fail with a mask that the kernel gave.
+            let _ = signal::set_signal_mask(before);
+        }
     }
 }
 
@@ -347,6 +358,11 @@ impl<'a> Supervisor<'a> {
             // Before AllGone, which may wait already.
             self.pending.push_front(Event::RootEnded(ended));
         }
+    }
+
+    /// Whoever stood in for the job leaves, and ends: no signal is to hinder that any more.
+    pub fn leave(&mut self) {
+        self.signals.stay_blocked();
     }
 
     /// Passes a signal on to the job.

@@ -258,12 +258,19 @@ fn orphans_are_reaped_and_init_ends_after_the_last() {
         return;
     };
     // The subshell leaves orphans behind; one of them outlives the root.
-    let script = "(sleep 0.2 & sleep 0.1 &) ; (setsid sleep 0.6 >/dev/null &); sleep 0.4; ps -o stat= 2>/dev/null | grep -c Z";
-    let (text, ended) = run(&nursery, |_| {}, script);
+    let stays = std::env::temp_dir().join(format!("cryonaut-daemon-{}", std::process::id()));
+    fs::write(&stays, "").unwrap();
+    let script = format!(
+        "(sleep 0.2 & sleep 0.1 &) ; (setsid sh -c 'while [ -e {} ]; do sleep 0.05; done' >/dev/null &); sleep 0.4; \
+         ps -o stat= 2>/dev/null | grep -c Z",
+        stays.display()
+    );
+    let (text, ended) = run(&nursery, |_| {}, &script);
     assert_eq!(text.trim(), "0", "zombies");
     assert!(matches!(ended, Ended::Exited(_)));
     let init = nursery.namespaces().unwrap().init_pid();
     assert!(is_alive(init), "a daemon of the job still runs");
+    fs::remove_file(&stays).unwrap();
     wait_until("init ends", || !is_alive(init));
 }
 

@@ -285,15 +285,23 @@ static void marks(int marked) {
     expect(cryo_exclude(memory + 6 * page, page) == 0 && cryo_include(memory + 6 * page, page) == 0, "cryo_include");
     if (marked)
         expect(cryo_reopen(fault) == 0 && cryo_reopen(twin) == 0, "cryo_reopen");
+    int ready[2];
+    expect(pipe(ready) == 0, "pipe");
     pid_t child = fork();
     if (child == 0) {
         /* What its parent left out is its own. */
         close(fault);
+        close(ready[0]);
+        close(ready[1]);
         wait_for_go();
         for (size_t at = 0; at < 8 * page; at++)
             expect(memory[at] == 7, "the child's memory");
         _exit(fcntl(twin, F_GETFD) < 0);
     }
+    char none;
+    close(ready[1]);
+    expect(read(ready[0], &none, 1) == 0, "the child's descriptors");
+    close(ready[0]);
     say("READY\n");
     wait_for_go();
     for (size_t at = 0; at < 8 * page; at++) {
