@@ -4,8 +4,9 @@
 //! - *older*: checkpointed and left running, killed later, restarted from the older image, killed again, and restarted once more
 //!   from it: shared memory must come back as it was saved, not as it is found.
 //!
-//! Each library with the transports it has on one node. The program checks whatever it receives, and its output must be
-//! byte for byte that of an undisturbed run.
+//! Each library with the transports it has on one node, but MPICH 4.0 over TCP (UCX), which hangs at its end every now and then, by
+//! itself, on a busy machine. Connections in an MPI job are those of Open MPI, and of both launchers. The program checks whatever
+//! it receives, and its output must be byte for byte that of an undisturbed run.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -22,7 +23,6 @@ const LIMIT: Duration = Duration::from_secs(280);
 
 /// One library with one transport.
 struct Setting {
-    ranks: &'static str,
     launcher: &'static str,
     compiler: &'static str,
     options: &'static [&'static str],
@@ -46,7 +46,6 @@ const AS_ROOT: &[(&str, &str)] = &[
 
 const fn open_mpi(options: &'static [&'static str]) -> Setting {
     Setting {
-        ranks: "4",
         launcher: "mpirun.openmpi",
         compiler: "mpicc.openmpi",
         options,
@@ -56,7 +55,6 @@ const fn open_mpi(options: &'static [&'static str]) -> Setting {
 
 const fn mpich(environment: &'static [(&'static str, &'static str)]) -> Setting {
     Setting {
-        ranks: "4",
         launcher: "mpirun.mpich",
         compiler: "mpicc.mpich",
         options: &[],
@@ -87,17 +85,11 @@ const OPEN_MPI_TCP: Setting = open_mpi(&[
 /// As it comes: System V segments that are marked for removal, deleted files in /dev/shm, process_vm_readv(2).
 const MPICH: Setting = mpich(&[]);
 const MPICH_SYSTEM_V: Setting = mpich(&[("UCX_TLS", "self,sysv")]);
-/// Of two ranks: with more, MPICH 4.0 over TCP may hang at its end, by itself.
-const MPICH_TCP: Setting = Setting {
-    ranks: "2",
-    ..mpich(&[("UCX_TLS", "self,tcp")])
-};
-
 impl Setting {
     /// The launcher with the ranks of a program that exchanges everything with everybody for so many rounds.
     fn program(&self, rounds: u32) -> Outcome<Program> {
         let sources = [place::programs().join("mpi_exchange.c")];
-        let launcher = Program::installed(self.launcher)?.arguments(["-np", self.ranks]);
+        let launcher = Program::installed(self.launcher)?.arguments(["-np", "4"]);
         Program::installed(self.compiler)?;
         let compiler = [self.compiler, "-O2", "-Wall", "-Wextra", "-Werror"];
         let exchange = place::compile("mpi_exchange", &compiler, &sources)?;
@@ -253,5 +245,4 @@ settings! {
     open_mpi_tcp OPEN_MPI_TCP;
     mpich MPICH;
     mpich_system_v MPICH_SYSTEM_V;
-    mpich_tcp MPICH_TCP;
 }
