@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 
 use cryonaut_launch::terminal::{Pty, WindowSize};
 use cryonaut_sys::spawn::set_nonblocking;
@@ -44,14 +44,13 @@ impl<'scene> Screen<'scene> {
         arguments: impl IntoIterator<Item = T>,
     ) -> Outcome<Self> {
         let mut command = scene.terminal_command(program);
-        let arguments: Vec<_> = arguments
-            .into_iter()
-            .map(|argument| argument.as_ref().to_owned())
-            .collect();
-        command
-            .args(&arguments)
-            .env("TERM", "xterm")
-            .env("PS1", "$ ");
+        command.args(arguments);
+        Screen::start_command(scene, command)
+    }
+
+    /// Starts a command of [`Scene::terminal_command`] on a terminal of its own.
+    pub fn start_command(scene: &'scene Scene, mut command: Command) -> Outcome<Self> {
+        command.env("TERM", "xterm").env("PS1", "$ ");
         let pty = Pty::open(None)?;
         let size = WindowSize {
             rows: 24,
@@ -64,6 +63,7 @@ impl<'scene> Screen<'scene> {
         let before = Settings::of(pty.slave.as_fd())?;
         let child = command.spawn()?;
         scene.look_after(child.id() as i32);
+        let arguments: Vec<_> = command.get_args().skip(1).collect();
         scene.note(format!(
             "on a terminal, process {}: {arguments:?}",
             child.id()
