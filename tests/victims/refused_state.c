@@ -65,6 +65,13 @@ static mqd_t watched_queue(const char *what)
 	mqd_t queue = must(mq_open(name, O_RDWR | O_NONBLOCK | O_CREAT | O_EXCL, 0600, &limits));
 	must(mq_unlink(name));
 	must((long)signal(SIGUSR1, note));
+	if (strcmp(what, "queue-left") == 0) {
+		/* A name, a message, and nobody who has it open. */
+		mqd_t left = must(mq_open(name, O_RDWR | O_CREAT | O_EXCL, 0600, &limits));
+		must(mq_send(left, "x", 1, 0));
+		must(mq_close(left));
+		return queue;
+	}
 	if (strcmp(what, "queue-notify") == 0) {
 		struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1};
 		must(mq_notify(queue, &event));
@@ -141,6 +148,12 @@ int main(int count, char **arguments)
 		expect_equal("signals before the message", 0, told);
 		expect_success(mq_send(queue, "x", 1, 0));
 		expect_equal("signals after it", 1, told);
+	} else if (strcmp(what, "queue-left") == 0) {
+		char name[64], text[8];
+		snprintf(name, sizeof name, "/refused-%d", getpid());
+		queue = expect_success(mq_open(name, O_RDONLY));
+		expect_equal("the message", 1, mq_receive(queue, text, sizeof text, NULL));
+		expect_success(mq_unlink(name));
 	} else if (strcmp(what, "queue-outside") == 0) {
 		char text[8];
 		expect_equal("the message", 1, mq_receive(queue, text, sizeof text, NULL));

@@ -89,6 +89,22 @@ pub fn new_tmpfs(source: &CStr, bytes: u64) -> Result<OwnedFd> {
     // 0 would be no limit.
     let size = CString::new(bytes.max(1).to_string()).map_err(Error::other)?;
     set(c"size", &size)?;
+    made(&context)
+}
+
+/// The POSIX message queues of the calling process' IPC namespace as a directory (mq_overview(7)), not attached anywhere.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN over the mount namespace.
+pub fn message_queues() -> Result<OwnedFd> {
+    let name = c"mqueue".as_ptr();
+    // SAFETY: the name is a C string.
+    let context = owned(unsafe { libc::syscall(libc::SYS_fsopen, name, FSOPEN_CLOEXEC) })?;
+    made(&context)
+}
+
+/// The file system that a context of fsopen(2) describes, not attached anywhere.
+fn made(context: &OwnedFd) -> Result<OwnedFd> {
     // SAFETY: this command takes neither key nor value.
     check(unsafe {
         libc::syscall(

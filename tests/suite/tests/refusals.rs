@@ -33,6 +33,25 @@ fn refused_victim(scene: &Scene, (source, arguments): (&str, &[&str]), words: &[
     finish(scene, &job, &job)
 }
 
+/// A queue that only its name leads to, in an IPC namespace of the job's own.
+fn queue_left(scene: &Scene) -> Outcome {
+    let program = Program::victim("refused_state", &[])?.argument("queue-left");
+    let name = format!("refused-{}", std::process::id());
+    let job = scene
+        .cryo(["run", "--namespaces", "--name", &name, "--"])
+        .arguments([&program.path])
+        .arguments(&program.arguments)
+        .start("victim")?;
+    await_ready(scene, &job)?;
+    let image = scene.file("image");
+    scene
+        .cryo(["checkpoint", &name, "-o"])
+        .arguments([&image])
+        .run()?
+        .refusal_with(&[REFUSED], &["no process of the job has it open"])?;
+    finish(scene, &job, &job)
+}
+
 /// A tracer outside of the job is named.
 fn tracer_outside(scene: &Scene) -> Outcome {
     let job = start(scene, "refused_state", &["nothing"])?;
@@ -104,6 +123,7 @@ for_each_user! {
     keyring => |scene| refused_victim(scene, ("keyring", &[]), &["keyring"]);
     socket_named => |scene| refused(scene, "socket-named", &["a socket that is in use"]);
     queue_to_tell_of => |scene| refused(scene, "queue-notify", &["mq_notify"]);
+    queue_left => queue_left;
     queue_outside => |scene| refused(scene, "queue-outside", &["has it open too"]);
     tracer_in_the_job => |scene| refused(scene, "tracer-inside", &["(refused_state) traces it"]);
     tracer_of_a_thread => |scene| refused(scene, "tracer-of-thread", &["(refused_state) traces it"]);

@@ -481,8 +481,9 @@ const SUPPORT: &[Support] = &[
     },
     Support {
         what: "POSIX message queues that nobody has open",
-        level: Level::Partly,
-        how: "their names are gone in the IPC namespace of a restart; keep a queue open that is to be kept",
+        level: Level::Refused,
+        how: "in an IPC namespace of the job's own, where they are its; in one that it shares with others they stay behind where the \
+              job was. Keep a queue open that is to be kept",
     },
 ];
 

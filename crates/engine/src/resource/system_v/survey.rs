@@ -1,11 +1,13 @@
 //! Which System V objects are the job's, what they hold, and what stands in the way of saving them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 
 use cryonaut_procfs::maps::AreaName;
 use cryonaut_procfs::sysvipc::{self, SystemVObject};
 use cryonaut_procfs::{ProcessDirectory, system};
-use cryonaut_sys::{ipc, spawn, task};
+use cryonaut_sys::{ipc, message_queue, mount, spawn, task};
 
 use super::Identity;
 use super::limits::{self, IpcLimit};
@@ -206,6 +208,20 @@ pub(super) struct Findings {
     /// The changed limits of a namespace of its own.
     #[prost(message, repeated, tag = "8")]
     pub limits: Vec<IpcLimit>,
+    /// The names of POSIX message queues in a namespace of its own.
+    #[prost(message, repeated, tag = "9")]
+    pub names: Vec<QueueName>,
+}
+
+/// A name of a POSIX message queue.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct QueueName {
+    /// It, without the slash before it.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// The queue's inode number.
+    #[prost(uint64, tag = "2")]
+    pub inode: u64,
 }
 
 /// Why an object cannot be saved.
@@ -243,7 +259,8 @@ pub(super) fn look(facts: &Facts, depth: Depth) -> Result<Survey> {
         .directory
         .as_ref()
         .ok_or_else(|| Error::Failed("the job has no process".into()))?;
-    let (visitor, findings) = Visitor::send(directory, facts.own, || find(facts, depth))?;
+    let (visitor, mut findings) = Visitor::send(directory, facts.own, || find(facts, depth))?;
+    refuse_unopened_queues(facts, &mut findings);
     let undo = undo(facts, &findings, &visitor);
     Ok(Survey {
         findings,
@@ -299,12 +316,66 @@ fn undo(facts: &Facts, findings: &Findings, visitor: &Visitor) -> Vec<Refusal> {
     found.list().to_vec()
 }
 
+/// POSIX message queues that nobody has open cannot be saved: only descriptors lead to their messages.
+fn refuse_unopened_queues(facts: &Facts, findings: &mut Findings) {
+    if findings.names.is_empty() {
+        return;
+    }
+    let mut open = BTreeSet::new();
+    for process in facts.processes.keys() {
+        let descriptors = std::fs::read_dir(format!("/proc/{process}/fd"));
+        for descriptor in descriptors.into_iter().flatten().flatten() {
+            let file = std::fs::metadata(descriptor.path());
+            open.extend(file.ok().filter(is_queue).map(|file| file.ino()));
+        }
+    }
+    for QueueName { name, inode } in &findings.names {
+        if !open.contains(inode) {
+            findings.obstacles.push(Obstacle {
+                object: format!("the POSIX message queue /{name}"),
+                reason: "no process of the job has it open".into(),
+                remedy: "have a process keep it open, or remove it (mq_unlink)".into(),
+                // One that is made or removed just now.
+                passing: true,
+            });
+        }
+    }
+}
+
+/// Whether a file may be a message queue: all have the same size.
+fn is_queue(file: &std::fs::Metadata) -> bool {
+    file.is_file() && file.len() == message_queue::FILE_SIZE
+}
+
+/// The names of the POSIX message queues of this process' namespace, where it may list them.
+fn queue_names() -> Vec<QueueName> {
+    let listed = mount::message_queues().or_else(|_| {
+        // In a user namespace of the job's it has a say in its own mounts only.
+        spawn::unshare(spawn::namespace::MOUNT)?;
+        mount::message_queues()
+    });
+    let Ok(directory) = listed else {
+        return Vec::new();
+    };
+    let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let named = entries.filter_map(|entry| {
+        let file = entry.metadata().ok()?;
+        Some(QueueName {
+            name: entry.file_name().to_string_lossy().into_owned(),
+            inode: file.ino(),
+        })
+    });
+    named.collect()
+}
+
 /// Finds the job's objects; the calling process is in its namespace, and attaches the segments.
 fn find(facts: &Facts, depth: Depth) -> Result<Findings> {
     let tables = Tables::read()?;
     let mut findings = Findings::default();
     if facts.own {
         findings.limits = limits::changed();
+        findings.names = queue_names();
     }
     for segment in &tables.segments {
         find_segment(facts, depth, segment, &mut findings);
