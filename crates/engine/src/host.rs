@@ -65,6 +65,8 @@ pub enum Inherited {
     Descriptor(std::fs::File),
     /// A file by its path: it is read, or appended to and made if need be.
     Path(std::path::PathBuf),
+    /// Nothing, for this reason: it could not be opened.
+    Unusable(String),
 }
 
 /// The facts about this machine that plans are made against.

@@ -2,18 +2,28 @@
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Child, Stdio};
 
 use cryonaut_suite::scene::LIMIT;
-use cryonaut_suite::victim::checkpoint;
 use cryonaut_suite::{Outcome, Program, Scene, User, failed, test};
 
 /// A victim that was killed after its checkpoint, with "before, " in flight to it, and its pipes' names.
 fn saved(scene: &Scene, argument: &str, numbers: [i32; 2]) -> Outcome<[String; 2]> {
     let program = Program::victim("pipe_external", &[])?;
+    saved_of(scene, &program.path, argument, numbers)
+}
+
+/// The same of a victim that lies here; its files are in the image where they are in this scene's directory.
+fn saved_of(
+    scene: &Scene,
+    program: &Path,
+    argument: &str,
+    numbers: [i32; 2],
+) -> Outcome<[String; 2]> {
     let (path, output) = scene.output_file("victim.out")?;
     let mut child: Child = scene
-        .session_command(&program.path)
+        .session_command(program)
         .arg(argument)
         .stdin(Stdio::piped())
         .stdout(output)
@@ -31,7 +41,17 @@ fn saved(scene: &Scene, argument: &str, numbers: [i32; 2]) -> Outcome<[String; 2
     };
     let names = [name(numbers[0])?, name(numbers[1])?];
     let pid = child.id().to_string();
-    checkpoint(scene, &pid, &scene.file("image"), "--kill")?;
+    scene
+        .cryo([
+            "checkpoint",
+            &pid,
+            "--kill",
+            "--embed=*/place/program",
+            "-o",
+        ])
+        .arguments([scene.file("image")])
+        .run()?
+        .success()?;
     child.wait()?;
     scene.write(&scene.file("source"), "after")?;
     scene.go()?;
@@ -100,6 +120,43 @@ fn standard(scene: &Scene) -> Outcome {
         return failed("nothing came out at --stderr");
     }
     expect_ok(scene)
+}
+
+/// A file that is given is the caller's, also where the job sees its directory with files of the image in it.
+fn beside_embedded(scene: &Scene) -> Outcome {
+    let place = scene.make_directory("place")?;
+    let program = place.join("program");
+    fs::copy(Program::victim("pipe_external", &[])?.path, &program)?;
+    let names = saved_of(scene, &program, "moved", [70, 80])?;
+    fs::remove_file(&program)?;
+    let sink = place.join("sink");
+    let given = |name: &str, file: &Path| format!("{name}={}", file.display());
+    let restart = |source: &Path| {
+        scene
+            .cryo(["restart"])
+            .arguments(["--inherit-fd", &given(&names[0], source)])
+            .arguments(["--inherit-fd", &given(&names[1], &sink)])
+            .arguments([scene.file("image")])
+            .run()
+    };
+    restart(&place.join("none"))?.refusal_with(&[125], &["none: no such file"])?;
+    restart(&scene.file("source"))?.success()?;
+    if fs::read_to_string(&sink).unwrap_or_default() != "heard\n" {
+        return failed("nothing has come into the file");
+    }
+    expect_ok(scene)
+}
+
+#[test]
+fn beside_embedded_root() {
+    let name = "external_pipes::beside_embedded_root";
+    test(name, User::Root, beside_embedded);
+}
+
+#[test]
+fn beside_embedded_user() {
+    let name = "external_pipes::beside_embedded_user";
+    test(name, User::Ordinary, beside_embedded);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use clap::builder::TypedValueParser;
 use clap::{Args, ValueEnum, ValueHint};
 use cryonaut_engine::host::{Changed, ClampLimits, Grown, Host, Inherited};
 use cryonaut_engine::relocate::{Relocated, Relocation, relocate};
-use cryonaut_engine::resource::file::waits_for_keys;
+use cryonaut_engine::resource::file::{open_given, waits_for_keys};
 use cryonaut_engine::restart::{self, Committed, Pids, Rebuilt, RestartRequest, Restarted};
 use cryonaut_engine::view::{self, View};
 use cryonaut_image::{RecordSet, SeekableImage};
@@ -291,6 +291,23 @@ impl Conditions {
 
     /// What is given in place of pipes that led out of the job.
     pub fn inherited(&self) -> Result<Arc<BTreeMap<String, Inherited>>, Failure> {
+        Ok(Arc::new(self.given()?))
+    }
+
+    /// The same before a view is entered: where that will be, files are opened now, since their paths may be hidden then.
+    fn inherited_before_view(
+        &self,
+        image: &SeekableImage,
+    ) -> Result<Arc<BTreeMap<String, Inherited>>, Failure> {
+        let given = self.given()?;
+        let Relocated { records, .. } = relocate(&image.records()?, self.relocations())?;
+        match given.is_empty() || self.provided(&records)?.is_empty() {
+            true => Ok(Arc::new(given)),
+            false => Ok(Arc::new(open_given(&records, given)?)),
+        }
+    }
+
+    fn given(&self) -> Result<BTreeMap<String, Inherited>, Failure> {
         let mut given = BTreeMap::new();
         for InheritArgument { pipe, from } in &self.inherit_fd {
             let source = match from.parse() {
@@ -304,7 +321,7 @@ impl Conditions {
                 return Err(Failure::usage(format!("--inherit-fd names {pipe} twice")));
             }
         }
-        Ok(Arc::new(given))
+        Ok(given)
     }
 }
 
@@ -357,8 +374,13 @@ impl Arguments {
             expect_keys(&image)?;
         }
         // Now, while there is one thread again, and before anything of the job is there to be seen.
+        let inherited = Some(self.conditions.inherited_before_view(&image)?);
         let view = self.conditions.enter_view(&image)?;
-        let request = RestartRequest { view, ..request };
+        let request = RestartRequest {
+            view,
+            inherited,
+            ..request
+        };
         let mut job = None;
         let (restarted, told) = {
             let progress = Progress::new(console, Count::Read, "restarting");

@@ -67,6 +67,7 @@ use crate::target::{Inspection, Target, TargetProcess};
 use crate::{Error, Refusals, Result};
 
 pub(crate) use device::is_stateless;
+pub use external::open_given;
 pub use facts::{Description, FdFacts, Job, Known, Peer, Place, Slot};
 pub(crate) use message_queue::demands as message_queue_demands;
 pub use numbers::SpareNumbers;

@@ -249,6 +249,32 @@ pub(super) fn in_flight(ends: &[&Description], job: &Job<'_>) -> Result<Option<Q
     Ok((queue.length() > 0).then_some(queue))
 }
 
+/// Opens what is given by its path now, while all paths are the caller's, as the pipe in whose place it comes is used. What
+/// cannot be opened is refused by the plan.
+///
+/// # Errors
+/// When the records are damaged.
+pub fn open_given(
+    records: &RecordSet,
+    given: BTreeMap<String, Inherited>,
+) -> Result<BTreeMap<String, Inherited>> {
+    let pipes = by_name(records)?;
+    let opened = given.into_iter().map(|(name, source)| {
+        let source = match (&source, pipes.get(&name)) {
+            (Inherited::Path(path), Some(ends)) => match source.open(ends[0].reads()) {
+                Ok(file) => Inherited::Descriptor(file.into()),
+                Err(error) => {
+                    let path = printable(path.as_os_str().as_bytes());
+                    Inherited::Unusable(format!("{path}: {error}"))
+                }
+            },
+            _ => source,
+        };
+        (name, source)
+    });
+    Ok(opened.collect())
+}
+
 impl Inherited {
     /// Whether it can take the place of an end that is read from, or of one that is written to.
     fn check(&self, reads: bool) -> std::result::Result<(), String> {
@@ -267,6 +293,7 @@ impl Inherited {
                 }
                 Ok(())
             }
+            Inherited::Unusable(reason) => Err(reason.clone()),
             Inherited::Path(path) => {
                 // A file that is written to is made where there is none.
                 let looked_at = match path.parent() {
@@ -284,6 +311,7 @@ impl Inherited {
     fn open(&self, reads: bool) -> std::io::Result<OwnedFd> {
         match self {
             Inherited::Descriptor(file) => file.as_fd().try_clone_to_owned(),
+            Inherited::Unusable(reason) => Err(std::io::Error::other(reason.clone())),
             Inherited::Path(path) => {
                 let mut options = File::options();
                 // A FIFO must not keep the restart waiting.
