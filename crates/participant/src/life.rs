@@ -111,7 +111,8 @@ impl Life {
         write_text(&self.board.reason, b"");
         self.show(State::Entering);
         self.board.answered.store(request, Ordering::Release);
-        if !self.gate.close(|| patience.is_over()) {
+        // A section may be left just when it was waited for long enough: then nobody is told anything.
+        if !self.gate.close(|| patience.is_over()) || patience.is_over() {
             self.gate.open();
             self.show(State::Idle);
             return;
