@@ -272,7 +272,7 @@ impl<'r> Workshop<'r> {
         let fd = fresh(socket)?;
         // Its old address is worth an attempt, no more: others may be there.
         if let Some(own) = socket.own().filter(reaches_loopback) {
-            let _ = bind(fd.as_fd(), &own);
+            let _ = bind_or_force(fd.as_fd(), &own);
         }
         connect(fd.as_fd(), &to).attempt(what)?;
         let other = socket::accept(door.as_fd()).attempt(what)?;
