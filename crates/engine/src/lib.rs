@@ -12,6 +12,7 @@ pub mod copy_out;
 mod error;
 pub mod extract;
 mod feeder;
+mod finisher;
 pub mod freeze;
 pub mod guardian;
 pub mod host;

@@ -13,7 +13,7 @@ use prost::Message;
 
 use super::survey::Findings;
 use crate::error::Attempt;
-use crate::{Error, Result};
+use crate::{Error, Result, finisher};
 
 /// The process. It ends when this is dropped.
 #[derive(Debug)]
@@ -72,10 +72,7 @@ impl Visitor {
         match Findings::decode(bytes.as_slice()) {
             Ok(findings) if findings.error.is_empty() => Ok((visitor, findings)),
             Ok(findings) => Err(Error::Failed(findings.error)),
-            Err(_) => Err(Error::Failed(format!(
-                "{}: the process that did it was killed from outside",
-                what()
-            ))),
+            Err(_) => Err(finisher::killed(&what())),
         }
     }
 

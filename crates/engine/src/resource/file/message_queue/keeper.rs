@@ -7,18 +7,16 @@
 //! still has left the queue's lists, and comes back to them when it goes on. Nobody is to be told of messages (mq_notify(3)) either:
 //! such queues are refused before.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use cryonaut_sys::message_queue::{self, Attributes};
-use cryonaut_sys::spawn::signal::{SignalSet, set_signal_mask};
-use cryonaut_sys::spawn::{self, WaitFor};
+use cryonaut_sys::spawn;
 use prost::Message as _;
 
 use super::Message;
-use crate::error::Attempt;
-use crate::{Error, Result};
+use crate::{Error, Result, finisher};
 
 /// How long messages may be on their way back until somebody is told. Only a process outside the job could stand in the way.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -61,13 +59,8 @@ struct Answer {
 /// # Errors
 /// When no process can be started, it was killed, or a queue cannot be read.
 pub(super) fn look(subjects: &[Subject]) -> Result<Vec<Vec<Message>>> {
-    let what = || "looking into the job's message queues".to_owned();
-    let (mut told, mut link) = std::io::pipe().attempt(what)?;
-    let started = spawn::fork_child(|| {
-        let _ = set_signal_mask(SignalSet::FULL);
-        let _ = spawn::new_session();
-        let _ = spawn::set_thread_name(c"cryo-queues");
-        let _ = spawn::close_number(told.as_raw_fd());
+    let what = "looking into the job's message queues";
+    let answer = finisher::ask(c"cryo-queues", what, |link| {
         let mut late = false;
         let mut answers = Answers::default();
         for subject in subjects {
@@ -86,30 +79,21 @@ pub(super) fn look(subjects: &[Subject]) -> Result<Vec<Vec<Message>>> {
             return 1;
         }
         i32::from(link.write_all(&answers.encode_to_vec()).is_err())
-    })
-    .attempt(what)?;
-    drop(link);
-    let mut bytes = Vec::new();
-    let read = told.read_to_end(&mut bytes);
-    let answers = Answers::decode(bytes.as_slice()).ok();
+    })?;
+    let answers = Answers::decode(answer.bytes.as_slice()).ok();
     if answers.as_ref().is_some_and(|answers| answers.late) {
         return Err(Error::Failed(format!(
-            "{}: a process outside the job has filled one meanwhile; its messages come back as soon as there is room",
-            what()
+            "{what}: a process outside the job has filled one meanwhile; its messages come back as soon as there is room"
         )));
     }
-    let _ = spawn::wait_for(WaitFor::Pid(started.pid), libc::WEXITED);
-    read.attempt(what)?;
+    let _ = answer.await_end(what);
     let Some(answers) = answers.filter(|answers| answers.all.len() == subjects.len()) else {
-        return Err(Error::Failed(format!(
-            "{}: the process that did it was killed from outside",
-            what()
-        )));
+        return Err(finisher::killed(what));
     };
     let all = answers.all.into_iter();
     all.map(|answer| match answer.error.is_empty() {
         true => Ok(answer.messages),
-        false => Err(Error::Failed(format!("{}: {}", what(), answer.error))),
+        false => Err(Error::Failed(format!("{what}: {}", answer.error))),
     })
     .collect()
 }
@@ -157,8 +141,6 @@ impl Subject {
 mod tests {
     use std::fs::File;
 
-    use cryonaut_sys::pidfd;
-
     use super::*;
 
     /// A queue of our own that has no name, filled with messages of two priorities.
@@ -200,18 +182,9 @@ mod tests {
     fn a_kill_leaves_no_trace() {
         for round in 0..60_u64 {
             let subjects: Vec<Subject> = (0..20).map(|_| subject(10)).collect();
-            // Every process that works on them holds the other end.
-            let (mut working, held) = std::io::pipe().unwrap();
-            let killed = spawn::fork_child(|| {
-                let _ = spawn::close_number(working.as_raw_fd());
-                i32::from(look(&subjects).is_err())
-            })
-            .unwrap();
-            drop(held);
-            std::thread::sleep(Duration::from_micros(round * 20));
-            pidfd::send_signal(killed.pidfd.as_fd(), libc::SIGKILL).unwrap();
-            spawn::wait_for(WaitFor::Pid(killed.pid), libc::WEXITED).unwrap();
-            working.read_to_end(&mut Vec::new()).unwrap();
+            finisher::kill_after(Duration::from_micros(round * 20), || {
+                look(&subjects).map(drop)
+            });
             for subject in &subjects {
                 let mut room = [0; 100];
                 for number in 0..10 {

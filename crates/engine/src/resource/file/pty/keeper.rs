@@ -5,17 +5,14 @@
 //! process that no key and no signal but SIGKILL to itself ends does it. The job stands still until it is done: whoever traces it
 //! is a process apart (see `cryonaut_engine::checkpoint::Tracer`), which goes on for that long when `cryo` is killed.
 
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
 
-use cryonaut_sys::spawn::signal::{SignalSet, set_signal_mask};
-use cryonaut_sys::spawn::{self, WaitFor};
 use cryonaut_sys::terminal::pseudo::{Switch, open_slave_with};
 use prost::Message;
 
 use super::content::{Content, Sides};
-use crate::error::Attempt;
-use crate::{Error, Result};
+use crate::{Result, finisher};
 
 /// A pseudo-terminal to look into.
 #[derive(Debug)]
@@ -47,32 +44,18 @@ struct Answer {
 /// # Errors
 /// When no process can be started, or it was killed.
 pub(super) fn look(subjects: &[Subject]) -> Result<Vec<std::result::Result<Content, String>>> {
-    let what = || "looking into the job's pseudo-terminals".to_owned();
-    let (mut told, mut link) = std::io::pipe().attempt(what)?;
-    let started = spawn::fork_child(|| {
-        let _ = set_signal_mask(SignalSet::FULL);
-        // No terminal is its own, so none stops it.
-        let _ = spawn::new_session();
-        let _ = spawn::set_thread_name(c"cryo-terminals");
-        let _ = spawn::close_number(told.as_raw_fd());
+    let what = "looking into the job's pseudo-terminals";
+    let answer = finisher::ask(c"cryo-terminals", what, |link| {
         let answers = Answers {
             all: subjects.iter().map(answer).collect(),
         };
         i32::from(link.write_all(&answers.encode_to_vec()).is_err())
-    })
-    .attempt(what)?;
-    drop(link);
-    let mut bytes = Vec::new();
-    let read = told.read_to_end(&mut bytes);
-    let _ = spawn::wait_for(WaitFor::Pid(started.pid), libc::WEXITED);
-    read.attempt(what)?;
-    let answers = Answers::decode(bytes.as_slice()).ok();
+    })?;
+    let _ = answer.await_end(what);
+    let answers = Answers::decode(answer.bytes.as_slice()).ok();
     let answers = answers.filter(|answers| answers.all.len() == subjects.len());
     let Some(answers) = answers else {
-        return Err(Error::Failed(format!(
-            "{}: the process that did it was killed from outside",
-            what()
-        )));
+        return Err(finisher::killed(what));
     };
     let all = answers.all.into_iter();
     Ok(all

@@ -4,7 +4,7 @@
 //! receiver is given room: the program notices nothing but that a buffer is larger. Nothing of it may stay if this process is killed,
 //! so that a child does it which finishes whatever becomes of its parent.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use cryonaut_sys::spawn::{self, WaitFor, WaitStatus};
 use super::standing::has_heard_all;
 use crate::error::Attempt;
 use crate::resource::file::socket::receive_limit;
-use crate::{Error, Result};
+use crate::{Error, Result, finisher};
 
 /// Rounds without giving receivers more room.
 const PATIENT: u32 = 2;
@@ -66,13 +66,8 @@ pub fn settle(flows: Vec<Flow<'_>>, limit: Duration) -> Result<Vec<Flow<'_>>> {
     if flows.is_empty() {
         return Ok(flows);
     }
-    let what = || "letting what is under way between sockets arrive".to_owned();
-    let (mut told, mut link) = std::io::pipe().attempt(what)?;
-    let started = spawn::fork_child(|| {
-        let _ = set_signal_mask(SignalSet::FULL);
-        let _ = spawn::new_session();
-        let _ = spawn::set_thread_name(c"cryo-sockets");
-        let _ = spawn::close_number(told.as_raw_fd());
+    let what = "letting what is under way between sockets arrive";
+    let answer = finisher::ask(c"cryo-sockets", what, |link| {
         let (status, answer) = match settle_here(flows.clone(), limit) {
             Ok(left) => {
                 let left = left.iter().flat_map(|flow| flow.index.to_ne_bytes());
@@ -80,28 +75,18 @@ pub fn settle(flows: Vec<Flow<'_>>, limit: Duration) -> Result<Vec<Flow<'_>>> {
             }
             Err(error) => (1, error.to_string().into_bytes()),
         };
-        if link.write_all(&answer).is_ok() {
-            status
-        } else {
-            1
+        match link.write_all(&answer) {
+            Ok(()) => status,
+            Err(_) => 1,
         }
-    })
-    .attempt(what)?;
-    drop(link);
-    let mut answer = Vec::new();
-    let read = told.read_to_end(&mut answer);
-    let (_, status) = spawn::wait_for(WaitFor::Pid(started.pid), libc::WEXITED).attempt(what)?;
-    read.attempt(what)?;
-    if status != WaitStatus::Exited(0) {
-        let why = String::from_utf8_lossy(&answer);
-        let why = if why.is_empty() {
-            "the process that did it was killed from outside"
-        } else {
-            &why
-        };
-        return Err(Error::Failed(format!("{}: {why}", what())));
+    })?;
+    if answer.await_end(what)? != WaitStatus::Exited(0) {
+        return Err(match answer.bytes.as_slice() {
+            [] => finisher::killed(what),
+            why => Error::Failed(format!("{what}: {}", String::from_utf8_lossy(why))),
+        });
     }
-    let (left, _) = answer.as_chunks();
+    let (left, _) = answer.bytes.as_chunks();
     let left: Vec<usize> = left
         .iter()
         .map(|index| usize::from_ne_bytes(*index))
@@ -247,8 +232,6 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
 
-    use cryonaut_sys::pidfd;
-
     use super::*;
 
     /// Two ends, of which the second has a small buffer of its own choice.
@@ -277,23 +260,14 @@ mod tests {
             let before = settings(&sender, &receiver);
             sender.set_nonblocking(true).unwrap();
             while sender.write(&[7; 4096]).is_ok() {}
-            // Every process that works on them holds the other end.
-            let (mut working, held) = std::io::pipe().unwrap();
-            let killed = spawn::fork_child(|| {
-                let _ = spawn::close_number(working.as_raw_fd());
+            finisher::kill_after(Duration::from_micros(round * 400), || {
                 let flow = Flow {
                     sender: Some(sender.as_fd()),
                     receiver: receiver.as_fd(),
                     index: 0,
                 };
-                i32::from(settle(vec![flow], Duration::from_millis(200)).is_err())
-            })
-            .unwrap();
-            drop(held);
-            std::thread::sleep(Duration::from_micros(round * 400));
-            pidfd::send_signal(killed.pidfd.as_fd(), libc::SIGKILL).unwrap();
-            spawn::wait_for(WaitFor::Pid(killed.pid), libc::WEXITED).unwrap();
-            working.read_to_end(&mut Vec::new()).unwrap();
+                settle(vec![flow], Duration::from_millis(200)).map(drop)
+            });
             assert_eq!(settings(&sender, &receiver), before, "round {round}");
         }
     }
