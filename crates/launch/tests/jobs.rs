@@ -18,6 +18,12 @@ use cryonaut_sys::terminal::{Readiness, wait_ready};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Namespaces where there may be some, and none.
+fn nurseries() -> impl Iterator<Item = Nursery> {
+    let namespaces = nursery(NamespaceRequest::default());
+    namespaces.into_iter().chain([Nursery::Direct(Direct)])
+}
+
 /// A nursery in fresh namespaces; `None`, with the reason printed, where this machine allows none.
 fn nursery(request: NamespaceRequest) -> Option<Nursery> {
     match Namespaces::create(&request) {
@@ -123,18 +129,10 @@ fn init_has_a_command_line_of_its_own_and_no_descriptors_of_ours() {
 
 #[test]
 fn exit_status_and_signal_are_passed_on() {
-    for nursery in [
-        nursery(NamespaceRequest::default()),
-        Some(Nursery::Direct(Direct)),
-    ] {
-        let Some(nursery) = nursery else { continue };
+    for nursery in nurseries() {
         assert_eq!(run(&nursery, |_| {}, "exit 7").1, Ended::Exited(7));
     }
-    for nursery in [
-        nursery(NamespaceRequest::default()),
-        Some(Nursery::Direct(Direct)),
-    ] {
-        let Some(nursery) = nursery else { continue };
+    for nursery in nurseries() {
         let (_, ended) = run(&nursery, |_| {}, "kill -TERM $$");
         assert_eq!(ended, Ended::Killed(libc::SIGTERM));
         assert_eq!(ended.exit_code(), 143);
@@ -349,11 +347,7 @@ fn fast_children_are_never_lost() {
 
 #[test]
 fn child_stops_before_exec_and_goes_on() {
-    for nursery in [
-        nursery(NamespaceRequest::default()),
-        Some(Nursery::Direct(Direct)),
-    ] {
-        let Some(nursery) = nursery else { continue };
+    for nursery in nurseries() {
         let (mut spec, output) = shell("echo ran");
         spec.stop_before_exec = StopBeforeExec::Yes;
         let mut child = nursery.spawn(&spec).unwrap();
@@ -369,11 +363,7 @@ fn child_stops_before_exec_and_goes_on() {
 
 #[test]
 fn child_waits_at_its_gate_and_goes_on() {
-    for nursery in [
-        nursery(NamespaceRequest::default()),
-        Some(Nursery::Direct(Direct)),
-    ] {
-        let Some(nursery) = nursery else { continue };
+    for nursery in nurseries() {
         let (mut spec, output) = shell("echo ran");
         spec.stop_before_exec = StopBeforeExec::Gate;
         let mut child = nursery.spawn(&spec).unwrap();
@@ -389,11 +379,7 @@ fn child_waits_at_its_gate_and_goes_on() {
 
 #[test]
 fn a_closed_gate_is_the_end() {
-    for nursery in [
-        nursery(NamespaceRequest::default()),
-        Some(Nursery::Direct(Direct)),
-    ] {
-        let Some(nursery) = nursery else { continue };
+    for nursery in nurseries() {
         let (mut spec, output) = shell("echo ran");
         spec.stop_before_exec = StopBeforeExec::Gate;
         let child = nursery.spawn(&spec).unwrap();
@@ -406,11 +392,7 @@ fn a_closed_gate_is_the_end() {
 
 #[test]
 fn what_cannot_be_started_is_told_at_the_gate() {
-    for nursery in [
-        nursery(NamespaceRequest::default()),
-        Some(Nursery::Direct(Direct)),
-    ] {
-        let Some(nursery) = nursery else { continue };
+    for nursery in nurseries() {
         let mut spec = ChildSpec::command(["/no/such/program"]);
         spec.stop_before_exec = StopBeforeExec::Gate;
         let mut child = nursery.spawn(&spec).unwrap();
@@ -476,11 +458,7 @@ fn image_runs_by_its_descriptor_and_keeps_capabilities() {
 
 #[test]
 fn descriptors_arrive_at_their_numbers_and_no_others() {
-    for nursery in [
-        nursery(NamespaceRequest::default()),
-        Some(Nursery::Direct(Direct)),
-    ] {
-        let Some(nursery) = nursery else { continue };
+    for nursery in nurseries() {
         let (three, mut three_writer) = io::pipe().unwrap();
         let (four, mut four_writer) = io::pipe().unwrap();
         io::Write::write_all(&mut three_writer, b"three\n").unwrap();
@@ -504,11 +482,7 @@ fn descriptors_arrive_at_their_numbers_and_no_others() {
 
 #[test]
 fn signals_reach_the_job() {
-    for nursery in [
-        nursery(NamespaceRequest::default()),
-        Some(Nursery::Direct(Direct)),
-    ] {
-        let Some(nursery) = nursery else { continue };
+    for nursery in nurseries() {
         let script = "trap 'echo caught; exit 9' TERM; echo ready; while :; do sleep 0.05; done";
         let (spec, mut output) = shell(script);
         let signals = WatchedSignals::block().unwrap();

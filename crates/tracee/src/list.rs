@@ -103,6 +103,19 @@ impl CallList {
         CallId(self.calls.len() - 1)
     }
 
+    /// Adds the calls that write `text` to the file at `path`, in one write as files of /proc want it: the one that opens the file,
+    /// and the one that writes. It is closed then.
+    pub fn write_file(&mut self, path: &[u8], text: &[u8]) -> [CallId; 2] {
+        let (path, bytes) = (self.path(path), self.bytes(text));
+        let mode = libc::O_WRONLY | libc::O_CLOEXEC;
+        let arguments = [libc::AT_FDCWD.into(), path.into(), mode.into()];
+        let open = self.call(libc::SYS_openat, &arguments);
+        let arguments = [open.into(), bytes.into(), (text.len() as u64).into()];
+        let write = self.call(libc::SYS_write, &arguments);
+        self.call(libc::SYS_close, &[open.into()]);
+        [open, write]
+    }
+
     /// Adds a zeroed buffer of `length` bytes.
     pub fn space(&mut self, length: usize) -> BufferId {
         let offset = self.buffers.len().next_multiple_of(16);

@@ -448,6 +448,35 @@ impl CryoCall<'_> {
         command
     }
 
+    /// Starts it with its output thrown away, sends it a signal after so long, and again each millisecond until it was sent `times`;
+    /// gives how it ended.
+    pub fn signalled_after(
+        self,
+        delay: Duration,
+        signal: Signal,
+        times: u32,
+    ) -> Outcome<ExitStatus> {
+        let mut command = self.command();
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        std::thread::sleep(delay);
+        for time in 0..times {
+            if time > 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            processes::signal(child.id() as i32, signal);
+        }
+        Ok(child.wait()?)
+    }
+
+    /// Kills it after so long; whether that was before its end.
+    pub fn killed_after(self, delay: Duration) -> Outcome<bool> {
+        let status = self.signalled_after(delay, Signal::KILL, 1)?;
+        Ok(status.code().is_none())
+    }
+
     /// Starts it; its output goes to LABEL.out and LABEL.err.
     pub fn start(self, label: &str) -> Outcome<Running> {
         self.scene.spawn(label, self.command())

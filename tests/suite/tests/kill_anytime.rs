@@ -11,7 +11,6 @@ use cryonaut_suite::victim::{await_ready, checkpoint, finish};
 use cryonaut_suite::{
     Outcome, Program, Random, Running, Scene, User, failed, kill_rounds, processes, test,
 };
-use rustix::process::Signal;
 
 /// About how long one torture victim computes without a checkpoint.
 const SECONDS: &str = "4";
@@ -51,18 +50,10 @@ fn kill_one(
     target: &Path,
     usual: Duration,
 ) -> Outcome<bool> {
-    let mut command = scene
+    scene
         .cryo(["checkpoint", &job.pid().to_string(), "-o"])
         .arguments([target])
-        .command();
-    let mut child = command
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()?;
-    std::thread::sleep(random.between(Duration::ZERO, usual * 5 / 4));
-    processes::signal(child.id() as i32, Signal::KILL);
-    let status = child.wait()?;
-    Ok(status.code().is_none())
+        .killed_after(random.between(Duration::ZERO, usual * 5 / 4))
 }
 
 /// No task of the job may be left stopped or traced.

@@ -382,12 +382,8 @@ fn killed_anytime(scene: &Scene) -> Outcome {
     let mut random = Random::new();
     let job = start(scene, "order")?;
     for _ in 0..30 {
-        let mut command = checkpoint(scene, &job, &[]).command();
-        let quiet = std::process::Stdio::null;
-        let mut cryo = command.stdout(quiet()).stderr(quiet()).spawn()?;
-        std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(150)));
-        processes::signal(cryo.id() as i32, Signal::KILL);
-        cryo.wait()?;
+        let delay = random.between(Duration::ZERO, Duration::from_millis(150));
+        checkpoint(scene, &job, &[]).killed_after(delay)?;
     }
     checkpoint(scene, &job, &[]).run()?.success()?;
     let told = |name: &str, events: &[&str]| {

@@ -402,16 +402,8 @@ fn kill_one(
     random: &mut Random,
     (arguments, longest): (&[&str], u64),
 ) -> Outcome<bool> {
-    let mut child = scene
-        .cryo(arguments)
-        .command()
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()?;
-    std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(longest)));
-    processes::signal(child.id() as i32, Signal::KILL);
-    let status = child.wait()?;
-    Ok(status.code().is_none())
+    let delay = random.between(Duration::ZERO, Duration::from_millis(longest));
+    scene.cryo(arguments).killed_after(delay)
 }
 
 fn kill_anytime(scene: &Scene) -> Outcome {

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use cryonaut_suite::outcome::skip;
@@ -80,18 +80,9 @@ fn interrupted(
     signals: u32,
     arguments: &[&str],
 ) -> Outcome<ExitStatus> {
-    let mut child = scene
-        .cryo(arguments)
-        .command()
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(250)));
-    for _ in 0..signals {
-        processes::signal(child.id() as i32, Signal::INT);
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Ok(child.wait()?)
+    let delay = random.between(Duration::ZERO, Duration::from_millis(250));
+    let call = scene.cryo(arguments);
+    call.signalled_after(delay, Signal::INT, signals)
 }
 
 /// Whoever is impatient finds the job as it was, or suspended, and nothing between.
@@ -319,15 +310,8 @@ fn kill_one(
     longest: Duration,
     arguments: &[&str],
 ) -> Outcome<bool> {
-    let mut child = scene
-        .cryo(arguments)
-        .command()
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    std::thread::sleep(random.between(Duration::ZERO, longest));
-    processes::signal(child.id() as i32, Signal::KILL);
-    Ok(child.wait()?.code().is_none())
+    let delay = random.between(Duration::ZERO, longest);
+    scene.cryo(arguments).killed_after(delay)
 }
 
 /// Tasks of the job that are traced.

@@ -299,20 +299,9 @@ fn make_object(
             .copy_from_slice(&word.to_ne_bytes());
     }
     let mut list = CallList::new();
-    let path = list.path(class.next_id);
     let number = identity.identifier.to_string();
-    let text = list.bytes(number.as_bytes());
+    let give_id = list.write_file(class.next_id, number.as_bytes());
     let state = list.bytes(&state);
-    let mode = libc::O_WRONLY | libc::O_CLOEXEC;
-    let open = list.call(
-        libc::SYS_openat,
-        &[libc::AT_FDCWD.into(), path.into(), mode.into()],
-    );
-    let write = list.call(
-        libc::SYS_write,
-        &[open.into(), text.into(), (number.len() as u64).into()],
-    );
-    list.call(libc::SYS_close, &[open.into()]);
     let creation = as_creator(&mut list, identity, |list| list.call(make, arguments));
     let set = match class.control {
         libc::SYS_semctl => list.call(
@@ -330,7 +319,7 @@ fn make_object(
         ),
     };
     let outcomes = rebuild.run(0, &list)?;
-    for call in [open, write] {
+    for call in give_id {
         outcomes.result(call).attempt(|| {
             format!(
                 "{}: giving it its id ({})",

@@ -69,19 +69,8 @@ impl fmt::Display for SetLogin {
 impl Action for SetLogin {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let mut list = CallList::new();
-        let path = list.path(b"/proc/self/loginuid");
         let text = self.login.to_string();
-        let value = list.bytes(text.as_bytes());
-        let flags = libc::O_WRONLY | libc::O_CLOEXEC;
-        let file = list.call(
-            libc::SYS_openat,
-            &[libc::AT_FDCWD.into(), path.into(), flags.into(), 0.into()],
-        );
-        let written = list.call(
-            libc::SYS_write,
-            &[file.into(), value.into(), (text.len() as u64).into()],
-        );
-        list.call(libc::SYS_close, &[file.into()]);
+        let [file, written] = list.write_file(b"/proc/self/loginuid", text.as_bytes());
         let outcomes = rebuild.run(self.process, &list)?;
         let what = || format!("process {}: setting its login user (audit)", self.process);
         outcomes.result(file).attempt(what)?;

@@ -104,19 +104,8 @@ impl Action for SetClocks {
             lines.push_str(&line(name, ahead));
         }
         let mut list = CallList::new();
-        let path = list.path(b"/proc/self/timens_offsets");
-        let text = list.bytes(lines.as_bytes());
         let unshare = list.call(libc::SYS_unshare, &[spawn::namespace::TIME.into()]);
-        let mode = libc::O_WRONLY | libc::O_CLOEXEC;
-        let open = list.call(
-            libc::SYS_openat,
-            &[libc::AT_FDCWD.into(), path.into(), mode.into()],
-        );
-        let write = list.call(
-            libc::SYS_write,
-            &[open.into(), text.into(), (lines.len() as u64).into()],
-        );
-        list.call(libc::SYS_close, &[open.into()]);
+        let [open, write] = list.write_file(b"/proc/self/timens_offsets", lines.as_bytes());
         let outcomes = rebuild.run(0, &list)?;
         for (call, what) in [
             (unshare, "making a time namespace"),

@@ -88,16 +88,10 @@ impl Action for Set {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let IpcLimit { name, value } = &self.limit;
         let mut list = CallList::new();
-        let path = list.path(format!("/proc/sys/{name}").as_bytes());
-        let text = list.bytes(value.as_bytes());
-        let mode = libc::O_WRONLY | libc::O_CLOEXEC;
-        let arguments = [libc::AT_FDCWD.into(), path.into(), mode.into()];
-        let open = list.call(libc::SYS_openat, &arguments);
-        let arguments = [open.into(), text.into(), (value.len() as u64).into()];
-        let write = list.call(libc::SYS_write, &arguments);
-        list.call(libc::SYS_close, &[open.into()]);
+        let path = format!("/proc/sys/{name}");
+        let set = list.write_file(path.as_bytes(), value.as_bytes());
         let outcomes = rebuild.run(0, &list)?;
-        for call in [open, write] {
+        for call in set {
             outcomes
                 .result(call)
                 .attempt(|| format!("setting {name} to {value} in the job's IPC namespace"))?;
