@@ -154,7 +154,7 @@ pub struct Sight {
 }
 
 /// Starts the process that holds the job's terminal.
-pub fn start_holder(
+fn start_holder(
     nursery: &Nursery,
     root: &Child,
     master: OwnedFd,
@@ -174,6 +174,23 @@ pub fn start_holder(
         }),
     };
     terminal::start_holder(master, status, root, job.map(|job| job.name.as_str()))
+}
+
+/// Has the terminal held of a job that runs with nobody attached. It runs on where that fails, which is told.
+pub fn hold_detached(
+    (nursery, root): (&Nursery, &Child),
+    master: Option<OwnedFd>,
+    job: Option<&Job>,
+    console: Console,
+) {
+    if let Some(master) = master
+        && let Err(failure) = start_holder(nursery, root, master, job)
+    {
+        console.warning(&format!(
+            "the job runs, but nobody reads what it prints until `cryo attach`: {}",
+            failure.message
+        ));
+    }
 }
 
 impl<'a> Foreground<'a> {

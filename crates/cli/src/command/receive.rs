@@ -326,15 +326,8 @@ fn settle(
         console.warning(&format!("the job runs, but: {}", failure.message));
     }
     let terminal = restarted.terminal.is_some();
-    if let Some(master) = restarted.terminal
-        && let Err(failure) =
-            job::start_holder(&restarted.nursery, &restarted.root, master, job.as_ref())
-    {
-        console.warning(&format!(
-            "the job runs, but nobody reads what it prints until `cryo attach`: {}",
-            failure.message
-        ));
-    }
+    let there = (&restarted.nursery, &restarted.root);
+    job::hold_detached(there, restarted.terminal, job.as_ref(), console);
     let running = Running {
         pid: restarted.root.pid,
         name: job.map(|job| job.name),

@@ -517,15 +517,8 @@ pub(super) fn let_go(
 }
 
 fn detach(restarted: Restarted, job: Option<Job>, console: Console) -> Result<u8, Failure> {
-    if let Some(master) = restarted.terminal
-        && let Err(failure) =
-            job::start_holder(&restarted.nursery, &restarted.root, master, job.as_ref())
-    {
-        console.warning(&format!(
-            "the job runs, but nobody reads what it prints until `cryo attach`: {}",
-            failure.message
-        ));
-    }
+    let there = (&restarted.nursery, &restarted.root);
+    job::hold_detached(there, restarted.terminal, job.as_ref(), console);
     for remark in &restarted.remarks {
         console.remark(remark);
     }

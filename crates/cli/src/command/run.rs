@@ -297,14 +297,7 @@ fn detach(
     job: Option<Job>,
     console: Console,
 ) -> Result<u8, Failure> {
-    if let Some(master) = master
-        && let Err(failure) = job::start_holder(nursery, root, master, job.as_ref())
-    {
-        console.warning(&format!(
-            "the job runs, but nobody reads what it prints until `cryo attach`: {}",
-            failure.message
-        ));
-    }
+    job::hold_detached((nursery, root), master, job.as_ref(), console);
     let report = job::Detached {
         pid: root.pid,
         name: job.map(|job| job.name),
