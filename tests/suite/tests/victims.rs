@@ -47,6 +47,7 @@ victims! {
     mem_file_shared => Victim::new("mem_file_shared");
     mem_protections => Victim::new("mem_protections");
     mem_advice => Victim::new("mem_advice");
+    mem_dontfork => Victim::new("mem_dontfork");
     mem_lock => Victim::new("mem_lock");
     mem_brk => Victim::new("mem_brk");
     mem_stack => Victim::new("mem_stack");

@@ -50,10 +50,8 @@ pub fn changes(old: &[AreaRecord], new: &[AreaRecord]) -> Vec<Change> {
     }
     kept.sort_unstable();
     let mut all = Vec::new();
-    for area in old
-        .iter()
-        .filter(|area| area.is_built() && !area.has(attribute::DONT_FORK))
-    {
+    // Also what the parent's children do not inherit: that becomes so when its memory is finished, after their birth.
+    for area in old.iter().filter(|area| area.is_built()) {
         let mut at = area.start;
         let first = kept.partition_point(|&(_, end)| end <= area.start);
         for &(start, end) in kept[first..]
@@ -675,7 +673,11 @@ mod tests {
         old[0].attributes = attribute::DONT_FORK;
         assert_eq!(
             changes(&old, &[area(0x1000, 0x2000)]),
-            [Change::Map(0, 0x1000, 0x2000)]
+            [
+                Change::Unmap(0x1000, 0x2000),
+                Change::Map(0, 0x1000, 0x2000)
+            ]
         );
+        assert_eq!(changes(&old, &[]), [Change::Unmap(0x1000, 0x2000)]);
     }
 }
