@@ -34,8 +34,9 @@ pub use freezer::{Cgroup, sweep};
 pub use need::Swap;
 pub use prefetch::{Prefetch, prefetch};
 pub use reclaim::may_advise;
-pub use report::{GIVEN_BACK, Stayed, SuspendReport, Why, held_in_memory};
+pub use report::{GIVEN_BACK, HELD_BY, Stayed, SuspendReport, Why, held_in_memory};
 pub use resume::{ResumeReport, resume};
+pub use signals::Login;
 pub use thawed::Thawed;
 
 use copies::Copies;

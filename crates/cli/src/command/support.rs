@@ -1,7 +1,7 @@
 //! `cryo __support`: SUPPORT.md, generated from the registry of resources.
 
 use cryonaut_engine::resource::{Level, REGISTRY};
-use cryonaut_engine::suspend::GIVEN_BACK;
+use cryonaut_engine::suspend::{GIVEN_BACK, HELD_BY};
 
 use crate::console::Console;
 use crate::exit::Failure;
@@ -32,6 +32,13 @@ memory:
 |---|---|---|
 ";
 
+const HOLDING: &str = "
+## What holds it
+
+| Held by | Where | What else than `cryo resume` wakes or ends it |
+|---|---|---|
+";
+
 /// Prints the document.
 pub fn run(console: Console) -> Result<u8, Failure> {
     let mut text = INTRODUCTION.to_owned();
@@ -50,6 +57,15 @@ pub fn run(console: Console) -> Result<u8, Failure> {
     text.push_str(SUSPENDED);
     for [what, whether, how] in GIVEN_BACK {
         text.push_str(&format!("| {} | {whether} | {} |\n", cell(what), cell(how)));
+    }
+    text.push_str(HOLDING);
+    for [what, place, wakes] in HELD_BY {
+        text.push_str(&format!(
+            "| {} | {} | {} |\n",
+            cell(what),
+            cell(place),
+            cell(wakes)
+        ));
     }
     console.result(&text, || text.clone())?;
     Ok(0)

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 use cryonaut_engine::Error;
 use cryonaut_engine::suspend::{
-    self, GiveBack, Note, Prefetch, Standing, SuspendReport, SuspendRequest, discover, standing,
+    self, GiveBack, Login, Note, Prefetch, Standing, SuspendReport, SuspendRequest, discover,
+    standing,
 };
 use cryonaut_launch::registry::{Job, NewJob, ProcessIdentity, Registry, Suspension, Way};
 use cryonaut_launch::{ChildSpec, Direct, Nursery, Session, WatchedSignals};
@@ -128,6 +129,7 @@ impl Arguments {
             None => registry.job_of(subject.target.named)?,
         };
         let pids = subject.target.live_pids();
+        let login = Login::of(&subject.target);
         let before = job
             .as_ref()
             .and_then(|job| job.suspension.clone())
@@ -159,6 +161,11 @@ impl Arguments {
         if again {
             report.remarks.insert(0, "it was suspended already".into());
         }
+        if report.way == Way::Signals {
+            report
+                .remarks
+                .extend(end_of_login(login, entry.job.as_ref()));
+        }
         Ok(Done {
             job: entry.name(),
             suspension: entry.job.and_then(|job| job.suspension),
@@ -179,6 +186,20 @@ impl Arguments {
         // Of two failures, that of a job that stands still matters more.
         resumed.and(outcome)
     }
+}
+
+/// What is to be told of a job that signals hold, and that something else than cryo may wake or end.
+fn end_of_login(login: Option<Login>, job: Option<&Job>) -> Option<String> {
+    let what = match login? {
+        Login::Shell => "logging out of the shell that started it",
+        // That of `cryo run` is kept.
+        Login::Terminal if job.is_some_and(|job| job.terminal_keeper.is_some()) => return None,
+        Login::Terminal => "the end of its terminal",
+    };
+    Some(format!(
+        "{what} ends it, or wakes it: resume it before that, start such jobs by `cryo run`, or in a cgroup of your own, where the \
+         freezer holds them (systemd-run --user --scope)"
+    ))
 }
 
 /// Whoever was named has ended while this waited for its turn, and another process has its number.

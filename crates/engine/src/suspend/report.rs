@@ -47,6 +47,25 @@ pub const GIVEN_BACK: &[[&str; 3]] = &[
     ],
 ];
 
+/// By what a suspended job is held, for SUPPORT.md: by what, where, what else than `cryo resume` wakes or ends it.
+pub const HELD_BY: &[[&str; 3]] = &[
+    [
+        "The freezer of cgroup v2",
+        "in cgroups that the user may divide: root's always, those of `systemd-run --user --scope`",
+        "nothing but SIGKILL; other signals come when it is resumed",
+    ],
+    [
+        "SIGSTOP, jobs of `cryo run`",
+        "everywhere else",
+        "anybody's SIGCONT or SIGKILL; neither logging out nor the end of the user's terminal",
+    ],
+    [
+        "SIGSTOP, jobs that something else started",
+        "everywhere else",
+        "as above, and logging out of the shell that started them, or the end of their terminal: `cryo suspend` says so",
+    ],
+];
+
 /// Why memory stayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]

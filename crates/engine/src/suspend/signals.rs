@@ -1,7 +1,7 @@
 //! Holding a job by SIGSTOP, where no freezer can be used.
 //!
 //! Parents are stopped first and let go last, so that no process of the job sees the state of another change. Parents outside
-//! the job see it, and anybody's SIGCONT ends it: the report says so.
+//! the job see it, and anybody's SIGCONT ends it: the report says so. So does the end of a login: see [`Login`].
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -50,6 +50,39 @@ pub(super) fn stop(
     Err(Error::Failed(
         "the job creates processes faster than they can be stopped: try again".into(),
     ))
+}
+
+/// What wakes or ends a job at the end of a login, though signals hold it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Login {
+    /// The program that started it, in the same session. A shell that ends sends its stopped jobs SIGTERM or SIGHUP, and SIGCONT
+    /// (bash(1), SIGNALS); where it does not, the kernel sends those whom nobody can continue any more SIGHUP and SIGCONT
+    /// (setpgid(2), "orphaned").
+    Shell,
+    /// A terminal that the job itself leads, and somebody else holds: when that goes, the leader is sent SIGHUP and SIGCONT.
+    Terminal,
+}
+
+impl Login {
+    /// Finds out whether a job depends on one, and on what.
+    pub fn of(target: &Target) -> Option<Self> {
+        let processes = &target.processes;
+        let is_member = |pid: i32| processes.iter().any(|process| process.pid == pid);
+        let has_shell = processes.iter().any(|process| {
+            let (parent, session) = (process.stat.ppid, process.stat.session);
+            !is_member(parent)
+                && TargetProcess::read(parent)
+                    .is_ok_and(|parent| parent.stat.session == session && session != 0)
+        });
+        let leads = |process: &TargetProcess| {
+            let stat = &process.stat;
+            stat.session == process.pid && stat.tty_nr != 0 && !is_member(stat.ppid)
+        };
+        match has_shell {
+            true => Some(Self::Shell),
+            false => processes.iter().any(leads).then_some(Self::Terminal),
+        }
+    }
 }
 
 fn send(identity: ProcessIdentity, signal: i32) -> Result<()> {
