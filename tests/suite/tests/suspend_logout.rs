@@ -1,9 +1,11 @@
-//! A suspended job whose user leaves: what holds it then.
+//! A suspended job whose user leaves: what holds it then, and that nothing is saved of it meanwhile.
 
 use std::fs;
+use std::time::Duration;
 
 use cryonaut_suite::scene::LIMIT;
 use cryonaut_suite::{Outcome, Program, Scene, Screen, failed, for_each_user, processes};
+use rustix::process::Signal;
 
 /// How a user leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,9 +133,53 @@ fn resumed(scene: &Scene) -> Outcome {
     }
 }
 
+/// No periodic checkpoint is made of a job that stands still; the next comes when it goes on.
+fn not_saved_meanwhile(scene: &Scene) -> Outcome {
+    let directory = scene.make_directory("images")?;
+    let images = || fs::read_dir(&directory).map_or(0, Iterator::count);
+    let run = scene
+        .cryo([
+            "run", "--name", "saved", "--every", "1s", "--keep", "100", "--dir",
+        ])
+        .arguments([&directory])
+        .arguments(["--", "sleep", "876"])
+        .start("run")?;
+    scene.wait_for("a checkpoint", LIMIT, || (images() > 0).then_some(()))?;
+    suspend(scene, "saved")?;
+    // One that was due before waits until the suspension is made.
+    std::thread::sleep(Duration::from_millis(1500));
+    let saving = |pid: &i32| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words
+            .split(|&byte| byte == 0)
+            .any(|word| word == b"checkpoint")
+    };
+    scene.wait_for("the end of a checkpoint under way", LIMIT, || {
+        let family = processes::descendants(run.pid());
+        (!family.iter().any(saving)).then_some(())
+    })?;
+    let before = images();
+    std::thread::sleep(Duration::from_millis(3500));
+    if images() != before {
+        return failed(format!(
+            "{before} images when it was suspended, then {}",
+            images()
+        ));
+    }
+    expect_suspended(scene)?;
+    scene.cryo(["resume", "saved"]).run()?.success()?;
+    scene.wait_for("the next checkpoint", LIMIT, || {
+        (images() > before).then_some(())
+    })?;
+    run.signal(Signal::TERM);
+    scene.wait(&run)?;
+    Ok(())
+}
+
 for_each_user! {
     hang_up => |scene| started_by_a_shell(scene, Leaving::HangUp);
     exit => |scene| started_by_a_shell(scene, Leaving::Exit);
     detached => started_by_run;
     foreground => started_in_the_foreground;
+    periodic => not_saved_meanwhile;
 }

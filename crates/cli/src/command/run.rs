@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use cryonaut_engine::checkpoint::temporary_file;
 use cryonaut_engine::processor::InstructionSet;
 use cryonaut_engine::restart::may_choose_pids;
-use cryonaut_engine::suspend::Cgroup;
+use cryonaut_engine::suspend::{Cgroup, Standing, standing};
 use cryonaut_launch::registry::{Job, NewJob, ProcessIdentity, Registry};
 use cryonaut_launch::terminal::{DetachKey, Pty, WindowSize};
 use cryonaut_launch::{
@@ -53,7 +53,7 @@ pub struct Arguments {
     terminal: bool,
     #[command(flatten)]
     key: DetachKeyArgument,
-    /// Checkpoint it at this interval (30m, 2h, 90s); failures are told and do not end the job
+    /// Checkpoint it at this interval (30m, 2h, 90s), but not while it is suspended; failures are told and do not end the job
     #[arg(long, value_name = "TIME", value_parser = interval, requires = "dir")]
     every: Option<Duration>,
     /// Where the checkpoints of --every go, as NAME-TIME.cryo
@@ -363,7 +363,7 @@ impl Periodic {
                 Err(_) => {}
             }
         }
-        if self.saving.is_none() && self.last.elapsed() >= self.every {
+        if self.saving.is_none() && self.last.elapsed() >= self.every && !self.is_suspended() {
             // An interval counts from one beginning to the next; what a slow disk missed is not made up for.
             self.last = Instant::now();
             match self.begin() {
@@ -372,6 +372,14 @@ impl Periodic {
             }
         }
         self.saving.as_ref().map(|saving| saving.process.pid)
+    }
+
+    /// Whether the job stands still: nothing changes in it, and to save it would bring back what was given back. Its turn comes when
+    /// it goes on.
+    fn is_suspended(&self) -> bool {
+        let job = Registry::open().and_then(|registry| registry.find(&self.name));
+        let suspension = job.ok().and_then(|job| job.suspension);
+        suspension.is_some_and(|suspension| standing(&suspension) == Standing::Still)
     }
 
     fn begin(&self) -> Result<Saving, Failure> {
