@@ -75,6 +75,19 @@ Exit codes:
   0    detached: the job runs on
   125  cryo failed: the reason was given";
 
+/// The exit codes of `cryo suspend`.
+pub const DOCUMENTED_FOR_SUSPEND: &str = "\
+Exit codes:
+  With --for the command's own status, 128 + N if signal N ended it, and for failures of cryo itself, a refusal too:
+  125  cryo failed, or could not resume the job: the reason was given
+  Otherwise those of the other commands:
+  0  success
+  1  something unexpected: please report it
+  2  the command line, or what it names, makes no sense
+  3  refused: each reason was given, nothing was disturbed
+  4  failed on the way and undone: the job runs on, or stays suspended, as before
+  6  not permitted to this user: `cryo doctor` tells what is";
+
 /// The exit codes of `cryo restart`.
 pub const DOCUMENTED_FOR_RESTART: &str = "\
 Exit codes:

@@ -28,7 +28,7 @@ use crate::{units, when};
 /// written to an image. `cryo resume` lets the job go on, `cryo list` shows it meanwhile. cryo itself need not stay alive. Ctrl-C
 /// before the end lets the job run on.
 #[derive(Args, Debug, Clone)]
-#[command(after_long_help = exit::DOCUMENTED)]
+#[command(after_long_help = exit::DOCUMENTED_FOR_SUSPEND)]
 pub struct Arguments {
     #[command(flatten)]
     target: TargetArguments,
