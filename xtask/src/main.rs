@@ -6,6 +6,7 @@ mod dist;
 mod kernel;
 mod notices;
 mod packages;
+mod report;
 mod setup;
 mod steps;
 mod test;

@@ -43,9 +43,20 @@ pub fn succeeds(command: &mut Command) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// Runs a command that has nothing to say unless it fails.
+/// Runs a command that has nothing to say unless it fails; then everybody sees all that it said.
 pub fn quietly(command: &mut Command) -> Result {
-    output(command).map(drop)
+    let what = describe(command);
+    println!("$ {what}");
+    let output = command
+        .output()
+        .map_err(|error| format!("{what}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    for said in [&output.stdout, &output.stderr] {
+        print!("{}", String::from_utf8_lossy(said));
+    }
+    Err(format!("{what}: {}", output.status))
 }
 
 /// What a command prints; an error unless it succeeds.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::dist;
 use crate::packages;
+use crate::report;
 use crate::steps::{self, Result, cargo, output, program, repository, succeeds};
 
 /// How long each fuzz target runs, in seconds.
@@ -40,7 +41,7 @@ impl Tally {
             Err(error) => {
                 println!("FAILED: {name}: {error}");
                 self.failed += 1;
-                self.failures.push(name.to_owned());
+                self.failures.push(format!("failed: {name}"));
             }
         }
     }
@@ -87,8 +88,8 @@ pub fn run(extent: Extent) -> Result {
         check_packages(&mut tally);
         fuzz(&mut tally);
     }
-    for name in &tally.failures {
-        println!("failed: {name}");
+    for failure in &tally.failures {
+        println!("{failure}");
     }
     println!(
         "\n{} passed, {} failed, {} skipped",
@@ -158,9 +159,8 @@ fn run_tests(tally: &mut Tally, extent: Extent) {
     let report = report_path();
     let _ = fs::remove_file(&report);
     let result = steps::run(&mut command);
-    let counts = fs::read_to_string(&report)
-        .ok()
-        .and_then(|text| counts(&text));
+    let report = fs::read_to_string(&report).unwrap_or_default();
+    let counts = report::counts(&report);
     let skips = fs::read_to_string(&noted).unwrap_or_default();
     let _ = fs::remove_file(&noted);
     let skipped = skips.lines().count() as u32;
@@ -173,14 +173,14 @@ fn run_tests(tally: &mut Tally, extent: Extent) {
         (_, Some((tests, failed))) if failed > 0 => {
             tally.passed += tests.saturating_sub(failed).saturating_sub(skipped);
             tally.failed += failed;
-            tally.failures.push("tests".to_owned());
+            tally.failures.extend(report::failures(&report));
         }
         (result, _) => {
             tally.failed += 1;
             let error = result
                 .err()
                 .unwrap_or_else(|| "no report was written".to_owned());
-            tally.failures.push(format!("tests: {error}"));
+            tally.failures.push(format!("failed: tests: {error}"));
         }
     }
     tally.step("examples in documentation", || {
@@ -198,17 +198,6 @@ fn report_path() -> PathBuf {
         "default"
     };
     target.join("nextest").join(profile).join("tests.xml")
-}
-
-/// How many tests ran and how many of them failed, from the first element of nextest's report.
-fn counts(report: &str) -> Option<(u32, u32)> {
-    let element = &report[report.find("<testsuites ")?..];
-    let element = &element[..element.find('>')?];
-    let number = |name: &str| -> Option<u32> {
-        let value = &element[element.find(&format!(" {name}=\""))? + name.len() + 3..];
-        value[..value.find('"')?].parse().ok()
-    };
-    Some((number("tests")?, number("failures")? + number("errors")?))
 }
 
 /// What `cryo` says that it supports; the hidden subcommand prints SUPPORT.md from the registry of resources.
@@ -261,22 +250,13 @@ fn fuzz(tally: &mut Tally) {
     for target in targets.lines() {
         tally.step(&format!("fuzzing: {target}"), || {
             let seconds = format!("-max_total_time={FUZZ_SECONDS}");
-            steps::run(
+            // What a fuzzer has to say fills pages, and is of use only where it found something.
+            steps::quietly(
                 cargo()
                     .args(["fuzz", "run", target, "--", &seconds, "-max_len=65536"])
                     // The sanitizer's options are kept back by stable Rust; with this its own compiler takes them.
                     .env("RUSTC_BOOTSTRAP", "1"),
             )
         });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn counts_of_a_report() {
-        let report = "<?xml version=\"1.0\"?>\n<testsuites name=\"nextest-run\" tests=\"12\" failures=\"2\" errors=\"1\" uuid=\"x\">\n <testsuite tests=\"3\"/>";
-        assert_eq!(super::counts(report), Some((12, 3)));
-        assert_eq!(super::counts("nothing"), None);
     }
 }
