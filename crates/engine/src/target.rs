@@ -257,7 +257,7 @@ impl Target {
         }
         if pid == 1 {
             return Err(Error::Usage(
-                "process 1 is this system's init, which cannot be checkpointed".into(),
+                "process 1 is this system's init, which everything else depends on: name the program that you mean".into(),
             ));
         }
         if scope == Scope::Session {
