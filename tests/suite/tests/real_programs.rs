@@ -383,75 +383,121 @@ fn finish(scene: &Scene, holder: &Running) -> Outcome {
     }
 }
 
-/// Three generations; `target` is how the first is checkpointed.
+/// Starts the program, lets it run for a random share, `low` to `high` percent, of the time that an uninterrupted run took, and makes
+/// its first checkpoint by `act`. A machine that had other work then and has none now is faster than that time says: when the
+/// program has come to its end, half of the time is tried.
+fn interrupted<T>(
+    scene: &Scene,
+    subject: &Subject,
+    (wanted, took): (&[Vec<u8>], Duration),
+    (low, high): (u32, u32),
+    start: impl Fn(&str) -> Outcome<Running>,
+    act: impl Fn(&Running) -> Outcome<T>,
+) -> Outcome<(Running, T)> {
+    const STARTS: u32 = 6;
+    let mut random = Random::new();
+    for number in 0..STARTS {
+        let job = start(&format!("job.{number}"))?;
+        if run_on(&mut random, &job, took / (1 << number), low, high) {
+            match act(&job) {
+                Ok(done) => return Ok((job, done)),
+                Err(error) if job.ended().is_none_or(|status| !status.success()) => {
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
+        }
+        finish(scene, &job)?;
+        expect_same(scene, &job, subject, wanted)?;
+        for name in subject.results {
+            fs::remove_file(scene.work(name))?;
+        }
+    }
+    failed(format!(
+        "the program ended before its first checkpoint, {STARTS} times"
+    ))
+}
+
+/// Three generations of a job that `start` begins; `target` is how the first is checkpointed.
 fn go_through_generations(
     scene: &Scene,
-    job: Running,
-    target: &str,
     subject: &Subject,
-    wanted: &[Vec<u8>],
-    took: Duration,
+    start: impl Fn(&str) -> Outcome<Running>,
+    target: impl Fn(&Running) -> String,
 ) -> Outcome {
+    let (wanted, took) = reference(scene, subject)?;
     let mut random = Random::new();
-    let out = job.out_path().to_owned();
-    let mut target = target.to_owned();
-    let mut lives = vec![job];
-    for number in 1..=3 {
+    let (job, first) = interrupted(scene, subject, (&wanted, took), (5, 22), start, |job| {
+        generation(scene, job, &target(job), 1)
+    })?;
+    let mut lives = vec![first];
+    for number in 2..=3 {
         let holder = &lives[lives.len() - 1];
-        if !run_on(&mut random, holder, took, 5, 22) {
+        if !run_on(&mut random, &holder.running, took, 5, 22) {
             break;
         }
-        let life = match generation(scene, holder, &target, number) {
+        match generation(scene, &holder.running, &holder.pid.to_string(), number) {
+            Ok(life) => lives.push(life),
             // It came to its end while it was being stopped.
-            Err(_) if number > 1 && holder.ended().is_some_and(|status| status.success()) => break,
-            life => life?,
-        };
-        target = life.pid.to_string();
-        lives.push(life.running);
+            Err(_)
+                if holder
+                    .running
+                    .ended()
+                    .is_some_and(|status| status.success()) =>
+            {
+                break;
+            }
+            Err(error) => return Err(error),
+        }
     }
-    if lives.len() < 2 {
-        return failed("the program ended before its first checkpoint");
-    }
-    finish(scene, &lives[lives.len() - 1])?;
+    finish(scene, &lives[lives.len() - 1].running)?;
     scene.note(format!(
         "{} generations; output in {}",
-        lives.len() - 1,
-        out.display()
+        lives.len(),
+        job.out_path().display()
     ));
-    expect_same(scene, &lives[0], subject, wanted)
+    expect_same(scene, &job, subject, &wanted)
 }
 
 fn generations(scene: &Scene, subject: &Subject) -> Outcome {
-    let (wanted, took) = reference(scene, subject)?;
-    let job = scene.start("job", &(subject.program)()?)?;
-    let target = job.pid().to_string();
-    go_through_generations(scene, job, &target, subject, &wanted, took)
+    let program = (subject.program)()?;
+    go_through_generations(
+        scene,
+        subject,
+        |label| scene.start(label, &program),
+        |job| job.pid().to_string(),
+    )
 }
 
 fn named(scene: &Scene, subject: &Subject) -> Outcome {
-    let (wanted, took) = reference(scene, subject)?;
     let program = (subject.program)()?;
     let name = format!("program-{}", std::process::id());
-    let mut call = scene
-        .cryo(["run", "--name", &name, "--"])
-        .arguments([&program.path])
-        .arguments(&program.arguments);
-    for (name, value) in &program.environment {
-        call = call.variable(&name.to_string_lossy(), value);
-    }
-    let job = call.start("job")?;
-    go_through_generations(scene, job, &name, subject, &wanted, took)
+    let start = |label: &str| {
+        let mut call = scene
+            .cryo(["run", "--name", &name, "--"])
+            .arguments([&program.path])
+            .arguments(&program.arguments);
+        for (name, value) in &program.environment {
+            call = call.variable(&name.to_string_lossy(), value);
+        }
+        call.start(label)
+    };
+    go_through_generations(scene, subject, start, |_| name.clone())
 }
 
 fn older(scene: &Scene, subject: &Subject) -> Outcome {
     let (wanted, took) = reference(scene, subject)?;
     let mut random = Random::new();
-    let job = scene.start("job", &(subject.program)()?)?;
-    if !run_on(&mut random, &job, took, 10, 50) {
-        return failed("the program ended before its checkpoint");
-    }
+    let program = (subject.program)()?;
     let image = scene.file("older");
-    checkpoint(scene, &job.pid().to_string(), &image, "--leave-running")?;
+    let (job, _) = interrupted(
+        scene,
+        subject,
+        (&wanted, took),
+        (10, 50),
+        |label| scene.start(label, &program),
+        |job| checkpoint(scene, &job.pid().to_string(), &image, "--leave-running"),
+    )?;
     run_on(&mut random, &job, took, 10, 30);
     let mut family = processes::descendants(job.pid());
     family.push(job.pid());
