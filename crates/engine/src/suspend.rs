@@ -96,8 +96,30 @@ pub enum Standing {
     Running,
 }
 
-/// How the processes of a suspension stand.
+/// How the processes of a suspension stand. Those that a `cryo` has traced which was killed or given up are not still again before
+/// they have run through the kernel: what should stand still and does not is looked at once more.
 pub fn standing(suspension: &Suspension) -> Standing {
+    const MOMENT: Duration = Duration::from_millis(200);
+    match suspension.phase {
+        Phase::Suspended => settled(suspension, MOMENT),
+        Phase::Suspending | Phase::Resuming => standing_now(suspension),
+    }
+}
+
+/// How they stand when all are still, or so much time has passed.
+fn settled(suspension: &Suspension, patience: Duration) -> Standing {
+    const PAUSE: Duration = Duration::from_millis(1);
+    let start = Instant::now();
+    loop {
+        let standing = standing_now(suspension);
+        if standing == Standing::Still || start.elapsed() >= patience || !suspension.is_alive() {
+            return standing;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn standing_now(suspension: &Suspension) -> Standing {
     let mut still = 0;
     let mut alive = 0;
     for process in &suspension.processes {
@@ -186,6 +208,10 @@ pub fn suspend(
         .as_ref()
         .filter(|before| standing(before) == Standing::Still);
     let mut suspension = begun(&target, &plan, before.as_ref());
+    if held.is_some() {
+        // It stands still all the while, whatever becomes of this.
+        suspension.phase = Phase::Suspended;
+    }
     note(&suspension)?;
     let copies = Copies::before();
     let mut work = Work {
@@ -265,6 +291,8 @@ fn undo(suspension: &Suspension, held: Option<&Suspension>, note: Note<'_>, erro
         return error;
     };
     resume::let_newcomers_go(suspension, held);
+    // Whoever looks next must not take it for one that runs.
+    settled(held, signals::PATIENCE);
     let _ = note(held);
     match error {
         Error::Failed(error) => Error::Failed(format!("{error}; it stays suspended, as before")),

@@ -1,8 +1,9 @@
 //! Which jobs run: one small file for each in a directory of the user's own.
 //!
-//! Directory: `$XDG_RUNTIME_DIR/cryonaut` where that belongs to the user, else `/run/cryonaut` for
-//! root and `/tmp/cryonaut-UID` for others; mode 0700, refused if it belongs to anybody else. The
-//! files are JSON, replaced by rename under a lock. A file whose job has gone is removed when seen, by
+//! Directory: `/run/cryonaut` for root and `/tmp/cryonaut-UID` for others, or `$XDG_RUNTIME_DIR/cryonaut` where that belongs to the
+//! user and is not the `/run/user/UID` of pam_systemd(8): that is emptied at the last logout, which jobs survive, and cron and su do
+//! not name it. Mode 0700, refused if it belongs to anybody else; the sticky bit keeps what lies there from those who tidy up /tmp
+//! (XDG Base Directory Specification). The files are JSON, replaced by rename under a lock. A file whose job has gone is removed when seen, by
 //! whoever shares the namespaces that its pids and start times are of: others cannot tell.
 
 mod suspension;
@@ -20,6 +21,9 @@ use cryonaut_sys::spawn;
 use serde::{Deserialize, Serialize};
 
 pub use suspension::{Phase, SuspendedProcess, Suspension, Way};
+
+/// The sticky bit: who removes what has not been used for days leaves this alone.
+const KEPT: u32 = 0o1000;
 
 /// The list of jobs could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -297,7 +301,7 @@ impl Registry {
                 source,
             }
         };
-        match DirBuilder::new().mode(0o700).create(directory) {
+        match DirBuilder::new().mode(KEPT | 0o700).create(directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(failed("make")(error));
             }
@@ -475,7 +479,7 @@ impl Registry {
         let directory = File::open(&self.directory)?;
         let address = format!("/proc/self/fd/{}/{file}", directory.as_raw_fd());
         let listener = UnixListener::bind(address)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(KEPT | 0o600))?;
         Ok(listener)
     }
 
@@ -513,7 +517,11 @@ impl Registry {
             source,
         };
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
+        options
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(KEPT | 0o600);
         let file = options.open(&path).map_err(failed)?;
         spawn::lock_file(file.as_fd()).map_err(failed)?;
         Ok(file)
@@ -572,7 +580,11 @@ impl Registry {
         // The lock is held, so nobody else writes this file.
         let unfinished = self.directory.join(format!(".{}.tmp", job.name));
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
+        options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(KEPT | 0o600);
         let written = options
             .open(&unfinished)
             .and_then(|mut file| file.write_all(&text))
@@ -634,18 +646,18 @@ pub fn check_name(name: &str) -> Result<(), RegistryError> {
 
 fn usual_directory() -> PathBuf {
     let user = spawn::effective_user();
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR")
-        .map(PathBuf::from)
-        .filter(|directory| {
-            // After `su` the variable may still name somebody else's.
-            let owned = fs::metadata(directory).is_ok_and(|facts| facts.uid() == user);
-            directory.is_absolute() && owned
-        });
-    match (runtime, user) {
-        (Some(runtime), _) => runtime.join("cryonaut"),
+    let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    match (named.filter(|named| outlives_logout(named, user)), user) {
+        (Some(named), _) => named.join("cryonaut"),
         (None, 0) => PathBuf::from("/run/cryonaut"),
         (None, user) => PathBuf::from(format!("/tmp/cryonaut-{user}")),
     }
+}
+
+/// Whether a directory that the environment names is the user's own (after `su` it may be somebody else's), and stays.
+fn outlives_logout(named: &Path, user: u32) -> bool {
+    let owned = fs::metadata(named).is_ok_and(|facts| facts.uid() == user);
+    named.is_absolute() && owned && named != Path::new(&format!("/run/user/{user}"))
 }
 
 fn now() -> u64 {

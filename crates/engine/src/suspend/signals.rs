@@ -16,7 +16,7 @@ use crate::{Error, Result};
 /// How often a job is searched for processes that were born before their parent stopped.
 const PASSES: usize = 50;
 /// How long a process may take to stop.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whether a process is stopped by job control; one whose first thread has ended is when the others are.
 pub(super) fn is_stopped(pid: i32) -> bool {
