@@ -19,6 +19,7 @@ mod opening;
 mod original;
 mod packing;
 mod progress;
+mod saver;
 mod subject;
 mod terminal;
 mod units;

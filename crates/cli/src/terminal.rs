@@ -11,7 +11,7 @@ use clap::Args;
 use cryonaut_launch::registry::{Job, ProcessIdentity, Registry};
 use cryonaut_launch::terminal::{DetachKey, Replay, View, Viewer, ask_for_viewers, await_holder};
 use cryonaut_launch::{Nursery, held_status, held_terminal};
-use cryonaut_sys::pidfd;
+use cryonaut_sys::{pidfd, spawn};
 
 use crate::exit::{Code, Failure};
 
@@ -115,8 +115,19 @@ pub fn end_keeper(keeper: ProcessIdentity) -> Result<(), Failure> {
     }
 }
 
+/// Gets out of the way of whoever started this process: their session, and all descriptors but the standard ones.
+pub fn step_aside(name: &std::ffi::CStr) -> Result<(), Failure> {
+    // It fails for a leader only.
+    let _ = spawn::new_session();
+    spawn::close_range(3, u32::MAX).map_err(Failure::system("close descriptors"))?;
+    // A name in `ps` is a courtesy.
+    let _ = spawn::set_thread_name(name);
+    let _ = spawn::set_command_line(&name.to_string_lossy());
+    Ok(())
+}
+
 /// This very program, whatever has become of its file.
-fn ourselves(command: &str) -> Command {
+pub fn ourselves(command: &str) -> Command {
     let mut program = Command::new("/proc/self/exe");
     program.arg(command).current_dir("/");
     program

@@ -229,6 +229,9 @@ pub struct Job {
     pub view: Option<View>,
     /// Where its periodic checkpoints go.
     pub checkpoint_directory: Option<PathBuf>,
+    /// Why no periodic checkpoint could be made when it was last tried; gone when one is.
+    #[serde(default)]
+    pub not_saved: Option<String>,
     /// Its images, oldest first.
     pub checkpoints: Vec<CheckpointEntry>,
     /// How many times it was restarted before.
@@ -371,6 +374,7 @@ impl Registry {
             boot: current_boot(),
             view: View::own(),
             checkpoint_directory: new.checkpoint_directory,
+            not_saved: None,
             checkpoints: Vec::new(),
             generation: new.generation,
             notification: new.notification,
@@ -442,6 +446,7 @@ impl Registry {
             job.checkpoints
                 .retain(|known| known.path != entry.path && known.path.exists());
             job.checkpoints.push(entry);
+            job.not_saved = None;
         })
     }
 

@@ -15,6 +15,7 @@ use cryonaut_sys::spawn::{self, OnExec};
 use cryonaut_sys::terminal::{Readiness, is_terminal, wait_ready};
 
 use crate::exit::Failure;
+use crate::terminal::step_aside;
 
 /// Which job's terminal is held. Standard input is the connection to whoever wants it held, standard output the master side,
 /// standard error the pipe that the root's exit code comes on.
@@ -26,17 +27,6 @@ pub struct Arguments {
     start_time: u64,
     /// The job's name in the list
     name: Option<String>,
-}
-
-/// Gets out of the way of whoever started this process: their session, and all descriptors but the standard ones.
-fn step_aside(name: &std::ffi::CStr) -> Result<(), Failure> {
-    // It fails for a leader only.
-    let _ = spawn::new_session();
-    spawn::close_range(3, u32::MAX).map_err(Failure::system("close descriptors"))?;
-    // A name in `ps` is a courtesy.
-    let _ = spawn::set_thread_name(name);
-    let _ = spawn::set_command_line(&name.to_string_lossy());
-    Ok(())
 }
 
 impl Arguments {

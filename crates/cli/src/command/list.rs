@@ -7,7 +7,7 @@ use cryonaut_launch::registry::{Phase, Suspension};
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
-use crate::console::Console;
+use crate::console::{Console, clean};
 use crate::exit::{self, Failure};
 use crate::terminal;
 use crate::{units, when};
@@ -119,6 +119,12 @@ fn describe(listed: &Listed) -> String {
         text.push_str(&stand);
         text.push('\n');
     }
+    if let Some(why) = &job.not_saved {
+        text.push_str(&format!(
+            "  not saved when it was last tried: {}\n",
+            first_line(why)
+        ));
+    }
     for checkpoint in job
         .checkpoints
         .iter()
@@ -132,6 +138,11 @@ fn describe(listed: &Listed) -> String {
         ));
     }
     text
+}
+
+/// The first line of a text of several.
+fn first_line(text: &str) -> String {
+    clean(text.lines().next().unwrap_or_default())
 }
 
 /// The command in one printable line.

@@ -27,6 +27,7 @@ pub use restart::Taking;
 
 use crate::console::{Console, Form};
 use crate::exit::{self, Failure};
+use crate::saver;
 
 /// Freezes running programs into a file and brings them back
 ///
@@ -80,6 +81,9 @@ enum Command {
     /// Keeps a terminal open
     #[command(name = "__keep-terminal", hide = true)]
     KeepTerminal,
+    /// Makes checkpoints at an interval
+    #[command(name = "__save", hide = true)]
+    Save(saver::Arguments),
     #[command(name = "__demo-worker", hide = true)]
     DemoWorker(demo::WorkerArguments),
 }
@@ -108,6 +112,7 @@ impl Command {
             Command::Support => support::run(console),
             Command::HoldTerminal(arguments) => arguments.run(),
             Command::KeepTerminal => hold_terminal::keep(),
+            Command::Save(arguments) => arguments.run(console),
             Command::DemoWorker(arguments) => arguments.run(),
         }
     }

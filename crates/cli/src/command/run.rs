@@ -1,31 +1,30 @@
 //! `cryo run`: starts a job that can be checkpointed and restarted with its own pids.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Read, Seek, stderr, stdin};
+use std::io::{IsTerminal, stderr, stdin};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
-use cryonaut_engine::checkpoint::temporary_file;
 use cryonaut_engine::processor::InstructionSet;
 use cryonaut_engine::restart::may_choose_pids;
-use cryonaut_engine::suspend::{Cgroup, Standing, standing};
+use cryonaut_engine::suspend::Cgroup;
 use cryonaut_launch::registry::{Job, NewJob, ProcessIdentity, Registry};
-use cryonaut_launch::terminal::{DetachKey, Pty, WindowSize};
+use cryonaut_launch::terminal::{Pty, WindowSize};
 use cryonaut_launch::{
     Child, ChildSpec, Direct, NamespaceRequest, Namespaces, Nursery, StopBeforeExec, TimeOffsets,
     WatchedSignals, inherited_descriptors,
 };
-use cryonaut_sys::spawn::{self, WaitFor, WaitStatus};
 use cryonaut_sys::terminal::set_window_size;
 
 use crate::console::Console;
 use crate::exit::{self, Failure};
 use crate::job::{self, Foreground, Sight};
 use crate::notify::NotifyArguments;
+use crate::saver::Saver;
 use crate::terminal::{self, DetachKeyArgument, User};
-use crate::when;
 
 /// The variable that tells the programs of a job its name.
 const JOB_NAME: &str = "CRYO_JOB";
@@ -46,14 +45,15 @@ pub struct Arguments {
     #[arg(long)]
     namespaces: bool,
     /// Return as soon as it runs: nobody is attached to its terminal until `cryo attach`
-    #[arg(long, conflicts_with_all = ["every", "detach_key"])]
+    #[arg(long, conflicts_with = "detach_key")]
     detach: bool,
     /// Give it a terminal of its own, also where standard input and output are none
     #[arg(long)]
     terminal: bool,
     #[command(flatten)]
     key: DetachKeyArgument,
-    /// Checkpoint it at this interval (30m, 2h, 90s), but not while it is suspended; failures are told and do not end the job
+    /// Checkpoint it at this interval (30m, 2h, 90s), also while nobody is attached to it, but not while it is suspended. Failures do
+    /// not end the job: they are told, and `cryo list` shows the last one
     #[arg(long, value_name = "TIME", value_parser = interval, requires = "dir")]
     every: Option<Duration>,
     /// Where the checkpoints of --every go, as NAME-TIME.cryo
@@ -162,6 +162,7 @@ impl Arguments {
         drop(spec);
         let new = self.describe((&nursery, &root), keeper, directory.clone())?;
         let (job, ()) = job::register(new, console, || root.let_go())?;
+        let saver = self.start_saver(job.as_ref(), directory.as_deref(), console);
         if self.detach {
             return detach(&nursery, &root, master, job, console);
         }
@@ -169,38 +170,50 @@ impl Arguments {
         if let Some(master) = master {
             let sight = Sight {
                 user: User::Standard,
-                keys: self.detach_keys(),
+                keys: self.key.detach_key.clone(),
             };
             foreground.attach(master, job.as_ref(), sight)?;
         }
         let name = job.as_ref().map(|job| job.name.as_str());
-        let mut periodic = match (self.every, directory, name) {
-            (Some(every), Some(directory), Some(name)) => Some(Periodic::new(
-                (every, self.keep as usize),
-                directory,
-                name,
-                console,
-            )),
-            _ => None,
-        };
-        let direct = matches!(nursery, Nursery::Direct(_));
-        let wanted = direct || periodic.is_some();
-        let mut each_second = || {
-            let saver = periodic.as_mut().and_then(Periodic::look);
-            if direct {
-                job::reap_orphans(&[root.pid, saver.unwrap_or(0)]);
-            }
-        };
-        let each_second: Option<&mut dyn FnMut()> = match wanted {
-            true => Some(&mut each_second),
-            false => None,
+        let awaited = [root.pid, saver.as_ref().map_or(0, Saver::pid)];
+        let mut reap = || job::reap_orphans(&awaited);
+        let each_second: Option<&mut dyn FnMut()> = match nursery {
+            Nursery::Direct(_) => Some(&mut reap),
+            Nursery::Namespace(_) => None,
         };
         let status = foreground.run(name, each_second, console)?;
-        if let Some(periodic) = periodic {
-            periodic.finish();
+        if let Some(saver) = saver {
+            saver.finish();
         }
         drop(cgroup);
         Ok(status)
+    }
+
+    /// Has the job checkpointed at the interval that was asked for. It runs on without where that fails, which is told.
+    fn start_saver(
+        &self,
+        job: Option<&Job>,
+        directory: Option<&Path>,
+        console: Console,
+    ) -> Option<Saver> {
+        let (every, directory) = self.every.zip(directory)?;
+        let Some(job) = job else {
+            console.warning("no checkpoints will be made of it: they find the job by its name");
+            return None;
+        };
+        let errors = match self.detach {
+            // Whoever waits for the end of what is printed here does not wait for the job.
+            true => Stdio::null(),
+            false => Stdio::inherit(),
+        };
+        Saver::start(job, every, self.keep, directory, errors)
+            .inspect_err(|failure| {
+                console.warning(&format!(
+                    "no checkpoints will be made of it: {}",
+                    failure.message
+                ));
+            })
+            .ok()
     }
 
     /// With standard input and output on a terminal, or at wish, the job gets one of its own, otherwise it has the caller's
@@ -227,14 +240,6 @@ impl Arguments {
             spec.stdio[2] = None;
         }
         Ok((spec, Some(master)))
-    }
-
-    /// Checkpoints at an interval are made by the process in the foreground, which therefore stays there.
-    fn detach_keys(&self) -> DetachKey {
-        match self.every {
-            Some(_) => DetachKey::NONE,
-            None => self.key.detach_key.clone(),
-        }
     }
 
     /// The job as the list of jobs wants it.
@@ -317,187 +322,9 @@ fn checkpoint_directory(directory: &Path) -> Result<PathBuf, Failure> {
         )))
 }
 
-/// Checkpoints at an interval. Each is made by a process of its own, so that the job's terminal never waits for it.
-struct Periodic {
-    every: Duration,
-    keep: usize,
-    directory: PathBuf,
-    name: String,
-    console: Console,
-    last: Instant,
-    saving: Option<Saving>,
-}
-
-/// A checkpoint under way.
-struct Saving {
-    process: Child,
-    /// What it says about a failure.
-    said: std::fs::File,
-}
-
-impl Periodic {
-    fn new(
-        (every, keep): (Duration, usize),
-        directory: PathBuf,
-        name: &str,
-        console: Console,
-    ) -> Periodic {
-        let (last, saving) = (Instant::now(), None);
-        Periodic {
-            every,
-            keep,
-            directory,
-            name: name.to_owned(),
-            console,
-            last,
-            saving,
-        }
-    }
-
-    /// Begins a checkpoint that is due, or sees to one that has ended; gives the pid of one under way.
-    fn look(&mut self) -> Option<i32> {
-        if let Some(saving) = self.saving.take() {
-            match spawn::wait_now(WaitFor::Descriptor(saving.process.as_fd()), libc::WEXITED) {
-                Ok(None) => self.saving = Some(saving),
-                Ok(Some((_, status))) => self.ended(saving, status),
-                Err(_) => {}
-            }
-        }
-        if self.saving.is_none() && self.last.elapsed() >= self.every && !self.is_suspended() {
-            // An interval counts from one beginning to the next; what a slow disk missed is not made up for.
-            self.last = Instant::now();
-            match self.begin() {
-                Ok(saving) => self.saving = Some(saving),
-                Err(failure) => self.warn(&failure.message),
-            }
-        }
-        self.saving.as_ref().map(|saving| saving.process.pid)
-    }
-
-    /// Whether the job stands still: nothing changes in it, and to save it would bring back what was given back. Its turn comes when
-    /// it goes on.
-    fn is_suspended(&self) -> bool {
-        let job = Registry::open().and_then(|registry| registry.find(&self.name));
-        let suspension = job.ok().and_then(|job| job.suspension);
-        suspension.is_some_and(|suspension| standing(&suspension) == Standing::Still)
-    }
-
-    fn begin(&self) -> Result<Saving, Failure> {
-        let program = std::env::current_exe().map_err(Failure::system("find cryo itself"))?;
-        let image = self
-            .directory
-            .join(format!("{}-{}.cryo", self.name, when::stamp()));
-        let mut spec = ChildSpec::command([
-            program.into_os_string(),
-            "checkpoint".into(),
-            self.name.clone().into(),
-            "--output".into(),
-            image.into(),
-        ]);
-        let said = temporary_file()?;
-        let copy = || {
-            said.try_clone()
-                .map(OwnedFd::from)
-                .map_err(Failure::system("use a temporary file"))
-        };
-        let nothing =
-            std::fs::File::open("/dev/null").map_err(Failure::system("open /dev/null"))?;
-        spec.stdio = [Some(nothing.into()), Some(copy()?), Some(copy()?)];
-        let process = Direct.spawn(&spec)?;
-        Ok(Saving { process, said })
-    }
-
-    fn ended(&self, mut saving: Saving, status: WaitStatus) {
-        if status == WaitStatus::Exited(0) {
-            self.prune();
-            return;
-        }
-        let mut text = String::new();
-        let read = saving
-            .said
-            .rewind()
-            .and_then(|()| saving.said.read_to_string(&mut text));
-        let why = match read {
-            Ok(_) if !text.trim().is_empty() => text.trim().trim_start_matches("cryo: ").to_owned(),
-            _ => format!("{status:?}"),
-        };
-        self.warn(&why);
-    }
-
-    fn warn(&self, why: &str) {
-        self.console.warning(&format!(
-            "no checkpoint of {} was made; the job runs on: {why}",
-            self.name
-        ));
-    }
-
-    /// Removes all but the newest images of this job's name.
-    fn prune(&self) {
-        let Ok(entries) = std::fs::read_dir(&self.directory) else {
-            return;
-        };
-        let mut images: Vec<PathBuf> = entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| {
-                let file = path.file_name().and_then(|name| name.to_str());
-                file.is_some_and(|file| is_image_of(file, &self.name))
-            })
-            .collect();
-        images.sort();
-        let surplus = images.len().saturating_sub(self.keep);
-        for image in &images[..surplus] {
-            if let Err(error) = std::fs::remove_file(image) {
-                self.console.warning(&format!(
-                    "the old checkpoint {} stays: {error}",
-                    image.display()
-                ));
-            }
-        }
-    }
-
-    /// Waits for a checkpoint under way, which fails by itself now that the job has ended, or has all it needs already.
-    fn finish(mut self) {
-        if let Some(saving) = self.saving.take()
-            && let Ok((_, WaitStatus::Exited(0))) =
-                spawn::wait_for(WaitFor::Descriptor(saving.process.as_fd()), libc::WEXITED)
-        {
-            self.prune();
-        }
-    }
-}
-
-/// Whether a file has the name of a periodic image of this job: NAME, a dash, a time stamp.
-fn is_image_of(file: &str, job: &str) -> bool {
-    let stamp = file
-        .strip_prefix(job)
-        .and_then(|rest| rest.strip_prefix('-'))
-        .and_then(|rest| rest.strip_suffix(".cryo"));
-    stamp.is_some_and(|stamp| {
-        stamp.len() == "20310506T070809.123Z".len()
-            && stamp.ends_with('Z')
-            && stamp
-                .chars()
-                .all(|letter| letter.is_ascii_digit() || matches!(letter, 'T' | '.' | 'Z'))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_own_images_are_pruned() {
-        assert!(is_image_of(&format!("job-{}.cryo", when::stamp()), "job"));
-        assert!(!is_image_of("job-mine.cryo", "job"));
-        assert!(!is_image_of(
-            &format!("job-2-{}.cryo", when::stamp()),
-            "job"
-        ));
-        assert!(!is_image_of(
-            &format!("job-{}.cryo.bak", when::stamp()),
-            "job"
-        ));
-    }
 
     #[test]
     fn intervals_are_read() {
