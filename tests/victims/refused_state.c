@@ -37,6 +37,15 @@ static void *wait_in_thread(void *unused)
 	return unused;
 }
 
+static void *live_elsewhere(void *unused)
+{
+	if (unshare(CLONE_NEWUTS) != 0)
+		skip("unshare: %s", strerror(errno));
+	*second = thread_id();
+	victim_wait();
+	return unused;
+}
+
 /* A child with a second thread, of which this process traces one. */
 static pid_t traced_child(const char *what)
 {
@@ -94,6 +103,7 @@ int main(int count, char **arguments)
 	int ends[2], named = -1, bound = -1;
 	pid_t child = 0;
 	mqd_t queue = -1;
+	pthread_t thread;
 	must(pipe(ends));
 	if (strcmp(what, "owner-outside") == 0) {
 		must(fcntl(ends[0], F_SETOWN, getppid()));
@@ -125,6 +135,11 @@ int main(int count, char **arguments)
 		/* Of another process, which is the one that is checkpointed. */
 		if (ptrace(PTRACE_SEIZE, atoi(arguments[2]), NULL, NULL) != 0)
 			skip("ptrace: %s", strerror(errno));
+	} else if (strcmp(what, "thread-elsewhere") == 0) {
+		second = map_anonymous(4096, PROT_READ | PROT_WRITE, MAP_SHARED);
+		must_zero(pthread_create(&thread, NULL, live_elsewhere, NULL));
+		while (*second == 0)
+			victim_nap(500);
 	} else if (strncmp(what, "queue-", 6) == 0) {
 		queue = watched_queue(what);
 	} else if (strcmp(what, "nothing") == 0) {
@@ -144,6 +159,8 @@ int main(int count, char **arguments)
 		expect_true(told > 0);
 	} else if (strcmp(what, "not-dumpable") == 0) {
 		expect_equal("dumpable", 0, prctl(PR_GET_DUMPABLE));
+	} else if (strcmp(what, "thread-elsewhere") == 0) {
+		must_zero(pthread_join(thread, NULL));
 	} else if (strcmp(what, "queue-notify") == 0) {
 		expect_equal("signals before the message", 0, told);
 		expect_success(mq_send(queue, "x", 1, 0));

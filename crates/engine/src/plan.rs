@@ -17,6 +17,8 @@ pub enum Stage {
     Descriptors,
     /// What belongs to a whole process.
     Process,
+    /// Processes enter the namespaces that the job had made itself, as long as they have one thread.
+    Namespaces,
     /// Threads are born.
     Threads,
     /// What belongs to one thread.

@@ -11,7 +11,7 @@ mod memory;
 mod places;
 mod queue;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
@@ -75,6 +75,8 @@ pub struct Rebuild<'a> {
     pub objects: BTreeMap<u64, OwnedFd>,
     /// Files that were kept by content, by their number in the image. They stay until the rebuild ends.
     pub kept: BTreeMap<u64, OwnedFd>,
+    /// Namespaces that the job had made itself, by their number in the image.
+    pub namespaces: BTreeMap<u64, OwnedFd>,
     /// Replacements for standard descriptors that lie outside the job.
     pub standard: [Option<std::fs::File>; 3],
     /// The master side of the terminal that the job is given.
@@ -94,6 +96,8 @@ pub struct Rebuild<'a> {
     processes: BTreeMap<i32, Built>,
     /// Threads that do not share all with their process, and that process.
     apart: BTreeMap<i32, i32>,
+    /// Processes that have entered a user namespace of the job's making: they may not choose ids any more.
+    confined: BTreeSet<i32>,
     lent: BTreeMap<(u64, Access), i32>,
     shared: BTreeMap<u64, u64>,
     arena_used: u64,
@@ -139,6 +143,7 @@ impl<'a> Rebuild<'a> {
             nursery,
             objects: BTreeMap::new(),
             kept: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
             standard,
             terminal: None,
             after_commit: Vec::new(),
@@ -152,6 +157,7 @@ impl<'a> Rebuild<'a> {
             progenitor: None,
             processes: BTreeMap::new(),
             apart: BTreeMap::new(),
+            confined: BTreeSet::new(),
             lent: BTreeMap::new(),
             shared: BTreeMap::new(),
             arena_used: 0,

@@ -42,7 +42,9 @@ const MOST_OWED: usize = 64;
 pub(crate) fn run(socket: BorrowedFd<'_>, request: &NamespaceRequest, first: i32) -> ! {
     match Init::set_up(socket, request) {
         Ok(mut init) => {
-            begin_with(first);
+            // Programs take their pid for unique on the machine, and name what they share after it in places that all jobs see:
+            // Open MPI its files in /tmp and /dev/shm. Where the number cannot be chosen they begin with 2.
+            let _ = spawn::choose_next_id(first);
             say(init.link(), Message::Ready);
             // Without its loop init is of no use, and its end frees everything.
             let status = init.live().unwrap_or(125);
@@ -53,16 +55,6 @@ pub(crate) fn run(socket: BorrowedFd<'_>, request: &NamespaceRequest, first: i32
             spawn::exit_now(1)
         }
     }
-}
-
-/// Has the next process here get this pid (pid_namespaces(7), ns_last_pid). Programs take their pid for unique on the machine, and
-/// name what they share after it in places that all jobs see: Open MPI its files in /tmp and /dev/shm. Where the number cannot be
-/// chosen they begin with 2.
-fn begin_with(first: i32) {
-    let _ = std::fs::write(
-        "/proc/sys/kernel/ns_last_pid",
-        first.saturating_sub(1).to_string(),
-    );
 }
 
 /// Mounts a /dev/pts with no terminal in it. New ones get the permissions that they got here; those of a group only where that
@@ -301,6 +293,10 @@ impl Init {
                 self.root = Some(pid);
                 Message::Done
             }
+            Some(Request::NextId(id)) => match spawn::choose_next_id(id) {
+                Ok(()) => Message::Done,
+                Err(error) => Message::NotDone(error.raw_os_error().unwrap_or(libc::EIO)),
+            },
             None => {
                 // The supervisor is gone, or speaks another language, which is as good.
                 self.connected = false;

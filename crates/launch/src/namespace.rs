@@ -282,6 +282,11 @@ impl Namespaces {
         self.order(Request::Adopt(inner_pid), &[])
     }
 
+    /// Has the next process or thread born here get this id.
+    pub(crate) fn choose_next_id(&self, id: i32) -> Result<(), LaunchError> {
+        self.order(Request::NextId(id), &[])
+    }
+
     /// Lets init keep this pty master too, so that the terminal survives the caller's death and
     /// [`held_terminal`] can take it up again. From then on init writes the root's exit code to the pipe of [`held_status`].
     pub fn hold_terminal(&self, master: BorrowedFd<'_>) -> Result<(), LaunchError> {

@@ -120,6 +120,20 @@ impl Nursery {
         })
     }
 
+    /// Has the next process or thread that is born in the job's pid namespace get this id, whoever bears it: for those who may not
+    /// choose it themselves. Outside of fresh namespaces others are born there too, and may be faster.
+    ///
+    /// # Errors
+    /// [`LaunchError::System`] without CAP_CHECKPOINT_RESTORE, [`LaunchError::InitGone`] when the namespaces have ended.
+    pub fn choose_next_id(&self, id: i32) -> Result<(), LaunchError> {
+        match self {
+            Nursery::Direct(_) => {
+                spawn::choose_next_id(id).map_err(LaunchError::system("choose the id of a thread"))
+            }
+            Nursery::Namespace(namespaces) => namespaces.choose_next_id(id),
+        }
+    }
+
     /// The namespaces, if there are any.
     pub fn namespaces(&self) -> Option<&Namespaces> {
         match self {

@@ -20,6 +20,8 @@ pub(crate) enum Request {
     Hold(i32),
     /// This child, born by CLONE_PARENT, is the root.
     Adopt(i32),
+    /// The next process or thread born here gets this id.
+    NextId(i32),
 }
 
 /// What init answers or tells.
@@ -71,6 +73,7 @@ impl Request {
             Request::LiveIndependently => pack(4, 0, 0),
             Request::Hold(number) => pack(5, number, 0),
             Request::Adopt(pid) => pack(6, pid, 0),
+            Request::NextId(id) => pack(7, id, 0),
         }
     }
 
@@ -82,6 +85,7 @@ impl Request {
             (4, ..) => Request::LiveIndependently,
             (5, number, _) => Request::Hold(number),
             (6, pid, _) => Request::Adopt(pid),
+            (7, id, _) => Request::NextId(id),
             _ => return None,
         })
     }

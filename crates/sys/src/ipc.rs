@@ -1,7 +1,5 @@
 //! System V IPC (sysvipc(7)) as seen from this process: segments, semaphores and message queues of its IPC namespace.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
-
 use crate::{Result, check};
 
 /// The greatest value of a System V semaphore, `SEMVMX` (include/uapi/linux/sem.h).
@@ -10,15 +8,6 @@ pub const GREATEST_SEMAPHORE_VALUE: u16 = 32767;
 pub const SEGMENT_MARKED: u32 = 0o1000;
 /// In the mode of a segment: its pages are locked in memory, `SHM_LOCKED`.
 pub const SEGMENT_LOCKED: u32 = 0o2000;
-
-/// Moves the calling process, which must have one thread, into the namespace that `namespace` (a file of /proc/PID/ns) is (setns(2)).
-///
-/// # Errors
-/// EPERM without CAP_SYS_ADMIN over that namespace; EINVAL for a user namespace that it is in already.
-pub fn enter_namespace(namespace: BorrowedFd<'_>) -> Result<()> {
-    // SAFETY: no pointers are passed.
-    check(unsafe { libc::setns(namespace.as_raw_fd(), 0) }.into()).map(drop)
-}
 
 /// Attaches a shared memory segment for reading, where the kernel likes; the address (shmat(2)). It stays until the process ends.
 ///

@@ -11,6 +11,7 @@ pub mod ipc;
 pub mod memory;
 pub mod message_queue;
 pub mod mount;
+pub mod namespace;
 pub mod pidfd;
 pub mod ptrace;
 pub mod remote;

@@ -1,8 +1,10 @@
 //! Sockets: options, names, peeking into queues, messages with ancillary data (socket(7), unix(7)), and what sock_diag(7) lists.
 
+pub mod device;
 pub mod diagnosis;
 mod internet;
 mod message;
+pub mod netlink;
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 

@@ -25,6 +25,12 @@ pub mod namespace {
     pub const TIME: i32 = 0x80;
     /// A new IPC namespace (ipc_namespaces(7)).
     pub const IPC: i32 = libc::CLONE_NEWIPC;
+    /// A new UTS namespace: names of host and domain (uts_namespaces(7)).
+    pub const UTS: i32 = libc::CLONE_NEWUTS;
+    /// A new cgroup namespace (cgroup_namespaces(7)).
+    pub const CGROUP: i32 = 0x0200_0000;
+    /// A new network namespace (network_namespaces(7)).
+    pub const NETWORK: i32 = libc::CLONE_NEWNET;
 }
 
 /// `CLONE_PARENT`: the child's parent is the caller's parent.
@@ -226,6 +232,16 @@ pub fn stop_self() -> io::Result<()> {
 pub fn own_pid() -> i32 {
     // SAFETY: no precondition.
     unsafe { libc::syscall(libc::SYS_getpid) as i32 }
+}
+
+/// Has the next process or thread that is born in the caller's pid namespace get this id, if it is free (pid_namespaces(7),
+/// ns_last_pid).
+///
+/// # Errors
+/// EPERM without CAP_CHECKPOINT_RESTORE over the pid namespace; ENOENT on a kernel without CONFIG_CHECKPOINT_RESTORE.
+pub fn choose_next_id(id: i32) -> io::Result<()> {
+    let last = id.saturating_sub(1).to_string();
+    std::fs::write("/proc/sys/kernel/ns_last_pid", last)
 }
 
 /// The caller's parent's pid; 0 if that lies outside the pid namespace.

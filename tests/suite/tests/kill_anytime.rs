@@ -153,7 +153,12 @@ fn kill_anytime_on_queues(scene: &Scene) -> Outcome {
     kill_anytime_apart(scene, &["posix_stream", "posix_messages"])
 }
 
-/// Jobs that a process apart has to deal with.
+/// Processes of ours look into the namespaces that the job has made itself.
+fn kill_anytime_in_namespaces(scene: &Scene) -> Outcome {
+    kill_anytime_apart(scene, &["own_user_namespace", "own_network_namespace"])
+}
+
+/// Jobs that other processes than `cryo` have to do with.
 fn kill_anytime_apart(scene: &Scene, sources: &[&str]) -> Outcome {
     let mut random = Random::new();
     for source in sources {
@@ -217,6 +222,18 @@ fn queues_root() {
 fn queues_user() {
     let name = "kill_anytime::queues_user";
     test(name, User::Ordinary, kill_anytime_on_queues);
+}
+
+#[test]
+fn namespaces_root() {
+    let name = "kill_anytime::namespaces_root";
+    test(name, User::Root, kill_anytime_in_namespaces);
+}
+
+#[test]
+fn namespaces_user() {
+    let name = "kill_anytime::namespaces_user";
+    test(name, User::Ordinary, kill_anytime_in_namespaces);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use cryonaut_suite::scene::LIMIT;
 use cryonaut_suite::victim::{
     await_ready, checkpoint, finish_ok as finish, restart, start_ready as start,
 };
-use cryonaut_suite::{Outcome, Program, Scene, User, failed, for_each_user};
+use cryonaut_suite::{Outcome, Program, Scene, User, failed, for_each_user, skip};
 use rustix::fs::{FlockOperation, flock};
 
 /// The status of `cryo` for a refusal.
@@ -113,6 +113,14 @@ fn not_dumpable(scene: &Scene) -> Outcome {
     finish(scene, &job, &life.running)
 }
 
+/// A thread has left the UTS namespace of its process, which takes root.
+fn thread_elsewhere(scene: &Scene) -> Outcome {
+    match scene.user() {
+        User::Root => refused(scene, "thread-elsewhere", &["namespace than its process"]),
+        User::Ordinary => skip("only root leaves a namespace for another by unshare alone"),
+    }
+}
+
 for_each_user! {
     owner_outside => |scene| refused(scene, "owner-outside", &["f_setown"]);
     directory_notify => |scene| refused(scene, "notify", &["f_notify"]);
@@ -128,5 +136,6 @@ for_each_user! {
     tracer_in_the_job => |scene| refused(scene, "tracer-inside", &["(refused_state) traces it"]);
     tracer_of_a_thread => |scene| refused(scene, "tracer-of-thread", &["(refused_state) traces it"]);
     tracer_elsewhere => tracer_outside;
+    thread_elsewhere => thread_elsewhere;
     lock_of_another => lock_taken;
 }

@@ -274,6 +274,12 @@ victims! {
     posix_stream => Victim::new("posix_stream").makes_system_v_objects();
     posix_semaphores => Victim::new("posix_semaphores");
 
+    own_user_namespace => Victim::new("own_user_namespace");
+    own_uts_namespace => Victim::new("own_uts_namespace");
+    own_network_namespace_up => Victim::new("own_network_namespace").arguments(&["up"]);
+    own_network_namespace_down => Victim::new("own_network_namespace").arguments(&["down"]);
+    own_user_namespace_ranges => Victim::new("own_user_namespace_ranges");
+
     static_bare => Victim::new("static_bare").options(BARE);
     static_threads => Victim::new("threads").arguments(&["20"]).options(STATIC);
     static_memory => Victim::new("mem_private").options(STATIC);

@@ -477,6 +477,9 @@ impl Rebuild<'_> {
             | libc::CLONE_PTRACE;
         let flags = flags as u64 & !births.apart;
         let (pid, by) = (self.built(process)?.pid, self.task(process, births.by)?);
+        if self.confined.contains(&process) {
+            return self.start_by_turns((process, pid, by), flags, &births.threads);
+        }
         for chunk in births.threads.chunks(700) {
             let mut list = CallList::new();
             let calls: Vec<CallId> = chunk
@@ -490,6 +493,79 @@ impl Rebuild<'_> {
                     .attempt(|| format!("process {process}: starting thread {tid}"))?;
             }
         }
+        self.note_threads(process, pid, &births.threads)
+    }
+
+    /// Starts threads one by one, where the process may not choose their ids: somebody who may has the kernel give each its own.
+    fn start_by_turns(
+        &mut self,
+        (process, pid, by): (i32, i32, i32),
+        flags: u64,
+        threads: &[i32],
+    ) -> Result<()> {
+        for (index, &tid) in threads.iter().enumerate() {
+            if let Err(error) = self.start_by_turn((process, pid, by), flags, tid) {
+                // Those that are there are to be ended with the rest.
+                self.note_threads(process, pid, &threads[..index])?;
+                return Err(error);
+            }
+        }
+        self.note_threads(process, pid, threads)
+    }
+
+    fn start_by_turn(
+        &self,
+        (process, pid, by): (i32, i32, i32),
+        flags: u64,
+        tid: i32,
+    ) -> Result<()> {
+        // Outside of fresh namespaces others may be faster.
+        const TRIES: usize = 200;
+        let what = || format!("process {process}: starting thread {tid}");
+        for _ in 0..TRIES {
+            self.nursery
+                .choose_next_id(tid)
+                .map_err(|error| Error::Failed(format!("{}: {error}", what())))?;
+            let mut list = CallList::new();
+            let call = clone_call(&mut list, flags, 0, None);
+            let outcomes = self.stub.run(pid, by, &list)?;
+            let born = outcomes.result(call).attempt(what)?;
+            if born == tid as u64 {
+                return Ok(());
+            }
+            if self.nursery.namespaces().is_some() {
+                break;
+            }
+            self.end_thread(born as i32, process)?;
+        }
+        Err(Error::PidTaken(tid))
+    }
+
+    /// Ends a thread that has just been born, as we see it.
+    fn end_thread(&self, tid: i32, process: i32) -> Result<()> {
+        let what = || format!("process {process}: ending thread {tid}");
+        await_birth(tid)?;
+        let registers = ptrace::registers(tid).attempt(what)?;
+        let start = self.stub.call_instruction();
+        let registers = registers.about_to_call(start, libc::SYS_exit as u64, [0; 6]);
+        ptrace::set_registers(tid, &registers).attempt(what)?;
+        ptrace::resume(tid, 0).attempt(what)?;
+        loop {
+            match wait::wait_for(tid).attempt(what)? {
+                wait::Status::Stopped { .. } => ptrace::resume(tid, 0).attempt(what)?,
+                wait::Status::Continued => {}
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Says that a process has entered a user namespace of the job's making.
+    pub fn note_own_user_namespace(&mut self, process: i32) {
+        self.confined.insert(process);
+    }
+
+    /// Finds the threads that have just been started, and waits for their first stop.
+    fn note_threads(&mut self, process: i32, pid: i32, threads: &[i32]) -> Result<()> {
         let nested = self.nursery.namespaces().is_some();
         let mut found: Vec<(i32, i32)> = Vec::new();
         if nested {
@@ -507,7 +583,7 @@ impl Rebuild<'_> {
                 }
             }
         } else {
-            found.extend(births.threads.iter().map(|&tid| (tid, tid)));
+            found.extend(threads.iter().map(|&tid| (tid, tid)));
         }
         for &(_, outer) in &found {
             await_birth(outer)?;

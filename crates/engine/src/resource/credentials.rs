@@ -24,13 +24,14 @@ use crate::error::Attempt;
 use crate::freeze::{Frozen, FrozenProcess};
 use crate::host::Host;
 use crate::plan::{Plan, Stage};
-use crate::resource::namespace::{NamespacesRecord, user_namespace_is_fresh};
+use crate::resource::namespace::{NamespacesRecord, in_user_namespaces, user_namespace_is_fresh};
 use crate::resource::process::ProcessRecord;
 use crate::resource::{Level, Resource, Support};
 use crate::target::Target;
 use crate::{Error, Refusals, Result};
 
 pub use capability::{CapabilitySets, names, split};
+pub(crate) use step::become_before_user_namespace;
 use step::{AdjustScore, SetCredentials, SetFlags};
 pub use thread::ThreadCredentials;
 use thread::{refuse_thread, unlike_first, unlike_leader};
@@ -157,9 +158,15 @@ impl Resource for Credentials {
             .into_iter()
             .map(|process| (process.pid, process))
             .collect();
-        let own_namespace = records
+        let of_job = records
             .optional::<NamespacesRecord>()?
             .is_some_and(|namespaces| namespaces.has_own("user"));
+        let within = in_user_namespaces(records)?;
+        let reach = |process: i32| match (within.contains(&process), of_job) {
+            (true, _) => Reach::Made,
+            (false, true) => Reach::Job,
+            (false, false) => Reach::Machine,
+        };
         let means = Means::look(host)?;
         let mut apart: BTreeMap<i32, Vec<ThreadCredentials>> = BTreeMap::new();
         for thread in records.all::<ThreadCredentials>()? {
@@ -185,7 +192,8 @@ impl Resource for Credentials {
                 tasks.push(process.pid);
             }
             let name = String::from_utf8_lossy(&process.name);
-            means.judge((record.process, &name), &record, own_namespace, plan);
+            let reach = reach(record.process);
+            means.judge((record.process, &name), &record, reach, plan);
             plan.step(
                 Stage::Restrict,
                 record.process,
@@ -204,7 +212,7 @@ impl Resource for Credentials {
             );
             for thread in threads {
                 let credentials = thread.credentials()?;
-                means.judge_task((record.process, &name), &credentials, own_namespace, plan);
+                means.judge_task((record.process, &name), &credentials, reach, plan);
                 plan.step(
                     Stage::Restrict,
                     record.process,
@@ -272,6 +280,17 @@ fn record(process: &mut FrozenProcess) -> Result<CredentialsRecord> {
     })
 }
 
+/// How far the capabilities of a process reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// As far as those of the `cryo` that made the image.
+    Machine,
+    /// No further than the user namespace that the whole job lived in.
+    Job,
+    /// No further than a user namespace that the job has made itself.
+    Made,
+}
+
 /// What the restarting user may set.
 #[derive(Clone, Debug)]
 struct Means {
@@ -310,10 +329,10 @@ impl Means {
         &self,
         process: (i32, &str),
         record: &CredentialsRecord,
-        own_namespace: bool,
+        reach: Reach,
         plan: &mut Plan,
     ) {
-        self.judge_task(process, record, own_namespace, plan);
+        self.judge_task(process, record, reach, plan);
         if record.dumpable > 1 {
             plan.remarks.push(format!(
                 "process {}: its dumpable flag of {} comes back as 0",
@@ -335,11 +354,11 @@ impl Means {
         &self,
         process: (i32, &str),
         record: &CredentialsRecord,
-        own_namespace: bool,
+        reach: Reach,
         plan: &mut Plan,
     ) {
         self.judge_ids(process, record, &mut plan.refusals);
-        self.judge_capabilities(process, record, own_namespace, plan);
+        self.judge_capabilities(process, record, reach, plan);
         if self.own.no_new_privileges == Some(true) && !record.no_new_privileges {
             plan.refusals.add(
                 process,
@@ -391,14 +410,18 @@ impl Means {
         &self,
         process: (i32, &str),
         record: &CredentialsRecord,
-        own_namespace: bool,
+        reach: Reach,
         plan: &mut Plan,
     ) {
         let wanted = &record.capabilities;
+        // Who enters a user namespace has all capabilities there.
+        if reach == Reach::Made {
+            return;
+        }
         let held = wanted.permitted | wanted.ambient;
         let has_any = held | wanted.inheritable != 0;
         if self.fresh {
-            if has_any && !own_namespace {
+            if has_any && reach == Reach::Machine {
                 plan.remarks.push(format!(
                     "process {}: its capabilities reach no further than its new user namespace",
                     process.0
@@ -406,7 +429,7 @@ impl Means {
             }
             return;
         }
-        if has_any && own_namespace {
+        if has_any && reach == Reach::Job {
             plan.refusals.add(
                 process,
                 format!("its capabilities {}", names(held | wanted.inheritable)),
@@ -436,7 +459,7 @@ impl Means {
             );
         }
         let fewer = wanted.bounding & !self.own.capabilities_bounding & capability::known();
-        if fewer != 0 && !own_namespace {
+        if fewer != 0 && reach == Reach::Machine {
             plan.remarks.push(format!(
                 "process {}: programs that it starts can never have {}, which are out of reach here",
                 process.0,

@@ -556,7 +556,11 @@ impl Action for RaiseLimit {
 
 /// Raises the soft limit on descriptors of a process (0: this one) to the hard one.
 pub(crate) fn raise_limit(pid: i32) -> Result<()> {
-    let limit = task::limit(pid, LIMIT).attempt(|| "reading the limit on descriptors".into())?;
+    let limit = match task::limit(pid, LIMIT) {
+        // One that has become another user already: it has the limits of the progenitor, which were raised.
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => return Ok(()),
+        limit => limit.attempt(|| "reading the limit on descriptors".into())?,
+    };
     if limit.soft == limit.hard {
         return Ok(());
     }

@@ -337,10 +337,36 @@ impl Action for SetLimits {
             hard,
         } in &self.limits
         {
-            task::set_limit(pid, resource, Limit { soft, hard })
-                .attempt(|| format!("process {}: setting {}", self.process, name_of(resource)))?;
+            let limit = Limit { soft, hard };
+            match task::set_limit(pid, resource, limit) {
+                // It has become another user already.
+                Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                    self.set_by_itself(rebuild, resource, limit)
+                }
+                outcome => outcome,
+            }
+            .attempt(|| format!("process {}: setting {}", self.process, name_of(resource)))?;
         }
         Ok(())
+    }
+}
+
+impl SetLimits {
+    /// Has the process set a limit of its own. Until then it has the largest, and anybody may lower those.
+    fn set_by_itself(
+        &self,
+        rebuild: &Rebuild<'_>,
+        resource: u32,
+        limit: Limit,
+    ) -> std::io::Result<()> {
+        let mut list = CallList::new();
+        let words = [limit.soft.to_ne_bytes(), limit.hard.to_ne_bytes()].concat();
+        let words = list.bytes(&words);
+        let arguments = [0.into(), u64::from(resource).into(), words.into(), 0.into()];
+        let call = list.call(libc::SYS_prlimit64, &arguments);
+        let outcomes = rebuild.run(self.process, &list);
+        let outcomes = outcomes.map_err(std::io::Error::other)?;
+        outcomes.result(call).map(drop)
     }
 }
 

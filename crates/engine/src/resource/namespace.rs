@@ -3,28 +3,35 @@
 //! Shown by the links in /proc/PID/ns, by uid_map, timens_offsets and mountinfo. A job may share all namespaces with `cryo`, or
 //! have what `cryo run` and `cryo restart` make: a pid namespace whose init is no part of the job, a user namespace that maps
 //! ids to themselves, a mount namespace with a /proc of its own, a time namespace, an IPC namespace (see [`super::system_v`]).
-//! These are made afresh at a restart when they are needed; everything else is refused. Not preserved: which of them a job had, since a restart chooses for itself
-//! what it needs, and host and domain name, which are the machine's. How deep a user namespace is nested is not looked at.
+//! These are made afresh at a restart when they are needed. Those of some kinds that the job has made itself are objects of
+//! their own (see `made`); everything else is refused. Not preserved: which of the namespaces that a restart makes a job had, since
+//! a restart chooses for itself what it needs, and the machine's name. How deep a user namespace is nested is not looked at where
+//! it maps ids to themselves.
 
 mod clocks;
+mod made;
+mod mounts;
+mod survey;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_launch::WITHOUT_USER_NAMESPACE;
+use cryonaut_procfs::ProcessDirectory;
 use cryonaut_procfs::namespace::ClockOffset;
-use cryonaut_procfs::{Mount, ProcError, ProcessDirectory};
 use cryonaut_sys::{spawn, task};
 
 use crate::collect::Collection;
 use crate::freeze::Frozen;
 use crate::host::Host;
 use crate::plan::Plan;
-use crate::resource::embedded;
 use crate::resource::{Level, Resource, Support};
 use crate::target::Target;
 use crate::{Error, Refusals, Result};
+
+pub(crate) use made::in_user_namespaces;
+use made::{MembershipRecord, NamespaceRecord};
+use survey::{Subject, Survey};
 
 /// In which namespaces of its own the job lived, and what they showed it.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -69,7 +76,13 @@ impl Resource for Namespaces {
     }
 
     fn kinds(&self) -> &'static [Kind] {
-        const { &[NamespacesRecord::KIND] }
+        const {
+            &[
+                NamespacesRecord::KIND,
+                NamespaceRecord::KIND,
+                MembershipRecord::KIND,
+            ]
+        }
     }
 
     fn support(&self) -> &'static [Support] {
@@ -86,13 +99,17 @@ impl Resource for Namespaces {
             .filter(|process| !process.is_zombie())
         {
             let (pid, name) = process.label();
-            let depth = process.status.namespace_pid.len();
-            survey.look(
-                (pid, &name),
-                &process.directory,
-                (depth, process.inner_pid()),
-                refusals,
-            );
+            let subject = Subject {
+                pid,
+                name: &name,
+                directory: &process.directory,
+                depth: process.status.namespace_pid.len(),
+                inner: process.inner_pid(),
+            };
+            survey.look(&subject, refusals);
+            if process.stat.num_threads > 1 {
+                survey::refuse_threads(&subject, refusals);
+            }
         }
     }
 
@@ -100,13 +117,14 @@ impl Resource for Namespaces {
         let mut survey = Survey::new()?;
         let mut refusals = Refusals::default();
         for process in frozen.alive() {
-            let depth = process.status.namespace_pid.len();
-            survey.look(
-                (process.pid, &process.name()),
-                &process.directory,
-                (depth, process.inner),
-                &mut refusals,
-            );
+            let subject = Subject {
+                pid: process.pid,
+                name: &process.name(),
+                directory: &process.directory,
+                depth: process.status.namespace_pid.len(),
+                inner: process.inner,
+            };
+            survey.look(&subject, &mut refusals);
         }
         refusals.into_result()?;
         let mut record = NamespacesRecord {
@@ -127,7 +145,8 @@ impl Resource for Namespaces {
                 .needs
                 .insert("clock.boottime".into(), record.boottime.to_string());
         }
-        collection.put(&record)
+        collection.put(&record)?;
+        survey.made.collect(frozen, collection)
     }
 
     fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
@@ -143,278 +162,23 @@ impl Resource for Namespaces {
             ));
         }
         clocks::plan(&record, host, plan);
-        Ok(())
+        made::plan(records, host, plan)
     }
 }
 
 /// Whether a restart on this host puts the job into a fresh user namespace: as the nursery decides when it makes namespaces
 /// with clocks of their own, which take CAP_SYS_ADMIN and CAP_SYS_TIME.
 pub(crate) fn user_namespace_is_fresh(host: &Host) -> bool {
+    !host.shares_pids && !may_make_without_user_namespace()
+}
+
+/// Whether this user may make namespaces for a job without a user namespace around them.
+fn may_make_without_user_namespace() -> bool {
     let held = spawn::effective_capabilities().unwrap_or(0);
-    !host.shares_pids && held & WITHOUT_USER_NAMESPACE != WITHOUT_USER_NAMESPACE
+    held & WITHOUT_USER_NAMESPACE == WITHOUT_USER_NAMESPACE
 }
 
-/// Kinds of namespaces, as /proc/PID/ns names them, with what to call them.
-const KINDS: [(&str, &str); 8] = [
-    ("pid", "pid"),
-    ("user", "user"),
-    ("mnt", "mount"),
-    ("net", "network"),
-    ("uts", "host name (UTS)"),
-    ("ipc", "System V IPC"),
-    ("cgroup", "cgroup"),
-    ("time", "time"),
-];
-
-/// Namespaces that children get may differ from the process' own until it forks.
-const FOR_CHILDREN: [(&str, &str); 2] =
-    [("pid", "pid_for_children"), ("time", "time_for_children")];
-
-/// The inode numbers of a process' namespaces, by kind. A kernel without namespaces of a kind has no entry.
-type Membership = BTreeMap<&'static str, u64>;
-
-fn membership(directory: &ProcessDirectory) -> std::result::Result<Membership, ProcError> {
-    let mut found = Membership::new();
-    for kind in KINDS
-        .iter()
-        .map(|(kind, _)| *kind)
-        .chain(FOR_CHILDREN.iter().map(|(_, kind)| *kind))
-    {
-        match directory.namespace(kind) {
-            Ok(inode) => drop(found.insert(kind, inode)),
-            Err(error) if error.is_missing() => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(found)
-}
-
-/// What has been seen of the job's namespaces.
-struct Survey {
-    /// This process.
-    directory: ProcessDirectory,
-    /// Where `cryo` lives.
-    here: Membership,
-    /// Where the job's first process lives.
-    first: Option<Membership>,
-}
-
-impl Survey {
-    fn new() -> std::result::Result<Self, ProcError> {
-        let directory = ProcessDirectory::open(spawn::own_pid())?;
-        let here = membership(&directory)?;
-        Ok(Self {
-            directory,
-            here,
-            first: None,
-        })
-    }
-
-    /// Judges one process: its directory, and how many pid namespaces it has a pid in with its pid in the innermost.
-    fn look(
-        &mut self,
-        process: (i32, &str),
-        directory: &ProcessDirectory,
-        (depth, inner): (usize, i32),
-        refusals: &mut Refusals,
-    ) {
-        // One that may not be looked at may not be attached to either, which is said there; one that has ended is none, and has
-        // lost its namespaces while it was looked at or before.
-        let Ok(there) = membership(directory) else {
-            return;
-        };
-        if directory.namespace("mnt").is_err() {
-            return;
-        }
-        match &self.first {
-            Some(first) => not_with_the_rest(process, first, &there, refusals),
-            None => {
-                self.own_namespaces(process, directory, &there, refusals);
-                self.first = Some(there.clone());
-            }
-        }
-        for (kind, for_children) in FOR_CHILDREN {
-            if there.contains_key(for_children) && there.get(kind) != there.get(for_children) {
-                refusals.add(
-                    process,
-                    format!("the {kind} namespace of its future children"),
-                    "it has asked for a new one (unshare or setns), which its children will be born in",
-                    "checkpoint the processes in that namespace, or wait until it has started them",
-                );
-            }
-        }
-        if there.get("pid") == self.here.get("pid") {
-            return;
-        }
-        if inner == 1 {
-            refusals.add(
-                process,
-                "its pid namespace",
-                "it is the init of the namespace, whose end ends all processes in it",
-                "checkpoint the processes below it, or start the job with `cryo run`, which has an init of its own",
-            );
-        } else if depth != 2 {
-            refusals.add(
-                process,
-                "its pid namespace",
-                format!("it lies {} levels below this one", depth.saturating_sub(1)),
-                "run cryo inside of the namespace around it",
-            );
-        }
-    }
-
-    /// Refuses what a restart cannot make afresh.
-    fn own_namespaces(
-        &self,
-        process: (i32, &str),
-        directory: &ProcessDirectory,
-        there: &Membership,
-        refusals: &mut Refusals,
-    ) {
-        for (kind, name) in KINDS {
-            if self.here.get(kind) == there.get(kind) {
-                continue;
-            }
-            let reason = match kind {
-                "pid" | "time" | "ipc" => None,
-                "user" => unusual_user_namespace(directory),
-                "mnt" => unusual_mounts(&self.directory, directory),
-                _ => Some(format!("it has a {name} namespace of its own")),
-            };
-            if let Some(reason) = reason {
-                refusals.add(
-                    process,
-                    format!("its {name} namespace"),
-                    reason,
-                    "run cryo inside of its namespaces (in the container, with nsenter), or start it with `cryo run`",
-                );
-            }
-        }
-    }
-
-    /// The kinds of namespaces that the job has for itself.
-    fn own_of_job(&self) -> impl Iterator<Item = &'static str> {
-        let first = self.first.as_ref();
-        let own =
-            move |kind: &str| first.is_some_and(|first| first.get(kind) != self.here.get(kind));
-        KINDS
-            .iter()
-            .map(|(kind, _)| *kind)
-            .filter(move |kind| own(kind))
-    }
-}
-
-fn not_with_the_rest(
-    process: (i32, &str),
-    first: &Membership,
-    there: &Membership,
-    refusals: &mut Refusals,
-) {
-    for (kind, name) in KINDS {
-        if first.get(kind) != there.get(kind) {
-            refusals.add(
-                process,
-                format!("its {name} namespace"),
-                "it is not the one of the job's other processes",
-                "checkpoint the processes of each namespace by themselves",
-            );
-        }
-    }
-}
-
-/// Why a user namespace cannot be made again; nothing when ids are mapped to themselves.
-fn unusual_user_namespace(directory: &ProcessDirectory) -> Option<String> {
-    let is_identity =
-        |map: std::result::Result<Vec<cryonaut_procfs::namespace::IdRange>, ProcError>| {
-            map.is_ok_and(|map| {
-                !map.is_empty() && map.iter().all(|range| range.inside == range.outside)
-            })
-        };
-    let identity = is_identity(directory.uid_map()) && is_identity(directory.gid_map());
-    (!identity)
-        .then(|| "it has a user namespace of its own where ids are not mapped to themselves".into())
-}
-
-/// Why a mount namespace cannot be made again; nothing when all its mounts but /proc are found here too. Mounts made here
-/// since then are no obstacle: files are checked one by one at the restart.
-fn unusual_mounts(here: &ProcessDirectory, there: &ProcessDirectory) -> Option<String> {
-    let (Ok(here), Ok(there)) = (here.mountinfo(), there.mountinfo()) else {
-        return Some("it has a mount namespace of its own that cannot be read".into());
-    };
-    let foreign = foreign_mount(&here, &there)?;
-    Some(format!(
-        "it has a mount namespace of its own, where {} is mounted, which is not the case here",
-        String::from_utf8_lossy(&foreign.mount_point)
-    ))
-}
-
-/// Whether it is a /dev/pts, which a restart makes anew where the job has pseudo-terminals.
-fn is_own_terminals(mount: &Mount) -> bool {
-    mount.mount_point == b"/dev/pts" && mount.file_system == b"devpts"
-}
-
-/// A mount of `there`, besides those at and below /proc, that is not found `here`.
-fn foreign_mount<'a>(here: &[Mount], there: &'a [Mount]) -> Option<&'a Mount> {
-    let mut left: Vec<&Mount> = here.iter().collect();
-    let has_view = there.iter().any(embedded::is_of_view);
-    there
-        .iter()
-        .filter(|mount| !mount.mount_point.starts_with(b"/proc/") && mount.mount_point != b"/proc")
-        .filter(|mount| !is_own_terminals(mount))
-        .filter(|mount| !has_view || !(embedded::is_of_view(mount) || is_at_its_place(here, mount)))
-        .find(|mount| {
-            let same = |other: &&Mount| {
-                (
-                    &other.mount_point,
-                    &other.root,
-                    other.device,
-                    &other.file_system,
-                    &other.options,
-                ) == (
-                    &mount.mount_point,
-                    &mount.root,
-                    mount.device,
-                    &mount.file_system,
-                    &mount.options,
-                )
-            };
-            // Mounts at one place may be stacked: each counts once.
-            match left.iter().position(same) {
-                Some(index) => {
-                    left.swap_remove(index);
-                    false
-                }
-                None => true,
-            }
-        })
-}
-
-/// Whether a mount shows what is at its place here without it: as a restart makes them in directories that it lays out anew.
-fn is_at_its_place(here: &[Mount], mount: &Mount) -> bool {
-    let below = |above: &Mount| {
-        let rest = mount
-            .mount_point
-            .strip_prefix(above.mount_point.as_slice())?;
-        let whole = above.mount_point == b"/" || rest.is_empty() || rest.starts_with(b"/");
-        whole.then(|| rest.strip_prefix(b"/").unwrap_or(rest).to_vec())
-    };
-    let around = here.iter().filter(|above| below(above).is_some());
-    // Of several at one place the last covers the others.
-    let Some(above) = around.max_by_key(|above| above.mount_point.len()) else {
-        return false;
-    };
-    let mut root = above.root.clone();
-    let rest = below(above).unwrap_or_default();
-    if !rest.is_empty() {
-        if !root.ends_with(b"/") {
-            root.push(b'/');
-        }
-        root.extend(rest);
-    }
-    (above.device, &above.options, &root) == (mount.device, &mount.options, &mount.root)
-}
-
-/// The machine's name as `cryo` sees it; a job in another UTS namespace is refused.
+/// The machine's name as `cryo` sees it.
 fn host_name() -> Vec<u8> {
     let name = std::fs::read(Path::new("/proc/sys/kernel/hostname")).unwrap_or_default();
     name.trim_ascii_end().to_vec()
@@ -465,12 +229,45 @@ const SUPPORT: &[Support] = &[
               has passed",
     },
     Support {
-        what: "Network, UTS and cgroup namespaces of the job's own; user namespaces that change ids; other mounts",
+        what: "User namespaces that the job has made itself (unshare -Ur), also nested, different ones in different processes",
+        level: Level::Restored,
+        how: "with their maps of users and groups, their owner, and whether setgroups is denied; an ordinary user's restart can map \
+              only that user. Not for processes that share their working directory (CLONE_FS), and of limits (/proc/sys/user) and \
+              ids of projects nothing is kept",
+    },
+    Support {
+        what: "UTS namespaces that the job has made itself (unshare -u)",
+        level: Level::Restored,
+        how: "with the names of host and domain, different ones in different processes",
+    },
+    Support {
+        what: "Network namespaces that the job has made itself (unshare -n) without devices but lo",
+        level: Level::Restored,
+        how: "whether lo is up, and settings (/proc/sys/net) that were changed. Other devices, addresses, routes, rules of netfilter \
+              are refused, and so are sockets in such a namespace",
+    },
+    Support {
+        what: "Cgroup namespaces that the job has made itself (unshare -C)",
+        level: Level::Partly,
+        how: "they begin with the cgroup of the restart; refused where a process has gone into another one than it began with",
+    },
+    Support {
+        what: "IPC namespaces that the job has made itself beside the first (unshare -i)",
+        level: Level::Partly,
+        how: "those with nothing in them; anything there is a refusal that says what",
+    },
+    Support {
+        what: "Threads in other namespaces than their process",
+        level: Level::Refused,
+        how: "no thread can be led into them before it is there; have the program use processes",
+    },
+    Support {
+        what: "Mount namespaces with other mounts than here",
         level: Level::Refused,
         how: "run cryo inside of them",
     },
     Support {
-        what: "A job in several namespaces of one kind, or with the init of a pid namespace in it",
+        what: "A job in several pid, mount or time namespaces, or with the init of a pid namespace in it",
         level: Level::Refused,
         how: "checkpoint the processes of each namespace by themselves, without its init",
     },
@@ -495,12 +292,6 @@ mod tests {
             boottime: -5,
             boot: "8f1c".into(),
         }
-    }
-
-    fn mount(line: &str) -> Mount {
-        cryonaut_procfs::mountinfo::parse(line.as_bytes())
-            .unwrap()
-            .remove(0)
     }
 
     #[test]
@@ -537,45 +328,6 @@ mod tests {
     }
 
     #[test]
-    fn processes_of_different_namespaces_are_told_apart() {
-        let here = Membership::from([("net", 1), ("ipc", 2)]);
-        let there = Membership::from([("net", 1), ("ipc", 3)]);
-        let mut refusals = Refusals::default();
-        not_with_the_rest((7, "x"), &here, &there, &mut refusals);
-        let objects: Vec<&str> = refusals
-            .list()
-            .iter()
-            .map(|refusal| refusal.object.as_str())
-            .collect();
-        assert_eq!(objects, ["its System V IPC namespace"]);
-    }
-
-    #[test]
-    fn only_proc_may_be_mounted_otherwise() {
-        let root = mount("27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n");
-        let private_root = mount("127 90 254:0 / / rw,relatime - ext4 /dev/vda rw\n");
-        let proc = mount("128 127 0:99 / /proc rw,nosuid - proc proc rw\n");
-        let other = mount("129 127 0:50 / /data rw - tmpfs tmpfs rw\n");
-        let here = [root.clone(), other.clone()];
-        assert_eq!(
-            foreign_mount(&here, &[private_root.clone(), proc.clone()]),
-            None
-        );
-        assert_eq!(
-            foreign_mount(&here, &[private_root.clone(), proc, other.clone()]),
-            None
-        );
-        assert_eq!(
-            foreign_mount(&here, &[private_root, other.clone(), other.clone()]),
-            Some(&other)
-        );
-        assert_eq!(
-            foreign_mount(&[root], std::slice::from_ref(&other)),
-            Some(&other)
-        );
-    }
-
-    #[test]
     fn clocks_are_those_that_the_job_sees() {
         let offsets =
             cryonaut_procfs::namespace::parse_time_offsets(b"monotonic -3600 500\nboottime 0 0\n")
@@ -605,27 +357,43 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_network_of_its_own_is_refused() {
-        let command = [
-            "unshare",
-            "--user",
-            "--map-current-user",
-            "--net",
-            "sleep",
-            "60",
-        ];
-        let Some(child) = Subject::spawn(&command, "sleep") else {
-            return;
-        };
+    /// What is refused of a command, and what is found of namespaces that it has made itself; nothing where it may not make them.
+    fn look_at(command: &[&str]) -> Option<Vec<String>> {
+        let child = Subject::spawn(command, "sleep")?;
         let target = Target::find(child.id(), Scope::Process).unwrap();
         let mut refusals = Refusals::default();
         Namespaces.inspect(&target, &mut refusals);
-        let objects: Vec<&str> = refusals
-            .list()
-            .iter()
-            .map(|refusal| refusal.object.as_str())
-            .collect();
-        assert_eq!(objects, ["its network namespace"]);
+        let told = refusals.list().iter();
+        Some(
+            told.map(|refusal| format!("{}: {}", refusal.object, refusal.reason))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn namespaces_of_its_own_are_looked_into() {
+        let command = "unshare --user --map-root-user --net --uts --ipc sleep 60";
+        let words: Vec<&str> = command.split(' ').collect();
+        if let Some(found) = look_at(&words) {
+            assert_eq!(found, Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn mounts_of_its_own_are_refused() {
+        let words = [
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            "mount -t tmpfs none /mnt && exec sleep 60",
+        ];
+        let Some(found) = look_at(&words) else {
+            return;
+        };
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("its mount namespace: "), "{found:?}");
     }
 }

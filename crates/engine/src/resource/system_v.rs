@@ -25,6 +25,7 @@ use cryonaut_sys::spawn;
 use cryonaut_tracee::{Argument, CallList};
 
 pub use segment::{FIRST_SEGMENT, SharedSegment, attached};
+pub(crate) use survey::contents;
 pub use visitor::Visitor;
 
 use crate::collect::Collection;

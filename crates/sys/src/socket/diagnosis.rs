@@ -4,17 +4,12 @@
 
 mod internet;
 
-use std::os::fd::{AsFd, AsRawFd};
-
-use super::socket;
-use crate::{Result, check};
+use super::netlink::{self, number};
+use crate::Result;
 
 pub use internet::{InternetSocket, internet_sockets};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const HEADER: usize = 16;
 const ENTRY: usize = 16;
 /// UDIAG_SHOW_NAME, _VFS, _PEER, _ICONS, _RQLEN.
 const SHOW: u32 = 0x1f;
@@ -58,66 +53,15 @@ pub fn unix_sockets() -> Result<Vec<UnixSocket>> {
 
 /// Asks for all sockets that a request is about; `entry` makes of each body what is wanted, or nothing of a damaged one.
 fn list<T>(body: &[u8], entry: fn(&[u8]) -> Option<T>) -> Result<Vec<T>> {
-    let netlink = socket(libc::AF_NETLINK, libc::SOCK_DGRAM, libc::NETLINK_SOCK_DIAG)?;
-    let length = HEADER + body.len();
-    let mut request = Vec::with_capacity(length);
-    request.extend_from_slice(&(length as u32).to_ne_bytes());
-    request.extend_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    request.extend_from_slice(&((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes());
-    request.extend_from_slice(&[0; 8]);
-    request.extend_from_slice(body);
-    super::send(netlink.as_fd(), &request, None, &[], 0)?;
     let mut found = Vec::new();
-    let mut room = vec![0_u8; 64 * 1024];
-    loop {
-        // SAFETY: the room outlives the call, and its length is told.
-        let length = check(unsafe {
-            libc::recv(
-                netlink.as_raw_fd(),
-                room.as_mut_ptr().cast(),
-                room.len(),
-                libc::MSG_TRUNC,
-            )
-        } as i64)? as usize;
-        if length > room.len() {
-            return Err(std::io::Error::from_raw_os_error(libc::EMSGSIZE));
+    let (protocol, kind) = (libc::NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY);
+    netlink::dump(protocol, kind, body, &mut |kind, body| {
+        if kind == SOCK_DIAG_BY_FAMILY {
+            found.push(entry(body)?);
         }
-        if let Answer::End = parse(&room[..length], &mut found, entry)? {
-            return Ok(found);
-        }
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Answer {
-    More,
-    End,
-}
-
-fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..at + N)?.try_into().ok()
-}
-
-fn parse<T>(mut bytes: &[u8], found: &mut Vec<T>, entry: fn(&[u8]) -> Option<T>) -> Result<Answer> {
-    let damaged = || std::io::Error::from_raw_os_error(libc::EBADMSG);
-    while bytes.len() >= HEADER {
-        let length = u32::from_ne_bytes(number(bytes, 0).ok_or_else(damaged)?) as usize;
-        let kind = u16::from_ne_bytes(number(bytes, 4).ok_or_else(damaged)?);
-        let body = bytes.get(HEADER..length).ok_or_else(damaged)?;
-        match kind {
-            NLMSG_DONE => return Ok(Answer::End),
-            NLMSG_ERROR => {
-                let error = i32::from_ne_bytes(number(body, 0).ok_or_else(damaged)?);
-                return Err(std::io::Error::from_raw_os_error(-error));
-            }
-            SOCK_DIAG_BY_FAMILY => found.push(entry(body).ok_or_else(damaged)?),
-            _ => {}
-        }
-        bytes = bytes
-            .get(length.next_multiple_of(4).min(bytes.len())..)
-            .unwrap_or_default();
-    }
-    Ok(Answer::More)
+        Some(())
+    })?;
+    Ok(found)
 }
 
 /// One struct unix_diag_msg with its attributes.
@@ -169,6 +113,7 @@ fn trimmed(name: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{AsFd, AsRawFd, OwnedFd};
     use std::os::unix::fs::MetadataExt;
 
     use super::super::*;
@@ -204,12 +149,6 @@ mod tests {
 
     #[test]
     fn damaged_answers_are_errors() {
-        let mut bytes = vec![0_u8; 40];
-        bytes[0] = 60;
-        assert!(parse(&bytes, &mut Vec::new(), entry).is_err());
-        bytes[0] = 18;
-        bytes[4] = 20;
-        assert!(parse(&bytes, &mut Vec::new(), entry).is_err());
         assert!(entry(&[0; 15]).is_none());
         assert!(entry(&[&[0; 16][..], &[40, 0, 2, 0]].concat()).is_none());
     }

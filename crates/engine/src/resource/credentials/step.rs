@@ -86,6 +86,29 @@ impl Action for SetCredentials {
     }
 }
 
+/// Gives the only task of a process its users and groups, and leaves it the capabilities that it has: before it enters a user
+/// namespace in which they may have other names, or none.
+///
+/// # Errors
+/// When a call fails.
+pub(crate) fn become_before_user_namespace(
+    rebuild: &Rebuild<'_>,
+    record: &CredentialsRecord,
+) -> Result<()> {
+    let process = record.process;
+    let now = ProcessDirectory::open(rebuild.built(process)?.pid)?.status()?;
+    let mut calls = Calls {
+        list: CallList::new(),
+        expected: Vec::new(),
+    };
+    let may_set_bits = CapabilitySets::of(&now).effective >> SETPCAP & 1 == 1;
+    calls.identity(record, &now, may_set_bits);
+    if calls.list.is_empty() {
+        return Ok(());
+    }
+    calls.check(process, &rebuild.run(process, &calls.list)?)
+}
+
 /// Calls with what they are for, and what they must return where that tells success from failure.
 pub(super) struct Calls {
     pub(super) list: CallList,

@@ -63,9 +63,9 @@ fn means(status: Status, effective: u64, fresh: bool) -> Means {
     }
 }
 
-fn refused(means: &Means, record: &CredentialsRecord, own_namespace: bool) -> Vec<String> {
+fn refused(means: &Means, record: &CredentialsRecord, reach: Reach) -> Vec<String> {
     let mut plan = Plan::default();
-    means.judge((17, "x"), record, own_namespace, &mut plan);
+    means.judge((17, "x"), record, reach, &mut plan);
     plan.refusals
         .list()
         .iter()
@@ -121,7 +121,7 @@ fn what_we_are_anybody_may_become() {
     let status = own_status();
     let mut record = like_us(&status);
     assert_eq!(
-        refused(&means(status.clone(), 0, false), &record, false),
+        refused(&means(status.clone(), 0, false), &record, Reach::Machine),
         Vec::<String>::new()
     );
     record.capabilities = CapabilitySets {
@@ -129,7 +129,7 @@ fn what_we_are_anybody_may_become() {
         ..CapabilitySets::default()
     };
     assert_eq!(
-        refused(&means(status, 0, true), &record, true),
+        refused(&means(status, 0, true), &record, Reach::Job),
         Vec::<String>::new()
     );
 }
@@ -152,16 +152,20 @@ fn an_ordinary_user_may_not_become_another() {
         "its supplementary groups [4713]",
     ];
     assert_eq!(
-        refused(&means(status.clone(), 0, false), &record, false),
+        refused(&means(status.clone(), 0, false), &record, Reach::Machine),
         all
     );
     // In a fresh user namespace not even all capabilities help.
     assert_eq!(
-        refused(&means(status.clone(), u64::MAX, true), &record, false),
+        refused(
+            &means(status.clone(), u64::MAX, true),
+            &record,
+            Reach::Machine
+        ),
         all
     );
     assert_eq!(
-        refused(&means(status, u64::MAX, false), &record, false),
+        refused(&means(status, u64::MAX, false), &record, Reach::Machine),
         Vec::<String>::new()
     );
 }
@@ -181,14 +185,17 @@ fn capabilities_are_never_more_than_they_were() {
         bounding: 0x3f_ffff,
         ..CapabilitySets::default()
     };
-    assert_eq!(refused(&root, &record, false), Vec::<String>::new());
     assert_eq!(
-        refused(&root, &record, true),
+        refused(&root, &record, Reach::Machine),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        refused(&root, &record, Reach::Job),
         ["its capabilities cap_sys_admin"]
     );
     record.capabilities.permitted = 1 << 22;
     assert_eq!(
-        refused(&root, &record, false),
+        refused(&root, &record, Reach::Machine),
         ["its capabilities cap_sys_boot"]
     );
     record.capabilities = CapabilitySets {
@@ -200,7 +207,7 @@ fn capabilities_are_never_more_than_they_were() {
         ..root
     };
     assert_eq!(
-        refused(&user, &record, false),
+        refused(&user, &record, Reach::Machine),
         ["its capability bounding set or secure bits"]
     );
 }

@@ -1,7 +1,8 @@
 //! Which System V objects are the job's, what they hold, and what stands in the way of saving them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::AsRawFd;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use cryonaut_procfs::maps::AreaName;
@@ -347,16 +348,50 @@ fn is_queue(file: &std::fs::Metadata) -> bool {
     file.is_file() && file.len() == message_queue::FILE_SIZE
 }
 
+/// What the calling process' IPC namespace has, in a word, that a fresh one has not.
+///
+/// # Errors
+/// Where it cannot be looked at.
+pub(crate) fn contents() -> io::Result<Option<&'static str>> {
+    let Tables {
+        segments,
+        semaphores,
+        queues,
+    } = Tables::read().map_err(io::Error::other)?;
+    let names = match queue_directory() {
+        Ok(directory) => names_in(&directory),
+        // A kernel without POSIX message queues.
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let there = [
+        (!segments.is_empty(), "System V shared memory"),
+        (!semaphores.is_empty(), "System V semaphores"),
+        (!queues.is_empty(), "System V message queues"),
+        (!names.is_empty(), "POSIX message queues"),
+        (
+            !limits::changed().is_empty(),
+            "changed limits (/proc/sys/kernel/shmmax and the like)",
+        ),
+    ];
+    let found = there.into_iter().find(|(is_there, _)| *is_there);
+    Ok(found.map(|(_, what)| what))
+}
+
 /// The names of the POSIX message queues of this process' namespace, where it may list them.
 fn queue_names() -> Vec<QueueName> {
-    let listed = mount::message_queues().or_else(|_| {
+    queue_directory().map_or_else(|_| Vec::new(), |directory| names_in(&directory))
+}
+
+fn queue_directory() -> io::Result<OwnedFd> {
+    mount::message_queues().or_else(|_| {
         // In a user namespace of the job's it has a say in its own mounts only.
         spawn::unshare(spawn::namespace::MOUNT)?;
         mount::message_queues()
-    });
-    let Ok(directory) = listed else {
-        return Vec::new();
-    };
+    })
+}
+
+fn names_in(directory: &OwnedFd) -> Vec<QueueName> {
     let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
     let named = entries.filter_map(|entry| {

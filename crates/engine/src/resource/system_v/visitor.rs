@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::spawn::signal::{SignalSet, set_signal_mask};
 use cryonaut_sys::spawn::{self, WaitFor};
-use cryonaut_sys::{ipc, pidfd};
+use cryonaut_sys::{namespace, pidfd};
 use prost::Message;
 
 use super::survey::Findings;
@@ -37,8 +37,13 @@ impl Visitor {
         let (mut answer, mut tell) = std::io::pipe().attempt(what)?;
         let (mut told, link) = std::io::pipe().attempt(what)?;
         let namespaces = if elsewhere {
-            let open = |name: &str| directory.open_file(name);
-            Some((open("ns/ipc")?, open("ns/user")?))
+            let ipc = directory.open_file("ns/ipc")?;
+            // That of the process may lie below the one that its IPC namespace belongs to.
+            let user = match namespace::owner(ipc.as_fd()) {
+                Ok(owner) => File::from(owner),
+                Err(_) => directory.open_file("ns/user")?,
+            };
+            Some((ipc, user))
         } else {
             None
         };
@@ -93,10 +98,10 @@ impl Drop for Visitor {
 /// Enters an IPC namespace; where that takes capabilities that we lack, the user namespace around it first.
 fn enter((ipc, user): &(File, File)) -> Result<()> {
     let what = || "entering the job's IPC namespace".to_owned();
-    match ipc::enter_namespace(ipc.as_fd()) {
+    match namespace::enter(ipc.as_fd()) {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-            ipc::enter_namespace(user.as_fd()).attempt(what)?;
-            ipc::enter_namespace(ipc.as_fd()).attempt(what)?;
+            namespace::enter(user.as_fd()).attempt(what)?;
+            namespace::enter(ipc.as_fd()).attempt(what)?;
         }
         outcome => outcome.attempt(what)?,
     }

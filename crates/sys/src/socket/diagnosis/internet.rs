@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{list, number};
+use super::super::netlink::number;
+use super::list;
 use crate::Result;
 
 /// Length of struct inet_diag_msg.

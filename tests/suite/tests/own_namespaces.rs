@@ -1,0 +1,160 @@
+//! Namespaces that a job has made itself, by the commands that people use for it.
+
+use cryonaut_suite::victim::{await_ready, checkpoint, finish, finish_ok, generation, restart};
+use cryonaut_suite::{Outcome, Program, Running, Scene, failed, for_each_user, skip};
+
+/// The status of `cryo` for a refusal.
+const REFUSED: i32 = 3;
+
+/// unshare(1) with these options and this command, if it may do that here.
+fn unshare(scene: &Scene, options: &[&str], command: &[&str]) -> Outcome<Program> {
+    let unshare = Program::installed("unshare")?;
+    let mut tried = scene.command(&unshare.path);
+    let tried = tried.args(options).arg("true").output()?;
+    if !tried.status.success() {
+        let why = String::from_utf8_lossy(&tried.stderr);
+        return skip(format!("unshare {options:?}: {}", why.trim()));
+    }
+    Ok(Program::at(unshare.path)
+        .arguments(options)
+        .arguments(command))
+}
+
+/// Starts a victim behind unshare(1), which becomes it.
+fn start(
+    scene: &Scene,
+    options: &[&str],
+    (source, arguments): (&str, &[&str]),
+) -> Outcome<Running> {
+    let victim = Program::victim(source, &[])?;
+    let program = unshare(scene, options, &[])?
+        .argument(&victim.path)
+        .arguments(arguments);
+    let job = scene.start("victim", &program)?;
+    await_ready(scene, &job)?;
+    Ok(job)
+}
+
+/// It comes back twice.
+fn comes_back(scene: &Scene, options: &[&str], victim: (&str, &[&str])) -> Outcome {
+    let job = start(scene, options, victim)?;
+    let image = scene.file("image");
+    checkpoint(scene, &job.pid().to_string(), &image, "--kill")?;
+    scene.wait(&job)?;
+    let life = restart(scene, &image, "restart")?;
+    let life = generation(scene, &life.running, &life.pid.to_string(), 2)?;
+    finish(scene, &job, &life.running)
+}
+
+/// Everything at once, around a program with threads.
+fn everything(scene: &Scene) -> Outcome {
+    let options = [
+        "--user",
+        "--map-root-user",
+        "--uts",
+        "--net",
+        "--ipc",
+        "--cgroup",
+    ];
+    comes_back(scene, &options, ("threads", &["20"]))
+}
+
+/// Started by `cryo run`, which makes namespaces of its own around.
+fn inside_of_ours(scene: &Scene) -> Outcome {
+    let victim = Program::victim("threads", &[])?;
+    let program = unshare(scene, &["-Urun"], &[])?
+        .argument(&victim.path)
+        .argument("20");
+    let name = format!("own-{}-{:?}", std::process::id(), scene.user());
+    let job = scene
+        .cryo(["run", "--namespaces", "--name", &name, "--"])
+        .arguments([&program.path])
+        .arguments(&program.arguments)
+        .start("victim")?;
+    await_ready(scene, &job)?;
+    let life = generation(scene, &job, &name, 1)?;
+    finish(scene, &job, &life.running)
+}
+
+/// A checkpoint is refused with `word`, and the job lives on.
+fn refused(scene: &Scene, job: &Running, word: &str) -> Outcome {
+    let image = scene.file("image");
+    scene
+        .cryo(["checkpoint", &job.pid().to_string(), "-o"])
+        .arguments([&image])
+        .run()?
+        .refusal_with(&[REFUSED], &[word])?;
+    if image.exists() {
+        return failed("a refused checkpoint left an image");
+    }
+    finish_ok(scene, job, job)
+}
+
+/// Something is in its IPC namespace.
+fn something_in_ipc(scene: &Scene) -> Outcome {
+    let victim = Program::victim("mem_private", &[])?;
+    let ipcmk = Program::installed("ipcmk")?;
+    let program = unshare(
+        scene,
+        &["--user", "--map-root-user", "--ipc"],
+        &["sh", "-c"],
+    )?
+    .argument("\"$0\" -Q > /dev/null && exec \"$1\"")
+    .argument(&ipcmk.path)
+    .argument(&victim.path);
+    let job = scene.start("victim", &program)?;
+    await_ready(scene, &job)?;
+    refused(scene, &job, "it has system v message queues")
+}
+
+/// Its loopback device has an address more.
+fn an_address_more(scene: &Scene) -> Outcome {
+    let program = Program::victim("own_network_namespace", &[])?.argument("address");
+    let job = scene.start("victim", &program)?;
+    await_ready(scene, &job)?;
+    refused(scene, &job, "it has other addresses")
+}
+
+/// A mount namespace in which other things are mounted than here.
+fn other_mounts(scene: &Scene) -> Outcome {
+    let victim = Program::victim("mem_private", &[])?;
+    let program = unshare(
+        scene,
+        &["--user", "--map-root-user", "--mount"],
+        &["sh", "-c"],
+    )?
+    .argument("mount -t tmpfs none /mnt && exec \"$0\"")
+    .argument(&victim.path);
+    let job = scene.start("victim", &program)?;
+    await_ready(scene, &job)?;
+    refused(scene, &job, "mount namespace")
+}
+
+/// A pid namespace, with its init.
+fn own_pids(scene: &Scene) -> Outcome {
+    let options = [
+        "--user",
+        "--map-root-user",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+    ];
+    let job = start(scene, &options, ("mem_private", &[]))?;
+    refused(scene, &job, "pid namespace")
+}
+
+for_each_user! {
+    user_namespace => |scene| comes_back(scene, &["-Ur"], ("threads", &["20"]));
+    uts_namespace => |scene| comes_back(scene, &["-Uru"], ("mem_private", &[]));
+    network_namespace => |scene| comes_back(scene, &["-Urn"], ("pipe_data", &[]));
+    mapped_to_itself => |scene| comes_back(scene, &["-c", "-u"], ("mem_private", &[]));
+    without_maps => |scene| comes_back(scene, &["-U"], ("mem_private", &[]));
+}
+for_each_user!(
+    everything,
+    inside_of_ours,
+    something_in_ipc,
+    an_address_more,
+    other_mounts,
+    own_pids
+);
