@@ -105,6 +105,9 @@ impl Subject {
     fn named(text: &str, scope: ScopeArguments) -> Result<Subject, Failure> {
         match text.parse::<i32>() {
             Ok(pid) => Subject::of_pid(pid, scope),
+            Err(_) if text.is_empty() => Err(Failure::usage(
+                "no target is named: give a process id or a job's name".to_owned(),
+            )),
             Err(_) if text.chars().all(|letter| letter.is_ascii_digit()) => Err(Failure::usage(
                 format!("{text} is too large for a process id"),
             )),

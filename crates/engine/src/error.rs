@@ -72,6 +72,15 @@ impl Refusals {
         self.add((0, ""), object, reason, remedy);
     }
 
+    /// Gives those about a process its name that do not have it: what is planned from records knows pids.
+    pub fn name_processes(&mut self, name: impl Fn(i32) -> Option<String>) {
+        for refusal in &mut self.0 {
+            if refusal.process.is_empty() && refusal.pid != 0 {
+                refusal.process = name(refusal.pid).unwrap_or_default();
+            }
+        }
+    }
+
     /// The refusals, in the order in which they were found.
     pub fn list(&self) -> &[Refusal] {
         &self.0

@@ -28,6 +28,7 @@ use crate::plan::Plan;
 use crate::rebuild::Rebuild;
 use crate::relocate::{Relocated, Relocation, relocate};
 use crate::resource::file::has_own_terminals;
+use crate::resource::memory::printable;
 use crate::resource::notice;
 use crate::resource::process::ProcessRecord;
 use crate::view::{self, View};
@@ -244,6 +245,11 @@ pub fn plan(image: &SeekableImage, records: &RecordSet, host: &Host) -> Result<P
     for resource in crate::resource::REGISTRY {
         resource.plan(records, host, &mut plan)?;
     }
+    let processes = records.all::<ProcessRecord>()?;
+    plan.refusals.name_processes(|pid| {
+        let process = processes.iter().find(|process| process.pid == pid)?;
+        Some(printable(&process.name))
+    });
     Ok(plan)
 }
 

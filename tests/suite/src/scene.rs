@@ -554,6 +554,19 @@ impl CryoResult {
 }
 
 impl CryoResult {
+    /// As [`CryoResult::refusal`], and its text contains all of `words` (in any case).
+    pub fn refusal_saying_all(self, words: &[&str]) -> Outcome<Self> {
+        let result = self.refusal(&[])?;
+        let text = format!("{}{}", result.stderr, result.stdout).to_lowercase();
+        match words
+            .iter()
+            .find(|word| !text.contains(&word.to_lowercase()))
+        {
+            Some(word) => failed(format!("{}: no {word:?} in its reason", result.what)),
+            None => Ok(result),
+        }
+    }
+
     /// As [`CryoResult::refusal`], with one of these exit statuses.
     pub fn refusal_with(self, codes: &[i32], words: &[&str]) -> Outcome<Self> {
         let result = self.refusal(words)?;
