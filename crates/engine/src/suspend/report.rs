@@ -1,5 +1,6 @@
 //! What a suspension did: how much memory went, what stayed, and why.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cryonaut_launch::registry::{Suspension, Way};
@@ -74,10 +75,14 @@ pub enum Why {
     Locked,
     /// hugetlb pages are never swapped.
     HugePages,
-    /// Several processes map it, of the job or outside.
+    /// Several processes of the job map it.
     Shared,
-    /// Swap is full, or there is none.
+    /// Processes outside of the job map it, too.
+    SharedOutside,
+    /// There is no swap space.
     NoSwap,
+    /// Swap is full.
+    SwapFull,
     /// Files that others use as well, or that the kernel keeps.
     Files,
     /// The kernel kept it: it is being written, or was used that moment.
@@ -91,9 +96,13 @@ impl Why {
             Why::Locked => "locked by the program (mlock)",
             Why::HugePages => "huge pages of hugetlbfs, which are never swapped",
             Why::Shared => {
-                "shared by several processes: goes only where the job has a cgroup with memory.reclaim"
+                "shared by processes of the job: goes only where the job has a cgroup with memory.reclaim"
             }
-            Why::NoSwap => "swap is full: add some, and suspend it again",
+            Why::SharedOutside => {
+                "shared with processes outside of the job, which keep it: suspend those with it (--tree of their parent, --session)"
+            }
+            Why::NoSwap => "there is no swap space: add some, and suspend it again",
+            Why::SwapFull => "swap is full: add some, and suspend it again",
             Why::Files => "of files that others use as well",
             Why::InUse => "kept by the kernel for now",
         }
@@ -165,26 +174,109 @@ pub(super) fn of(
 }
 
 fn stayed(shared: &SharedMemory, now: &[Memory], after: Held, swap: Swap) -> Vec<Stayed> {
-    let mut several = 0;
-    for area in now.iter().flat_map(|memory| &memory.areas) {
-        let held = shared.held(area);
-        several += (held.swappable * area.shared)
-            .checked_div(area.rss)
-            .unwrap_or(0);
-    }
-    let alone = after.swappable.saturating_sub(several);
-    let full = swap.free < WORTH_TELLING;
-    [
+    let Several { inside, outside } = Several::of(shared, now);
+    let alone = after.swappable.saturating_sub(inside + outside);
+    let no_room = match swap {
+        Swap { total: 0, .. } => Some(Why::NoSwap),
+        Swap { free, .. } => (free < WORTH_TELLING).then_some(Why::SwapFull),
+    };
+    let mut rows: Vec<Stayed> = Vec::new();
+    for (bytes, why) in [
         (after.locked, Why::Locked),
         (after.hugetlb, Why::HugePages),
-        (several, if full { Why::NoSwap } else { Why::Shared }),
-        (alone, if full { Why::NoSwap } else { Why::InUse }),
+        (outside, Why::SharedOutside),
+        (inside, no_room.unwrap_or(Why::Shared)),
+        (alone, no_room.unwrap_or(Why::InUse)),
         (after.file, Why::Files),
-    ]
-    .into_iter()
-    .filter(|(bytes, _)| *bytes >= WORTH_TELLING)
-    .map(|(bytes, why)| Stayed { bytes, why })
-    .collect()
+    ] {
+        match rows.iter_mut().find(|row| row.why == why) {
+            Some(row) => row.bytes += bytes,
+            None => rows.push(Stayed { bytes, why }),
+        }
+    }
+    rows.retain(|row| row.bytes >= WORTH_TELLING);
+    rows
+}
+
+/// Bytes for swap that several processes map, by whether all of these are of the job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Several {
+    inside: u64,
+    outside: u64,
+}
+
+/// Memory that may be the same in several processes.
+#[derive(Default)]
+struct Common {
+    /// Bytes that each process maps together with others.
+    mapped: BTreeMap<i32, u64>,
+    /// The job's share of it.
+    share: u64,
+    areas: u64,
+}
+
+impl Several {
+    /// The kernel tells of a page how many processes map it, and not which. But the shares of all that map it make up the whole:
+    /// where those of the job do not, somebody else has the rest.
+    fn of(shared: &SharedMemory, job: &[Memory]) -> Self {
+        let mut objects: BTreeMap<(u32, u32, u64), Common> = BTreeMap::new();
+        let mut places: Vec<(u64, u64, i32, (u64, u64))> = Vec::new();
+        for Memory { pid, areas } in job {
+            for area in areas {
+                let alone = area.rss.saturating_sub(area.shared);
+                let proportional = area.proportional.saturating_sub(alone) * 1024;
+                let share = (shared.held(area).swappable * proportional)
+                    .checked_div(area.proportional * 1024)
+                    .unwrap_or(0);
+                if share == 0 {
+                    continue;
+                }
+                let bytes = (share * area.shared * 1024)
+                    .checked_div(proportional)
+                    .unwrap_or(0);
+                let device = area.area.device;
+                if shared.contains(device) && area.area.inode != 0 {
+                    let object = (device.major, device.minor, area.area.inode);
+                    objects.entry(object).or_default().add(*pid, (bytes, share));
+                } else {
+                    // What is shared since a fork lies at the same addresses.
+                    places.push((area.area.start, area.area.end, *pid, (bytes, share)));
+                }
+            }
+        }
+        let mut sum = Self::default();
+        for object in objects.into_values() {
+            sum.add(&object);
+        }
+        places.sort_unstable();
+        let (mut common, mut up_to) = (Common::default(), 0);
+        for (start, end, pid, held) in places {
+            if start >= up_to {
+                sum.add(&std::mem::take(&mut common));
+            }
+            common.add(pid, held);
+            up_to = end.max(up_to);
+        }
+        sum.add(&common);
+        sum
+    }
+
+    fn add(&mut self, common: &Common) {
+        let most = common.mapped.values().max().copied().unwrap_or(0);
+        // Each share is rounded down to a KiB.
+        match common.share + common.areas * 1024 < most {
+            true => self.outside += common.share,
+            false => self.inside += common.share,
+        }
+    }
+}
+
+impl Common {
+    fn add(&mut self, pid: i32, (bytes, share): (u64, u64)) {
+        *self.mapped.entry(pid).or_default() += bytes;
+        self.share += share;
+        self.areas += 1;
+    }
 }
 
 /// How many bytes a suspended job still holds in memory.
@@ -195,4 +287,63 @@ pub fn held_in_memory(suspension: &Suspension) -> u64 {
         .filter(|process| process.identity.is_alive());
     let pids: Vec<i32> = alive.map(|process| process.identity.pid).collect();
     SharedMemory::find().sum(&need::read(&pids)).total()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cryonaut_procfs::smaps;
+
+    const ROOM: Swap = Swap {
+        total: 64 << 20,
+        free: 32 << 20,
+        compressed: false,
+    };
+
+    /// A process with one area of 4 MiB that lies in memory whole, and is shared with so many others.
+    fn process(pid: i32, others: u64) -> Memory {
+        let shared = if others == 0 { 0 } else { 4096 };
+        let text = format!(
+            "10000000-10400000 rw-p 00000000 00:00 0\nRss: 4096 kB\nPss: {} kB\nShared_Clean: 0 kB\nShared_Dirty: {shared} kB\n\
+             Anonymous: 4096 kB\nVmFlags: rd wr\n",
+            4096 / (others + 1)
+        );
+        let areas = smaps::parse(text.as_bytes()).unwrap();
+        Memory { pid, areas }
+    }
+
+    fn told(job: &[Memory], swap: Swap) -> Vec<(u64, Why)> {
+        let shared = SharedMemory::find();
+        let rows = stayed(&shared, job, shared.sum(job), swap);
+        let rows = rows.into_iter();
+        rows.map(|row| (row.bytes >> 20, row.why)).collect()
+    }
+
+    #[test]
+    fn who_shares_it_is_told() {
+        assert_eq!(told(&[process(1, 0)], ROOM), [(4, Why::InUse)]);
+        assert_eq!(
+            told(&[process(1, 1), process(2, 1)], ROOM),
+            [(4, Why::Shared)]
+        );
+        assert_eq!(told(&[process(1, 1)], ROOM), [(2, Why::SharedOutside)]);
+        assert_eq!(
+            told(&[process(1, 3), process(2, 3), process(3, 3)], ROOM),
+            [(3, Why::SharedOutside)]
+        );
+    }
+
+    #[test]
+    fn one_reason_is_told_once() {
+        let separate = [process(1, 1), process(2, 1), process(3, 0)];
+        assert_eq!(told(&separate, Swap::default()), [(8, Why::NoSwap)]);
+        let full = Swap { free: 4096, ..ROOM };
+        assert_eq!(told(&separate, full), [(8, Why::SwapFull)]);
+        // More swap would not help.
+        assert_eq!(
+            told(&[process(1, 1)], Swap::default()),
+            [(2, Why::SharedOutside)]
+        );
+        assert!(Why::NoSwap.words() != Why::SwapFull.words());
+    }
 }
