@@ -310,6 +310,7 @@ struct Plan {
     /// What processes have to do themselves.
     inject: Option<Inject>,
     give_back: GiveBack,
+    keep: u64,
     privileged: bool,
     remarks: Vec<String>,
 }
@@ -373,6 +374,7 @@ impl Plan {
             before: memory,
             inject: inject.filter(|_| !frozen_already),
             give_back,
+            keep,
             privileged,
             remarks,
         })
@@ -608,8 +610,8 @@ impl Work<'_> {
             reclaim::push_out(&plan.order, self.stop, &mut told)?;
         }
         let pids: Vec<i32> = plan.before.iter().map(|memory| memory.pid).collect();
-        let rest = plan.shared.sum(&need::read(&pids)).swappable;
-        let wanted = plan.order.bytes().min(rest);
+        let held = plan.shared.sum(&need::read(&pids));
+        let wanted = held.swappable.min(held.total().saturating_sub(plan.keep));
         let cgroups: &[PathBuf] = &self.suspension.cgroups;
         if wanted > 0 && reclaim::reclaim_cgroups(cgroups, wanted, self.stop) {
             tracing::debug!(bytes = wanted, "asked its cgroup to give memory back");

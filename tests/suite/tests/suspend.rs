@@ -146,33 +146,39 @@ fn a_part_goes(scene: &Scene) -> Outcome {
     finish(scene, &job, &job)
 }
 
-/// It may keep some of its memory.
+/// It may keep some of its memory, whatever of it several processes map.
 fn some_may_stay(scene: &Scene) -> Outcome {
     let _swap = SwapFile::add(scene, 160)?;
-    let job = holder(scene, &["48"])?;
-    let pid = job.pid().to_string();
-    for wrong in ["0", "much", "-1G"] {
-        scene
-            .cryo(["suspend", &pid, &format!("--max-memory={wrong}")])
+    for arguments in [&["48"][..], &["48", "fork"]] {
+        let _ = fs::remove_file(scene.go_path());
+        let job = holder(scene, arguments)?;
+        let pid = job.pid().to_string();
+        for wrong in ["0", "much", "-1G"] {
+            scene
+                .cryo(["suspend", &pid, &format!("--max-memory={wrong}")])
+                .run()?
+                .refusal_with(&[2], &[])?;
+        }
+        let report = scene
+            .cryo(["suspend", "--max-memory", "30M", "--json", &pid])
             .run()?
-            .refusal_with(&[2], &[])?;
+            .success()?;
+        let (before, after) = (
+            number(&report.stdout, "bytes_before")?,
+            number(&report.stdout, "bytes_after")?,
+        );
+        if before < 84 << 20 || !(20 << 20..=34 << 20).contains(&after) {
+            return failed(format!(
+                "{arguments:?}: {before} bytes before, {after} after"
+            ));
+        }
+        scene
+            .cryo(["resume", "--prefetch", "all", &pid])
+            .run()?
+            .success()?;
+        finish_again(scene, &job)?;
     }
-    let report = scene
-        .cryo(["suspend", "--max-memory", "30M", "--json", &pid])
-        .run()?
-        .success()?;
-    let (before, after) = (
-        number(&report.stdout, "bytes_before")?,
-        number(&report.stdout, "bytes_after")?,
-    );
-    if before < 84 << 20 || !(20 << 20..=34 << 20).contains(&after) {
-        return failed(format!("{before} bytes before, {after} after"));
-    }
-    scene
-        .cryo(["resume", "--prefetch", "all", &pid])
-        .run()?
-        .success()?;
-    finish(scene, &job, &job)
+    Ok(())
 }
 
 /// The other way out: an image, from which it comes back.

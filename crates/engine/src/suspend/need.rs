@@ -82,6 +82,12 @@ impl SharedMemory {
         self.devices.contains(&(device.major, device.minor))
     }
 
+    /// Their devices, by major and minor number.
+    #[cfg(test)]
+    pub fn devices(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.devices.iter().copied()
+    }
+
     /// What an area holds.
     pub fn held(&self, area: &SmapsArea) -> Held {
         let mut held = Held {

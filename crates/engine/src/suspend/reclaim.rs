@@ -40,7 +40,7 @@ pub(super) struct Piece {
     pub pid: i32,
     pub start: u64,
     pub end: u64,
-    /// Bytes that lie in memory there.
+    /// Bytes that lie in memory there, and that advice can push out: of an object all, of other memory what nobody else maps.
     pub resident: u64,
     /// Bytes that were in swap before.
     pub swapped: u64,
@@ -54,22 +54,25 @@ pub(super) struct Order {
     pub pieces: Vec<Piece>,
     /// Ranges of shared memory that a process lets go, because another one of the job maps the same.
     pub let_go: Vec<Piece>,
+    /// For each of those, by process and start, which piece shows the same.
+    same: BTreeMap<(i32, u64), (i32, u64)>,
 }
 
 impl Order {
     /// Plans it for a job that holds `held` bytes and may keep `keep`.
     pub fn plan(job: &[Memory], shared: &SharedMemory, (held, keep): (u64, u64)) -> Self {
         let mut order = Self::default();
-        let mut mapped: BTreeMap<(u32, u32, u64, u64), i32> = BTreeMap::new();
+        let mut objects: BTreeMap<(u32, u32, u64, u64), Vec<Piece>> = BTreeMap::new();
         for Memory { pid, areas } in job {
-            for area in areas.iter().filter(|area| may_go(area)) {
-                let piece = Piece {
+            let resident = areas.iter().filter(|area| may_go(area) && area.rss > 0);
+            for area in resident {
+                let mut piece = Piece {
                     pid: *pid,
                     start: area.area.start,
                     end: area.area.end,
                     resident: area.rss * 1024,
                     swapped: area.swap * 1024,
-                    warmth: (area.referenced * 1000).checked_div(area.rss).unwrap_or(0),
+                    warmth: area.referenced * 1000 / area.rss,
                 };
                 if is_object(area, shared) {
                     let device = area.area.device;
@@ -79,15 +82,15 @@ impl Order {
                         area.area.inode,
                         area.area.offset,
                     );
-                    if mapped.insert(place, *pid).is_some() {
-                        order.let_go.push(piece);
-                        continue;
-                    }
-                }
-                if area.rss > 0 {
+                    objects.entry(place).or_default().push(piece);
+                } else {
+                    piece.resident -= (area.shared * 1024).min(piece.resident);
                     order.pieces.push(piece);
                 }
             }
+        }
+        for mappings in objects.into_values() {
+            order.leave_one(mappings);
         }
         order
             .pieces
@@ -96,13 +99,29 @@ impl Order {
         order
     }
 
+    /// Of all that show the same, the one with the most of it in memory pushes it out, and the others let it go before.
+    fn leave_one(&mut self, mut mappings: Vec<Piece>) {
+        mappings.sort_by_key(|piece| u64::MAX - piece.resident);
+        let warmth = mappings.iter().map(|piece| piece.warmth).max();
+        let mut mappings = mappings.into_iter();
+        let Some(mut one) = mappings.next() else {
+            return;
+        };
+        // It is in use if any of them uses it.
+        one.warmth = warmth.unwrap_or(one.warmth);
+        for other in mappings {
+            self.same
+                .insert((other.pid, other.start), (one.pid, one.start));
+            self.let_go.push(other);
+        }
+        self.pieces.push(one);
+    }
+
     /// Leaves out what may stay: the warmest, and of the piece in between a part.
     fn keep(&mut self, (held, keep): (u64, u64)) {
         if keep == 0 {
             return;
         }
-        // Shared memory let go by one and kept by another would be accounted twice.
-        self.let_go.clear();
         let mut rest = held.saturating_sub(keep);
         self.pieces.retain_mut(|piece| {
             if rest == 0 {
@@ -117,6 +136,23 @@ impl Order {
             }
             rest -= piece.resident.min(rest);
             true
+        });
+        // What stays is let go by nobody; of what goes in part, each lets the same part go.
+        let going: BTreeMap<(i32, u64), u64> = self
+            .pieces
+            .iter()
+            .map(|piece| ((piece.pid, piece.start), piece.end - piece.start))
+            .collect();
+        let same = &self.same;
+        self.let_go.retain_mut(|piece| {
+            let one = same.get(&(piece.pid, piece.start));
+            match one.and_then(|one| going.get(one)) {
+                Some(&length) => {
+                    piece.end = piece.end.min(piece.start + length);
+                    true
+                }
+                None => false,
+            }
         });
     }
 
@@ -449,5 +485,49 @@ mod tests {
         assert_eq!(order.bytes(), 288 << 10);
         let last = order.pieces.last().unwrap();
         assert_eq!((last.start, last.end), (0x80000, 0x88000));
+    }
+
+    /// Two processes that map the same object of 64 KiB, and have 128 KiB each since their fork.
+    fn family(shared: &SharedMemory) -> Vec<Memory> {
+        let (major, minor) = shared.devices().next().unwrap();
+        let process = |pid, used| {
+            let text = format!(
+                "10000-20000 rw-s 00000000 {major:02x}:{minor:02x} 5 /dev/zero (deleted)\nRss: 64 kB\nPss: 32 kB\nShared_Dirty: 64 kB\n\
+                 Referenced: {used} kB\nVmFlags: rd wr sh\n\
+                 30000-50000 rw-p 00000000 00:00 0\nRss: 128 kB\nPss: 64 kB\nShared_Dirty: 128 kB\nAnonymous: 128 kB\n\
+                 Referenced: 0 kB\nVmFlags: rd wr\n"
+            );
+            let areas = smaps::parse(text.as_bytes()).unwrap();
+            Memory { pid, areas }
+        };
+        vec![process(7, 0), process(8, 64)]
+    }
+
+    #[test]
+    fn what_several_map_is_let_go_as_far_as_it_goes() {
+        let shared = SharedMemory::find();
+        let held = 192 << 10;
+        let order = |keep| Order::plan(&family(&shared), &shared, (held, keep));
+        let goes = |order: &Order| {
+            order
+                .let_go
+                .iter()
+                .map(|piece| (piece.pid, piece.start, piece.end))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(goes(&order(0)), [(8, 0x10000, 0x20000)]);
+        // What is shared since the fork does not go, so that the object has to.
+        assert_eq!(order(0).bytes(), 64 << 10);
+        assert_eq!(goes(&order(1 << 10)), [(8, 0x10000, 0x20000)]);
+        assert_eq!(goes(&order(176 << 10)), [(8, 0x10000, 0x14000)]);
+        assert_eq!(order(176 << 10).bytes(), 16 << 10);
+        assert!(order(192 << 10).let_go.is_empty());
+        // One of them uses it.
+        let warm = order(0);
+        let object = warm.pieces.iter().find(|piece| piece.start == 0x10000);
+        assert_eq!(
+            object.map(|piece| (piece.pid, piece.warmth)),
+            Some((7, 1000))
+        );
     }
 }
