@@ -172,6 +172,9 @@ fn some_may_stay(scene: &Scene) -> Outcome {
                 "{arguments:?}: {before} bytes before, {after} after"
             ));
         }
+        if report.stdout.contains("in-use") {
+            return failed(format!("what was to stay is told: {}", report.stdout));
+        }
         scene
             .cryo(["resume", "--prefetch", "all", &pid])
             .run()?

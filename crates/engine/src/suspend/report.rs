@@ -165,7 +165,7 @@ pub(super) fn of(
         after: after.total(),
         stayed: match give_back {
             GiveBack::Nothing => Vec::new(),
-            _ => stayed(&plan.shared, now, after, swap),
+            _ => stayed(&plan.shared, now, (after, plan.keep), swap),
         },
         remarks,
         until_still: Duration::ZERO,
@@ -173,9 +173,15 @@ pub(super) fn of(
     }
 }
 
-fn stayed(shared: &SharedMemory, now: &[Memory], after: Held, swap: Swap) -> Vec<Stayed> {
+/// What stayed of what should have gone: `keep` bytes were to stay.
+fn stayed(
+    shared: &SharedMemory,
+    now: &[Memory],
+    (after, keep): (Held, u64),
+    swap: Swap,
+) -> Vec<Stayed> {
     let Several { inside, outside } = Several::of(shared, now);
-    let alone = after.swappable.saturating_sub(inside + outside);
+    let alone = after.swappable.saturating_sub(inside + outside + keep);
     let no_room = match swap {
         Swap { total: 0, .. } => Some(Why::NoSwap),
         Swap { free, .. } => (free < WORTH_TELLING).then_some(Why::SwapFull),
@@ -314,7 +320,7 @@ mod tests {
 
     fn told(job: &[Memory], swap: Swap) -> Vec<(u64, Why)> {
         let shared = SharedMemory::find();
-        let rows = stayed(&shared, job, shared.sum(job), swap);
+        let rows = stayed(&shared, job, (shared.sum(job), 0), swap);
         let rows = rows.into_iter();
         rows.map(|row| (row.bytes >> 20, row.why)).collect()
     }
@@ -331,6 +337,14 @@ mod tests {
             told(&[process(1, 3), process(2, 3), process(3, 3)], ROOM),
             [(3, Why::SharedOutside)]
         );
+    }
+
+    #[test]
+    fn what_was_to_stay_is_no_news() {
+        let (shared, job) = (SharedMemory::find(), [process(1, 0)]);
+        let held = shared.sum(&job);
+        assert_eq!(stayed(&shared, &job, (held, 4 << 20), ROOM), []);
+        assert_eq!(stayed(&shared, &job, (held, 1 << 20), ROOM).len(), 1);
     }
 
     #[test]
