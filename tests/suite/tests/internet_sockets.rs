@@ -75,6 +75,20 @@ fn external(scene: &Scene, how: &str) -> Outcome {
     Ok(())
 }
 
+/// A connection outlives the suspension of one of its ends, and carries what was sent meanwhile.
+fn suspended(scene: &Scene) -> Outcome {
+    let (job, _service, mut stream) = served(scene, "goes_on")?;
+    let pid = job.pid().to_string();
+    scene
+        .cryo(["suspend", "--partial", &pid])
+        .run()?
+        .success()?;
+    stream.write_all(b"meanwhile")?;
+    scene.cryo(["resume", &pid]).run()?.success()?;
+    finish(scene, &job, &job)?;
+    heard(&mut stream, "after")
+}
+
 /// A port of IPv4 that a process listens at.
 fn listening_port(pid: impl std::fmt::Display) -> Outcome<Option<u16>> {
     let mut links = Vec::new();
@@ -140,6 +154,7 @@ for_each_user! {
     external_refused_by_name => external_refused;
     external_close => |scene| external(scene, "close");
     external_reconnect => |scene| external(scene, "reconnect");
+    external_suspended => suspended;
     port_of_another => port_taken;
     never_accepted => unaccepted;
     accepted_meanwhile => accepted_late;
