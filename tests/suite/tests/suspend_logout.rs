@@ -155,7 +155,7 @@ fn not_saved_meanwhile(scene: &Scene) -> Outcome {
             .any(|word| word == b"checkpoint")
     };
     scene.wait_for("the end of a checkpoint under way", LIMIT, || {
-        let family = processes::descendants(run.pid());
+        let family = processes::descendants(std::process::id() as i32);
         (!family.iter().any(saving)).then_some(())
     })?;
     let before = images();
