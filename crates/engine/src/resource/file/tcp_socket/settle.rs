@@ -24,6 +24,8 @@ const PATIENT: u32 = 2;
 const SPARE_ROOM: usize = 256 * 1024;
 /// Which sizes of buffers the program has set itself.
 const SO_BUF_LOCK: i32 = 72;
+/// The bit in that of the buffer for what is received.
+const RECEIVING: i32 = 2;
 
 /// One direction of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -46,13 +48,15 @@ impl Flow<'_> {
     }
 }
 
-/// Receivers whose buffer the program had set, and that size: put back when everything has arrived.
-struct Enlarged<'a>(Vec<(BorrowedFd<'a>, i32)>);
+/// Receivers that were given more room than the kernel gives by itself, with the size that they had and who is to size them: put back
+/// when everything has arrived.
+struct Enlarged<'a>(Vec<(BorrowedFd<'a>, i32, i32)>);
 
 impl Drop for Enlarged<'_> {
     fn drop(&mut self) {
-        for (socket, size) in &self.0 {
+        for (socket, size, lock) in &self.0 {
             let _ = set_size(*socket, *size / 2);
+            let _ = socket::set_option(*socket, libc::SOL_SOCKET, SO_BUF_LOCK, &lock.to_ne_bytes());
         }
     }
 }
@@ -174,10 +178,9 @@ fn set_size(socket: BorrowedFd<'_>, half: i32) -> std::io::Result<()> {
         }
     })
 }
-/// Gives receivers more room.
+/// Gives receivers more room: those that the kernel sizes first as it does, which ends at a limit (net.ipv4.tcp_rmem).
 fn enlarge<'a>(flows: &[Flow<'a>], enlarged: &mut Enlarged<'a>) -> Result<()> {
-    const SET_BY_PROGRAM: i32 = 2;
-    let mut growing = Vec::new();
+    let mut wanting = Vec::new();
     for flow in flows {
         let held = descriptor::readable_bytes(flow.receiver).unwrap_or(0);
         let sent = flow
@@ -186,20 +189,32 @@ fn enlarge<'a>(flows: &[Flow<'a>], enlarged: &mut Enlarged<'a>) -> Result<()> {
         // Nobody tells how much one that is gone has sent.
         let wanted = held + sent.unwrap_or(held + SPARE_ROOM) + SPARE_ROOM;
         let wanted = i32::try_from(wanted * 2).unwrap_or(i32::MAX / 2);
-        if number(flow.receiver, libc::SOL_SOCKET, SO_BUF_LOCK) & SET_BY_PROGRAM == 0 {
-            growing.push((flow.receiver, wanted));
+        // Not known before Linux 5.14, which could not be told to go on sizing a buffer either.
+        let lock = socket::number_option(flow.receiver, libc::SOL_SOCKET, SO_BUF_LOCK).ok();
+        wanting.push((flow.receiver, wanted, lock));
+    }
+    let set_by_program = |lock: i32| lock & RECEIVING != 0;
+    let growing = wanting
+        .iter()
+        .filter(|(_, _, lock)| !lock.is_some_and(set_by_program));
+    let growing: Vec<_> = growing
+        .map(|&(socket, wanted, _)| (socket, wanted))
+        .collect();
+    grow(&growing)?;
+    for (socket, wanted, lock) in wanting {
+        let Some(lock) = lock else {
             continue;
-        }
-        let size = number(flow.receiver, libc::SOL_SOCKET, libc::SO_RCVBUF);
-        if size / 2 < wanted && set_size(flow.receiver, wanted).is_ok() {
-            let receiver = flow.receiver.as_raw_fd();
+        };
+        let size = number(socket, libc::SOL_SOCKET, libc::SO_RCVBUF);
+        let room = if set_by_program(lock) { size / 2 } else { size };
+        if room < wanted && set_size(socket, wanted).is_ok() {
             let mut known = enlarged.0.iter();
-            if !known.any(|(socket, _)| socket.as_raw_fd() == receiver) {
-                enlarged.0.push((flow.receiver, size));
+            if !known.any(|(known, ..)| known.as_raw_fd() == socket.as_raw_fd()) {
+                enlarged.0.push((socket, size, lock));
             }
         }
     }
-    grow(&growing)
+    Ok(())
 }
 
 /// Has the kernel itself make the buffers of sockets larger, as it does when it is asked to wait for much (SO_RCVLOWAT). Between the
@@ -270,6 +285,25 @@ mod tests {
             });
             assert_eq!(settings(&sender, &receiver), before, "round {round}");
         }
+    }
+
+    #[test]
+    fn a_buffer_of_the_kernels_choice_stays_that() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let receiver = listener.accept().unwrap().0;
+        let settings = || {
+            let option = |name| socket::number_option(receiver.as_fd(), libc::SOL_SOCKET, name);
+            (option(SO_BUF_LOCK).ok(), option(libc::SO_RCVBUF).unwrap())
+        };
+        let before @ (lock, size) = settings();
+        let Some(lock) = lock else {
+            return;
+        };
+        assert_eq!(lock & RECEIVING, 0);
+        let _ = set_size(receiver.as_fd(), 64 << 20);
+        drop(Enlarged(vec![(receiver.as_fd(), size, lock)]));
+        assert_eq!(settings(), before);
     }
 
     #[test]
