@@ -11,10 +11,12 @@ use cryonaut_sys::terminal::{Readiness, wait_ready};
 use crate::exit::{Code, Failure};
 
 /// What a second signal does, when the first has not ended the work yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Second {
+#[derive(Clone, Copy, Debug)]
+pub enum Second<'a> {
     /// It ends `cryo` at once, which leaves the job as safe as any death of `cryo`.
     EndsAtOnce,
+    /// The same with this status, until the work is committed.
+    EndsUncommitted(u8, &'a AtomicBool),
     /// Nothing: what was done has to be undone, or the job would be left between two states. That takes a bounded time.
     Waits,
 }
@@ -23,26 +25,58 @@ pub enum Second {
 /// SIGTERM, SIGHUP or SIGQUIT comes.
 pub fn stoppable<T>(
     _blocked: &WatchedSignals,
-    second: Second,
+    second: Second<'_>,
     work: impl FnOnce(&AtomicBool) -> T,
 ) -> Result<T, Failure> {
     let stop = AtomicBool::new(false);
     watched((&stop, second), || work(&stop)).map(|(outcome, _)| outcome)
 }
 
-/// As [`stoppable`], with the last signal that came: whoever goes on after the work must not miss it, even if the work has not.
+/// Work that is committed at some point: what was to be stopped until then is to be told from then on.
+#[derive(Debug, Default)]
+pub struct Seam {
+    stop: AtomicBool,
+    committed: AtomicBool,
+}
+
+impl Seam {
+    /// Set when the work is to stop.
+    pub fn stop(&self) -> &AtomicBool {
+        &self.stop
+    }
+
+    /// Commits: no signal ends `cryo` any more.
+    ///
+    /// # Errors
+    /// When a signal has come that is to stop it.
+    pub fn commit(&self) -> Result<(), Failure> {
+        self.committed.store(true, Ordering::SeqCst);
+        match self.stop.load(Ordering::SeqCst) {
+            false => Ok(()),
+            true => {
+                self.committed.store(false, Ordering::SeqCst);
+                Err(cryonaut_engine::Error::Interrupted.into())
+            }
+        }
+    }
+}
+
+/// As [`stoppable`], with the last signal that came: whoever goes on after the work must not miss it, even if the work has not. A
+/// second signal ends `cryo` with this status, unless the work is committed.
 pub fn stoppable_telling<T>(
     _blocked: &WatchedSignals,
-    work: impl FnOnce(&AtomicBool) -> Result<T, Failure>,
+    status: u8,
+    work: impl FnOnce(&Seam) -> Result<T, Failure>,
 ) -> Result<(T, Option<ArrivedSignal>), Failure> {
-    let stop = AtomicBool::new(false);
-    let (outcome, came) = watched((&stop, Second::EndsAtOnce), || work(&stop))?;
+    let seam = Seam::default();
+    let second = Second::EndsUncommitted(status, &seam.committed);
+    let (outcome, came) = watched((&seam.stop, second), || work(&seam))?;
     Ok((outcome?, came))
 }
 
 /// What came of the work, and the last signal that came during it.
 fn watched<T>(
-    (stop, second): (&AtomicBool, Second),
+    (stop, second): (&AtomicBool, Second<'_>),
     work: impl FnOnce() -> T,
 ) -> Result<(T, Option<ArrivedSignal>), Failure> {
     // Only these: every stop of a tracee comes with a SIGCHLD, which must wake nobody.
@@ -84,7 +118,7 @@ pub fn to_the_end<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Fai
 fn watch(
     signals: &SignalDescriptor,
     over: &PipeReader,
-    (stop, second): (&AtomicBool, Second),
+    (stop, second): (&AtomicBool, Second<'_>),
 ) -> Option<ArrivedSignal> {
     let mut came = None;
     loop {
@@ -97,9 +131,17 @@ fn watch(
         }
         while let Ok(Some(signal)) = signals.next() {
             came = Some(signal);
-            if stop.swap(true, Ordering::Relaxed) && second == Second::EndsAtOnce {
-                std::process::exit(i32::from(Code::Failed as u8));
+            if !stop.swap(true, Ordering::SeqCst) {
+                continue;
             }
+            let status = match second {
+                Second::EndsAtOnce => Code::Failed as u8,
+                Second::EndsUncommitted(status, committed) if !committed.load(Ordering::SeqCst) => {
+                    status
+                }
+                _ => continue,
+            };
+            std::process::exit(i32::from(status));
         }
     }
 }

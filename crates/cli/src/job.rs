@@ -55,43 +55,66 @@ pub fn describe(
     })
 }
 
-/// Has `start` let a job go that is there but has not run yet, and enters it in the list before: from its first instruction on it
-/// is found by its name, and nobody finds it earlier. A list that cannot be written does not stop the job: that is only told. A job
-/// that does not start after all leaves nothing in the list.
-pub fn register<T, E>(
-    new: NewJob,
-    console: Console,
-    start: impl FnOnce() -> Result<T, E>,
-) -> Result<(Option<Job>, T), E> {
-    let registry = Registry::open();
-    let held = registry.as_ref().map_err(ToString::to_string);
-    let held = held.and_then(|registry| registry.hold().map_err(|error| error.to_string()));
-    let entered = held.and_then(|held| match enter(&held, &new) {
-        Ok(job) => Ok((held, job)),
-        Err(error) => Err(error.to_string()),
-    });
-    let (held, entered) = match entered {
-        Ok(entered) => entered,
-        Err(why) => {
-            let started = start()?;
-            console.warning(&format!(
-                "the job runs, but `cryo list` will not show it: {why}"
-            ));
-            return Ok((None, started));
+/// A job's place in the list of jobs, while it is let go.
+#[derive(Debug)]
+pub struct Entry {
+    /// Nobody else looks at the list as long as this is here.
+    held: Option<Held>,
+    entered: Result<Job, String>,
+}
+
+/// Enters a job in the list that is there but has not run yet: from its first instruction on it is found by its name, and nobody
+/// finds it earlier, since the list is held. A list that cannot be written does not stop the job: that is told when it runs.
+pub fn enter(new: &NewJob) -> Entry {
+    let held = Registry::open().and_then(|registry| registry.hold());
+    let entered = held.and_then(|held| Ok((enter_held(&held, new)?, held)));
+    match entered {
+        Ok((job, held)) => Entry {
+            held: Some(held),
+            entered: Ok(job),
+        },
+        Err(error) => Entry {
+            held: None,
+            entered: Err(error.to_string()),
+        },
+    }
+}
+
+impl Entry {
+    /// Lets others see the list: what comes now may take its time.
+    pub fn open_list(&mut self) {
+        self.held = None;
+    }
+
+    /// The job runs.
+    pub fn stays(self, console: Console) -> Option<Job> {
+        match self.entered {
+            Ok(job) => Some(job),
+            Err(why) => {
+                console.warning(&format!(
+                    "the job runs, but `cryo list` will not show it: {why}"
+                ));
+                None
+            }
         }
-    };
-    match start() {
-        Ok(started) => Ok((Some(entered), started)),
-        Err(error) => {
+    }
+
+    /// The job did not start after all: it leaves nothing in the list.
+    pub fn leaves(self) {
+        if let Ok(job) = self.entered {
             // Otherwise the next look at the list does it.
-            let _ = held.remove(&entered);
-            Err(error)
+            let _ = match self.held {
+                Some(held) => held.remove(&job),
+                None => Registry::open()
+                    .and_then(|registry| registry.hold())
+                    .and_then(|held| held.remove(&job)),
+            };
         }
     }
 }
 
 /// Enters a job under its name, or with a number after it: several copies of one image run side by side.
-fn enter(held: &Held<'_>, new: &NewJob) -> Result<Job, RegistryError> {
+fn enter_held(held: &Held, new: &NewJob) -> Result<Job, RegistryError> {
     const MOST: u32 = 10_000;
     let mut outcome = held.register(new.clone());
     for number in 2..MOST {
@@ -232,9 +255,9 @@ impl<'a> Foreground<'a> {
         Ok(())
     }
 
-    /// Gives the job a signal that came for it before anybody waited for signals.
-    pub fn forward(&mut self, signal: &ArrivedSignal) -> Result<(), Failure> {
-        Ok(self.supervisor.forward(signal)?)
+    /// Takes a signal in that came before anybody waited for signals.
+    pub fn hear(&mut self, signal: ArrivedSignal) {
+        self.supervisor.hear(signal);
     }
 
     /// Shows it again after its holder has gone.

@@ -139,11 +139,20 @@ fn text_beside(image: &Path) -> PathBuf {
 /// Makes a directory for images, or sees whether one is the user's alone to write.
 fn make(directory: &Path) -> Result<(), Failure> {
     let shown = directory.display();
+    let missing: Vec<&Path> = directory
+        .ancestors()
+        .take_while(|ancestor| !ancestor.exists())
+        .collect();
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory)
         .map_err(Failure::system(format!("make {shown}")))?;
+    for made in missing {
+        // What lies in it is all that may be left of a job: its own name is to survive as well.
+        bring_to_medium(made.parent().unwrap_or(Path::new("/")))
+            .map_err(Failure::system(format!("bring {shown} to the medium")))?;
+    }
     let facts: Metadata =
         std::fs::metadata(directory).map_err(Failure::system(format!("look at {shown}")))?;
     let problem = match facts {
@@ -157,6 +166,17 @@ fn make(directory: &Path) -> Result<(), Failure> {
             "{shown} {problem}, who could put another image in its place: `cryo receive --dir DIR` with a directory of your own"
         ),
     ))
+}
+
+/// Makes the names in a directory durable. Some network file systems have nothing to do for it, and say so (fsync(2)); one that may
+/// be written but not read is left to the system.
+fn bring_to_medium(directory: &Path) -> std::io::Result<()> {
+    use std::io::ErrorKind::{InvalidInput, PermissionDenied};
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    match synced {
+        Err(error) if matches!(error.kind(), InvalidInput | PermissionDenied) => Ok(()),
+        synced => synced,
+    }
 }
 
 /// The command that brings it back, as sh reads it.

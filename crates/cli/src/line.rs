@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How many bytes of messages one that is sending hears without reading them.
 const MOST_UNREAD: usize = 4 << 20;
 /// How often a side that is at work says so.
-const BEAT: Duration = Duration::from_secs(1);
+const BEAT: Duration = Duration::from_millis(200);
 
 /// The kinds of messages, in the order in which they come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -377,7 +377,7 @@ impl Line {
         Ok(())
     }
 
-    /// Says every second that this side is at work, until the result is dropped.
+    /// Says again and again that this side is at work, until the result is dropped.
     pub fn beat(&self) -> io::Result<Beating> {
         let mut to = self.to.try_clone()?;
         let over = Arc::new(AtomicBool::new(false));

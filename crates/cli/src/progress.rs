@@ -1,9 +1,11 @@
 //! A progress bar on a terminal, for work that takes longer than a second.
 
 use std::io::IsTerminal;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -41,71 +43,118 @@ impl Count {
     }
 }
 
+/// How long the end of a command waits for the bar to leave the terminal. One that takes no more (Ctrl-S) holds up nobody.
+const LEAVING: Duration = Duration::from_millis(500);
+
 /// The progress bar of one command. Dropping it takes the bar off the terminal.
+///
+/// A thread of its own draws it, and nobody else waits for the terminal: a job may stand still meanwhile.
 #[derive(Debug)]
 pub struct Progress {
-    bar: ProgressBar,
+    told: Arc<Told>,
     drawer: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+/// What is to be drawn.
+#[derive(Debug)]
+struct Told {
+    message: Mutex<String>,
+    reached: AtomicU64,
+    /// 0 where it is not known.
+    expected: AtomicU64,
 }
 
 impl Progress {
     /// A bar that shows itself after a second, if standard error is a terminal.
     pub fn new(console: Console, count: Count, message: &str) -> Progress {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        let told = Arc::new(Told {
+            message: Mutex::new(message.to_owned()),
+            reached: AtomicU64::new(0),
+            expected: AtomicU64::new(0),
+        });
         if console.form == Form::Json || !std::io::stderr().is_terminal() {
-            return Progress { bar, drawer: None };
+            return Progress { told, drawer: None };
         }
-        let style = ProgressStyle::with_template(
-            "{spinner} {msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {elapsed}",
-        );
-        // The template is our own, and good.
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_message(message.to_owned());
         let (end, ended) = channel();
-        let (drawn, before) = (bar.clone(), count.now());
+        let drawn = Arc::clone(&told);
         let drawing = std::thread::Builder::new()
             .name("cryo-progress".into())
-            .spawn(move || {
-                let mut wait = PATIENCE;
-                while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-                    if wait == PATIENCE {
-                        drawn.set_draw_target(ProgressDrawTarget::stderr());
-                        wait = INTERVAL;
-                    }
-                    if !matches!(count, Count::Told) {
-                        drawn.set_position(count.now().saturating_sub(before));
-                    }
-                    drawn.tick();
-                }
-            });
+            .spawn(move || draw(&drawn, count, &ended));
         Progress {
-            bar,
+            told,
             drawer: drawing.ok().map(|thread| (end, thread)),
         }
     }
 
     /// Says what is being done.
     pub fn now(&self, message: &str) {
-        self.bar.set_message(message.to_owned());
+        *self.told.message() = message.to_owned();
     }
 
     /// Says how far it is, of what is told.
     pub fn reached(&self, bytes: u64) {
-        self.bar.set_position(bytes);
+        self.told.reached.store(bytes, Ordering::Relaxed);
     }
 
     /// Says how many bytes there are to go through.
     pub fn expect(&self, bytes: u64) {
-        self.bar.set_length(bytes);
+        self.told.expected.store(bytes, Ordering::Relaxed);
     }
+}
+
+impl Told {
+    /// Nobody draws while holding it.
+    fn message(&self) -> MutexGuard<'_, String> {
+        self.message.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Draws until the end is told.
+fn draw(told: &Told, count: Count, ended: &Receiver<()>) {
+    let before = count.now();
+    if ended.recv_timeout(PATIENCE) != Err(RecvTimeoutError::Timeout) {
+        return;
+    }
+    let bar =
+        ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_elapsed(PATIENCE);
+    let style = ProgressStyle::with_template(
+        "{spinner} {msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {elapsed}",
+    );
+    // The template is our own, and good.
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    loop {
+        let message = told.message().clone();
+        bar.set_message(message);
+        match told.expected.load(Ordering::Relaxed) {
+            0 => {}
+            expected => bar.set_length(expected),
+        }
+        bar.set_position(match count {
+            Count::Told => told.reached.load(Ordering::Relaxed),
+            _ => count.now().saturating_sub(before),
+        });
+        bar.tick();
+        if ended.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
+            break;
+        }
+    }
+    bar.finish_and_clear();
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if let Some((end, thread)) = self.drawer.take() {
-            drop(end);
-            let _ = thread.join();
+        let Some((end, thread)) = self.drawer.take() else {
+            return;
+        };
+        drop(end);
+        let start = Instant::now();
+        while !thread.is_finished() {
+            if start.elapsed() > LEAVING {
+                // It goes with this process.
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
-        self.bar.finish_and_clear();
+        let _ = thread.join();
     }
 }

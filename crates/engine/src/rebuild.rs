@@ -344,11 +344,11 @@ impl<'a> Rebuild<'a> {
     }
 
     /// Commits and lets the job run: from here on nothing kills it. Gives what the user should know of what was planned for after
-    /// the commit and failed.
+    /// the commit and failed; calls `late` before that, if anything was.
     ///
     /// # Errors
     /// When it cannot be committed; then all is killed.
-    pub fn release(mut self) -> Result<Vec<String>> {
+    pub fn release(mut self, late: impl FnOnce()) -> Result<Vec<String>> {
         // In namespaces their init ends with us until it is told otherwise, and all with it. Elsewhere a guardian does that.
         let nested = self.nursery.namespaces().is_some();
         let mut descriptors = Vec::new();
@@ -375,7 +375,11 @@ impl<'a> Rebuild<'a> {
         }
         self.committed = true;
         let mut remarks = Vec::new();
-        for action in std::mem::take(&mut self.after_commit) {
+        let after = std::mem::take(&mut self.after_commit);
+        if !after.is_empty() {
+            late();
+        }
+        for action in after {
             if let Err(error) = action() {
                 remarks.push(error.to_string());
             }

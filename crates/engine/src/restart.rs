@@ -131,14 +131,15 @@ impl Rebuilt<'_> {
         self.rebuild.terminal.as_ref()
     }
 
-    /// Lets it run: from here on nothing kills it.
+    /// Lets it run: from here on nothing kills it. Calls `late` when that is so but for what is done between, if that may take
+    /// its time: files on a file system that hangs.
     ///
     /// # Errors
     /// When it cannot be let go; then all of it is killed.
-    pub fn commit(mut self) -> Result<Committed> {
+    pub fn commit(mut self, late: impl FnOnce()) -> Result<Committed> {
         let terminal = self.rebuild.terminal.take();
         Ok(Committed {
-            remarks: self.rebuild.release()?,
+            remarks: self.rebuild.release(late)?,
             terminal,
         })
     }

@@ -81,6 +81,14 @@ fn save(pid: i32, place: &Place) {
 }
 
 fn bring_back(place: &Place, standard: [Option<File>; 3]) -> Restarted {
+    bring_back_telling(place, standard, || {})
+}
+
+fn bring_back_telling(
+    place: &Place,
+    standard: [Option<File>; 3],
+    late: impl FnOnce(),
+) -> Restarted {
     let image = open(Input::File(place.at("image"))).unwrap();
     let request = RestartRequest {
         pids: Pids::Namespace,
@@ -88,7 +96,7 @@ fn bring_back(place: &Place, standard: [Option<File>; 3]) -> Restarted {
         ..RestartRequest::default()
     };
     match restart(&image, request, &AtomicBool::new(false), |rebuilt| {
-        rebuilt.commit()
+        rebuilt.commit(late)
     }) {
         Ok(restarted) => restarted,
         Err(error) => panic!("restart: {error}"),
@@ -110,7 +118,15 @@ fn every_kind_of_descriptor_comes_back() {
         .write_all(b"growth\n")
         .unwrap();
     let (reader, writer) = descriptor::pipe(0).unwrap();
-    let restarted = bring_back(&place, [None, Some(File::from(writer)), None]);
+    let mut then = String::new();
+    let standard = [None, Some(File::from(writer)), None];
+    let restarted = bring_back_telling(&place, standard, || {
+        then = std::fs::read_to_string(place.at("log")).unwrap();
+    });
+    assert!(
+        then.ends_with("growth\n"),
+        "it was told after what may take its time: {then:?}"
+    );
     assert!(
         restarted
             .remarks

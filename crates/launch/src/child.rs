@@ -5,9 +5,11 @@ use std::fs::File;
 use std::io::{self, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use cryonaut_sys::spawn::signal::SignalSet;
 use cryonaut_sys::spawn::{self, OnExec, WaitStatus};
+use cryonaut_sys::terminal::{Readiness, wait_ready};
 
 use crate::LaunchError;
 use crate::birth::{EXEC, Report, STEPS};
@@ -55,7 +57,7 @@ pub enum StopBeforeExec {
     No,
     /// It stops; SIGCONT lets it go on. [`Child::exec_outcome`] then tells whether exec worked.
     Yes,
-    /// It waits at a gate for [`Child::let_go`], neither stopped nor traced. Should the caller end first, it ends too.
+    /// It waits at a gate for [`Child::open_gate`], neither stopped nor traced. Should the caller end first, it ends too.
     Gate,
 }
 
@@ -260,16 +262,41 @@ impl Child {
         }
     }
 
-    /// Lets a child go on that waits at its gate ([`StopBeforeExec::Gate`]), until it has started its program.
-    ///
-    /// # Errors
-    /// [`LaunchError::NotFound`] and [`LaunchError::NotExecutable`] about the program.
-    pub fn let_go(&mut self) -> Result<(), LaunchError> {
+    /// Lets a child go on that waits at its gate ([`StopBeforeExec::Gate`]): [`Child::exec_outcome`] tells whether it has started
+    /// its program.
+    pub fn open_gate(&mut self) {
         if let Some(mut gate) = self.gate.take() {
             // Somebody may have killed it there.
             let _ = gate.write_all(b"g");
         }
-        self.exec_outcome()
+    }
+
+    /// As [`Child::exec_outcome`], if that is known within this time; whether it is. A file system can hold an exec up for ever.
+    ///
+    /// # Errors
+    /// As [`Child::exec_outcome`].
+    pub fn exec_outcome_within(&mut self, limit: Duration) -> Result<bool, LaunchError> {
+        let start = Instant::now();
+        while let Some(report) = &self.report {
+            let left = limit.saturating_sub(start.elapsed());
+            let mut told = [Readiness::new(report.as_fd(), libc::POLLIN)];
+            wait_ready(&mut told, Some(left)).map_err(|source| LaunchError::System {
+                what: "learn whether the program started",
+                source,
+            })?;
+            if told[0].found == 0 {
+                match left.is_zero() {
+                    true => return Ok(false),
+                    // A signal came.
+                    false => continue,
+                }
+            }
+            match self.next_report()? {
+                Report::Stopping => {}
+                report => return self.failure(report).map(|()| true),
+            }
+        }
+        Ok(true)
     }
 
     pub(crate) fn failure(&self, report: Report) -> Result<(), LaunchError> {

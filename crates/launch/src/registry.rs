@@ -6,6 +6,7 @@
 //! (XDG Base Directory Specification). The files are JSON, replaced by rename under a lock. A file whose job has gone is removed when seen, by
 //! whoever shares the namespaces that its pids and start times are of: others cannot tell.
 
+mod reservation;
 mod suspension;
 
 use std::ffi::OsStr;
@@ -15,15 +16,20 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use cryonaut_sys::spawn;
+use cryonaut_sys::spawn::{self, FileLock};
 use serde::{Deserialize, Serialize};
 
+pub use reservation::Reservation;
 pub use suspension::{Phase, SuspendedProcess, Suspension, Way};
 
 /// The sticky bit: who removes what has not been used for days leaves this alone.
 const KEPT: u32 = 0o1000;
+/// How long somebody may hold the list before that is an error for others.
+const HELD: Duration = Duration::from_secs(60);
+/// Time between two attempts to have it.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// The list of jobs could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -272,20 +278,23 @@ pub struct Registry {
 /// The list of jobs, held: whoever else wants to see or change it waits. So a job can be entered before it runs, and nobody finds
 /// it before it does.
 #[derive(Debug)]
-pub struct Held<'a> {
-    registry: &'a Registry,
+pub struct Held {
+    registry: Registry,
     _lock: File,
 }
 
-impl Held<'_> {
+impl Held {
     /// Enters a job, as [`Registry::register`] does.
     pub fn register(&self, new: NewJob) -> Result<Job, RegistryError> {
         self.registry.enter_locked(new, |_| {})
     }
 
-    /// Takes a job off the list again that did not start after all.
+    /// Takes a job off the list again that did not start after all, if its entry is still there.
     pub fn remove(&self, job: &Job) -> Result<(), RegistryError> {
-        self.registry.erase(&job.name)
+        match self.registry.load_live(&job.name)? {
+            Some(found) if found.root == job.root => self.registry.erase(&job.name),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -348,10 +357,10 @@ impl Registry {
     }
 
     /// The list, which nobody else reads or changes until this is dropped.
-    pub fn hold(&self) -> Result<Held<'_>, RegistryError> {
+    pub fn hold(&self) -> Result<Held, RegistryError> {
         Ok(Held {
             _lock: self.lock()?,
-            registry: self,
+            registry: self.clone(),
         })
     }
 
@@ -386,12 +395,6 @@ impl Registry {
         Ok(job)
     }
 
-    /// A name for a job of this command that no running job has.
-    pub fn free_name(&self, command: &[String]) -> Result<String, RegistryError> {
-        let _lock = self.lock()?;
-        self.generate_name(command)
-    }
-
     /// Whether a job may be given this name now: [`RegistryError::NameTaken`] or
     /// [`RegistryError::Elsewhere`] if not.
     pub fn check_free(&self, name: &str) -> Result<(), RegistryError> {
@@ -401,9 +404,9 @@ impl Registry {
     }
 
     fn free(&self, name: &str) -> Result<(), RegistryError> {
-        match self.load_live(name)? {
-            Some(_) => Err(RegistryError::NameTaken(name.to_owned())),
-            None => Ok(()),
+        match self.load_live(name)?.is_some() || self.is_reserved(name) {
+            true => Err(RegistryError::NameTaken(name.to_owned())),
+            false => Ok(()),
         }
     }
 
@@ -511,25 +514,57 @@ impl Registry {
     }
 
     fn lock(&self) -> Result<File, RegistryError> {
-        self.lock_file(".lock")
+        self.lock_within(HELD)
+    }
+
+    /// The lock of the list. Whoever has it does nothing that takes time; should that hang all the same, others are told.
+    fn lock_within(&self, limit: Duration) -> Result<File, RegistryError> {
+        let (path, file) = self.open_lock(".lock")?;
+        let failed = |source| RegistryError::File {
+            what: "lock",
+            path,
+            source,
+        };
+        let start = Instant::now();
+        loop {
+            match spawn::try_lock_file(file.as_fd(), FileLock::Exclusive) {
+                Ok(true) => return Ok(file),
+                Ok(false) if start.elapsed() < limit => std::thread::sleep(LOOK),
+                Ok(false) => {
+                    let why = format!("another cryo has held it for {} s", limit.as_secs());
+                    return Err(failed(io::Error::new(io::ErrorKind::TimedOut, why)));
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
     }
 
     fn lock_file(&self, name: &str) -> Result<File, RegistryError> {
-        let path = self.directory.join(name);
-        let failed = |source| RegistryError::File {
+        let (path, file) = self.open_lock(name)?;
+        spawn::lock_file(file.as_fd()).map_err(|source| RegistryError::File {
             what: "lock",
-            path: path.clone(),
+            path,
             source,
-        };
+        })?;
+        Ok(file)
+    }
+
+    fn open_lock(&self, name: &str) -> Result<(PathBuf, File), RegistryError> {
+        let path = self.directory.join(name);
         let mut options = OpenOptions::new();
         options
             .write(true)
             .create(true)
             .truncate(false)
             .mode(KEPT | 0o600);
-        let file = options.open(&path).map_err(failed)?;
-        spawn::lock_file(file.as_fd()).map_err(failed)?;
-        Ok(file)
+        match options.open(&path) {
+            Ok(file) => Ok((path, file)),
+            Err(source) => Err(RegistryError::File {
+                what: "lock",
+                path,
+                source,
+            }),
+        }
     }
 
     fn erase(&self, name: &str) -> Result<(), RegistryError> {
@@ -621,9 +656,9 @@ impl Registry {
         let mut number = 1u64;
         loop {
             let name = format!("{stem}-{number}");
-            match self.load_live(&name) {
-                Ok(None) => return Ok(name),
-                Ok(Some(_)) | Err(RegistryError::Elsewhere(_)) => {}
+            match self.free(&name) {
+                Ok(()) => return Ok(name),
+                Err(RegistryError::NameTaken(_) | RegistryError::Elsewhere(_)) => {}
                 Err(error) => return Err(error),
             }
             number += 1;
@@ -674,4 +709,20 @@ fn now() -> u64 {
 fn current_boot() -> String {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     text.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_somebody_holds_is_no_wait_without_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let registry = Registry::open_at(&directory.path().join("jobs")).unwrap();
+        let held = registry.hold().unwrap();
+        let error = registry.lock_within(Duration::from_millis(50)).unwrap_err();
+        assert!(matches!(error, RegistryError::File { what: "lock", .. }));
+        drop(held);
+        registry.lock_within(Duration::ZERO).unwrap();
+    }
 }

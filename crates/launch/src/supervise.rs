@@ -263,16 +263,7 @@ impl<'a> Supervisor<'a> {
     /// Turns what is there into events, without waiting.
     fn look(&mut self) -> Result<(), LaunchError> {
         while let Some(signal) = self.signals.next()? {
-            match (signal.number, &mut self.viewer) {
-                (libc::SIGCHLD, _) => {}
-                (libc::SIGWINCH, Some(viewer)) => {
-                    // A terminal that has gone has no size.
-                    let _ = viewer.resize();
-                }
-                // The user's terminal has gone, not the job's.
-                (libc::SIGHUP, Some(_)) => self.pending.push_back(Event::Detached),
-                _ => self.pending.push_back(Event::Signal(signal)),
-            }
+            self.hear(signal);
         }
         if let Some(ticks) = &self.ticks
             && ticks.fired().map_err(LaunchError::system("read a timer"))? > 0
@@ -282,6 +273,20 @@ impl<'a> Supervisor<'a> {
         match self.nursery {
             Nursery::Namespace(_) => self.hear_init(),
             Nursery::Direct(_) => self.ask_kernel(),
+        }
+    }
+
+    /// Takes a signal in that came for the one who stands in for the job, as if it came now.
+    pub fn hear(&mut self, signal: ArrivedSignal) {
+        match (signal.number, &mut self.viewer) {
+            (libc::SIGCHLD, _) => {}
+            (libc::SIGWINCH, Some(viewer)) => {
+                // A terminal that has gone has no size.
+                let _ = viewer.resize();
+            }
+            // The user's terminal has gone, not the job's.
+            (libc::SIGHUP, Some(_)) => self.pending.push_back(Event::Detached),
+            _ => self.pending.push_back(Event::Signal(signal)),
         }
     }
 

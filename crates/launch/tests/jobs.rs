@@ -371,7 +371,24 @@ fn child_waits_at_its_gate_and_goes_on() {
         let mut early = [Readiness::new(output.as_fd(), libc::POLLIN)];
         wait_ready(&mut early, Some(Duration::from_millis(50))).unwrap();
         assert_eq!(early[0].found, 0, "it did not wait");
-        child.let_go().unwrap();
+        child.open_gate();
+        child.exec_outcome().unwrap();
+        assert_eq!(io::read_to_string(output).unwrap(), "ran\n");
+        assert_eq!(end_of(&nursery, &child), Ended::Exited(0));
+    }
+}
+
+#[test]
+fn a_program_that_takes_its_time_to_start_is_not_waited_for() {
+    for nursery in nurseries() {
+        let (mut spec, output) = shell("echo ran");
+        spec.stop_before_exec = StopBeforeExec::Gate;
+        let mut child = nursery.spawn(&spec).unwrap();
+        drop(spec);
+        let moment = Duration::from_millis(50);
+        assert!(!child.exec_outcome_within(moment).unwrap());
+        child.open_gate();
+        assert!(child.exec_outcome_within(Duration::from_secs(60)).unwrap());
         assert_eq!(io::read_to_string(output).unwrap(), "ran\n");
         assert_eq!(end_of(&nursery, &child), Ended::Exited(0));
     }
@@ -396,7 +413,8 @@ fn what_cannot_be_started_is_told_at_the_gate() {
         let mut spec = ChildSpec::command(["/no/such/program"]);
         spec.stop_before_exec = StopBeforeExec::Gate;
         let mut child = nursery.spawn(&spec).unwrap();
-        let error = child.let_go().unwrap_err();
+        child.open_gate();
+        let error = child.exec_outcome().unwrap_err();
         assert!(matches!(error, LaunchError::NotFound { .. }), "{error}");
     }
 }

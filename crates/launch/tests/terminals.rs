@@ -13,6 +13,8 @@ use cryonaut_launch::{
     ChildSpec, Direct, Ended, LaunchError, NamespaceRequest, Namespaces, Nursery, Outcome,
     Supervisor, WatchedSignals, held_terminal,
 };
+use cryonaut_sys::spawn::signal::ArrivedSignal;
+use cryonaut_sys::spawn::{self, WaitFor, WaitStatus};
 use cryonaut_sys::terminal::{Settings, set_window_size};
 
 fn nurseries() -> Vec<Nursery> {
@@ -288,6 +290,31 @@ fn a_viewer_whose_terminal_takes_nothing_is_not_stuck() {
     drop(viewer);
     assert_eq!(Settings::of(user.slave.as_fd()).unwrap(), before);
     drop(printing.join().unwrap());
+    let _ = std::fs::remove_file(path);
+}
+
+#[test]
+fn the_end_of_the_users_terminal_detaches_also_when_it_came_early() {
+    let signals = WatchedSignals::block().unwrap();
+    let nursery = Nursery::Direct(Direct);
+    let (_job, holder, path) = held_pty();
+    let user = Pty::open(None).unwrap();
+    let root = nursery.spawn(&ChildSpec::command(["sleep", "60"])).unwrap();
+    let mut supervisor = Supervisor::new(signals, &nursery, &root).unwrap();
+    let copy = || user.slave.try_clone().unwrap();
+    supervisor.attach(Viewer::join(copy(), copy(), holder, View::default()).unwrap());
+    supervisor.hear(ArrivedSignal {
+        number: libc::SIGHUP,
+        code: 0,
+        sender: 0,
+    });
+    let outcome = supervisor.run(&mut || {}).unwrap();
+    assert_eq!(outcome, Outcome::Detached);
+    drop(supervisor);
+    // Its end would be a signal's if it had been told.
+    root.signal(libc::SIGTERM).unwrap();
+    let (_, status) = spawn::wait_for(WaitFor::Pid(root.pid), libc::WEXITED).unwrap();
+    assert_eq!(status, WaitStatus::Killed(libc::SIGTERM));
     let _ = std::fs::remove_file(path);
 }
 

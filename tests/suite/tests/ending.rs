@@ -1,6 +1,7 @@
 //! A job that ends by itself while it is being checkpointed: there is an error and no image, or an image that can be restarted; and
 //! one that is killed, which has ended when that is said.
 
+use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use cryonaut_suite::scene::{LIMIT, describe_status};
@@ -99,7 +100,7 @@ fn reaped_late(scene: &Scene) -> Outcome {
     Ok(())
 }
 
-/// A restart that is told to end, at any instant: it gives up, or the job is told.
+/// A restart that is told to end, at any instant, once or twice: it gives up, or the job is told.
 fn told_to_end(scene: &Scene) -> Outcome {
     const ATTEMPTS: u32 = 60;
     let program = Program::installed("sleep")?.argument("1000");
@@ -120,15 +121,31 @@ fn told_to_end(scene: &Scene) -> Outcome {
             .start(&format!("restart.{number}"))?;
         std::thread::sleep(random.between(Duration::ZERO, usual * 3 / 2));
         let family = processes::descendants(restarting.pid());
-        processes::signal(restarting.pid(), Signal::TERM);
+        for _ in 0..=number % 2 {
+            processes::signal(restarting.pid(), Signal::TERM);
+        }
         let status = scene.wait(&restarting)?;
-        if status.code() == Some(125) {
-            given_up += 1;
+        match (status.code(), status.signal()) {
+            (Some(125), _) => given_up += 1,
+            // The job's own end, or that of a cryo that had hardly begun.
+            (Some(143), _) | (_, Some(15)) => {}
+            _ => {
+                return failed(format!(
+                    "the restart {}: {}",
+                    describe_status(status),
+                    restarting.errors()
+                ));
+            }
         }
         scene.wait_for_disappearance(&family)?;
     }
-    scene.note(format!("{given_up} of {ATTEMPTS} restarts were given up"));
-    Ok(())
+    let account = format!("{given_up} of {ATTEMPTS} restarts were given up");
+    scene.note(&account);
+    match given_up {
+        // It was told at no interesting instant.
+        0 | ATTEMPTS => failed(account),
+        _ => Ok(()),
+    }
 }
 
 #[test]

@@ -5,11 +5,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cryonaut_suite::scene::LIMIT;
-use cryonaut_suite::{Outcome, Random, Scene, failed, for_each_user, processes};
+use cryonaut_suite::{Outcome, Program, Random, Scene, User, failed, for_each_user, processes};
 use rustix::process::Signal;
 
-/// Kills of each kind.
+/// Kills of each kind, at least.
 const ROUNDS: u32 = 12;
+/// Kills of each kind at most, until some came before the job ran, and some after.
+const MOST_ROUNDS: u32 = 200;
 
 /// A script that says whether the job of this name is in the list of jobs, as the first thing it does.
 fn look(name: &str) -> String {
@@ -88,16 +90,18 @@ fn restart_is_listed(scene: &Scene) -> Outcome {
     scene.wait_for("the job to look", LIMIT, || {
         (job.output().lines().count() >= 3).then_some(())
     })?;
-    settle(scene)?;
-    let mut random = Random::new();
-    for _ in 0..ROUNDS {
-        restart(Some(random.between(Duration::ZERO, usual)))?;
-        settle(scene)?;
-        if !all_said(&job.output(), "listed") {
-            return failed("the restarted job ran without being in the list");
+    settle(scene, || true)?;
+    kill_around(usual, |limit| {
+        // Each life writes where the one before did.
+        let file = fs::OpenOptions::new().write(true).open(job.out_path())?;
+        file.set_len("READY\n".len() as u64)?;
+        restart(Some(limit))?;
+        settle(scene, || looks(&job.output()) > 0)?;
+        match all_said(&job.output(), "listed") {
+            true => Ok(looks(&job.output()) > 0),
+            false => failed("the restarted job ran without being in the list"),
         }
-    }
-    Ok(())
+    })
 }
 
 fn killed_run(scene: &Scene) -> Outcome {
@@ -112,16 +116,42 @@ fn killed_run(scene: &Scene) -> Outcome {
     let start = Instant::now();
     run(None)?;
     let usual = start.elapsed();
-    settle(scene)?;
-    let mut random = Random::new();
-    for _ in 0..ROUNDS {
-        run(Some(random.between(Duration::ZERO, usual)))?;
-        settle(scene)?;
-        if fs::read_to_string(&path)?.contains("unlisted") {
-            return failed("the job ran without being in the list");
+    let text = || fs::read_to_string(&path).unwrap_or_default();
+    settle(scene, || looks(&text()) > 0)?;
+    kill_around(usual, |limit| {
+        let before = looks(&text());
+        run(Some(limit))?;
+        settle(scene, || looks(&text()) > before)?;
+        match text().contains("unlisted") {
+            false => Ok(looks(&text()) > before),
+            true => failed("the job ran without being in the list"),
+        }
+    })
+}
+
+/// How often jobs have looked.
+fn looks(text: &str) -> usize {
+    text.lines().filter(|line| line.ends_with("listed")).count()
+}
+
+/// Kills at random instants, around the one at which the job begins to run: a round tells whether it has.
+fn kill_around(usual: Duration, mut round: impl FnMut(Duration) -> Outcome<bool>) -> Outcome {
+    let (mut random, mut ran, mut came_to_nothing) = (Random::new(), 0, 0);
+    for number in 0..MOST_ROUNDS {
+        // On a busy machine it may take longer than before.
+        let longest = match ran {
+            0 => usual * (number + 2),
+            _ => usual * 5 / 4,
+        };
+        match round(random.between(Duration::ZERO, longest))? {
+            true => ran += 1,
+            false => came_to_nothing += 1,
+        }
+        if number + 1 >= ROUNDS && ran > 0 && came_to_nothing > 0 {
+            return Ok(());
         }
     }
-    Ok(())
+    failed(format!("{ran} ran, {came_to_nothing} did not"))
 }
 
 /// Runs a command, to its end or until it is killed.
@@ -139,11 +169,15 @@ fn run_for(mut command: Command, limit: Option<Duration>) -> Outcome {
     }
 }
 
-/// Sees to it that every process which lives is of a job in the list, and ends that job.
-fn settle(scene: &Scene) -> Outcome {
+/// Sees to it that every process which lives is of a job in the list, and ends that job when it has said something.
+fn settle(scene: &Scene, said: impl Fn() -> bool) -> Outcome {
     let own = std::process::id() as i32;
     let jobs = listed(scene)?;
     for pid in &jobs {
+        // One that was entered, and not let go, is about to end.
+        scene.wait_for("a job to look, or to end", LIMIT, || {
+            (said() || matches!(processes::state(*pid), None | Some('Z' | 'X'))).then_some(())
+        })?;
         processes::signal(*pid, Signal::KILL);
     }
     scene.wait_for("everything that is in no list to end", LIMIT, || {
@@ -158,4 +192,93 @@ fn settle(scene: &Scene) -> Outcome {
     }
 }
 
-for_each_user! {run_is_listed, restart_is_listed, killed_run}
+/// Holds a lease of a file, so that whoever opens it, or has it executed, waits.
+const LEASE: &str = "$SIG{IO} = 'IGNORE'; $| = 1; open(F, '<', $ARGV[0]) or die; \
+    fcntl(F, 1024, 1) or die \"no lease: $!\"; print \"LEASED\\n\"; sleep 1000";
+
+/// A program that a file system does not give out, as one that hangs: nobody else waits for that.
+fn hanging_program(scene: &Scene) -> Outcome {
+    let program = scene.make_directory("place")?.join("program");
+    fs::copy(Program::victim("mem_private", &[])?.path, &program)?;
+    if let User::Ordinary = scene.user() {
+        std::os::unix::fs::chown(&program, Some(scene.user_id()), None)?;
+    }
+    let perl = Program::installed("perl")?.arguments(["-e", LEASE]);
+    let lease = scene.start("lease", &perl.argument(&program))?;
+    scene.wait_for("the lease", LIMIT, || {
+        lease.output().contains("LEASED").then_some(())
+    })?;
+    let job = scene
+        .cryo(["run", "--name", "first", "--"])
+        .arguments([&program])
+        .start("job")?;
+    let entry = scene.file("run/cryonaut/first.json");
+    scene.wait_for("the job's entry", LIMIT, || entry.exists().then_some(()))?;
+    let jobs = listed(scene)?;
+    if job.output().contains("READY") || jobs.len() != 1 {
+        return failed(format!(
+            "the list waited for the program to be started: {jobs:?}"
+        ));
+    }
+    lease.signal(Signal::KILL);
+    scene.wait_for("READY", LIMIT, || {
+        job.output().contains("READY").then_some(())
+    })?;
+    scene.go()?;
+    match scene.wait(&job)?.success() {
+        true => Ok(()),
+        false => failed("the job failed"),
+    }
+}
+
+/// Jobs of one command that are started at once: each is told the name that it has in the list.
+fn named_at_once(scene: &Scene) -> Outcome {
+    const JOBS: usize = 8;
+    let script = "[ \"$(cat \"$XDG_RUNTIME_DIR/cryonaut/$CRYO_JOB.json\" | tr -d ' \\n' | grep -o '\"root\":{\"pid\":[0-9]*')\" != '' ] \
+        && echo \"<$CRYO_JOB>\"; while [ ! -e \"$VICTIM_GO\" ]; do sleep 0.05; done";
+    let mut jobs = Vec::new();
+    for number in 0..JOBS {
+        let call = scene.cryo(["run", "--", "sh", "-c", script]);
+        jobs.push(call.start(&format!("job.{number}"))?);
+    }
+    let mut names = Vec::new();
+    for job in &jobs {
+        names.push(scene.wait_for("a job's name", LIMIT, || {
+            let said = job.output();
+            Some(said.trim().strip_prefix('<')?.strip_suffix('>')?.to_owned())
+        })?);
+    }
+    let mut listed: Vec<String> = fs::read_dir(scene.file("run/cryonaut"))?
+        .flatten()
+        .filter_map(|entry| {
+            Some(
+                entry
+                    .file_name()
+                    .to_str()?
+                    .strip_suffix(".json")?
+                    .to_owned(),
+            )
+        })
+        .collect();
+    names.sort();
+    listed.sort();
+    if names != listed || names.len() != JOBS {
+        return failed(format!("they were told {names:?}, and are {listed:?}"));
+    }
+    scene.go()?;
+    for job in &jobs {
+        scene.wait(job)?;
+    }
+    // Nothing is left of what they were promised.
+    let left: Vec<_> = fs::read_dir(scene.file("run/cryonaut"))?
+        .flatten()
+        .map(|entry| entry.file_name())
+        .filter(|name| name.to_string_lossy().ends_with(".reserved"))
+        .collect();
+    match left.is_empty() {
+        true => Ok(()),
+        false => failed(format!("{left:?} were left")),
+    }
+}
+
+for_each_user! {run_is_listed, restart_is_listed, killed_run, hanging_program, named_at_once}

@@ -245,7 +245,8 @@ fn broken(scene: &Scene) -> Outcome {
             &format!("dd bs=1 count={length} status=none | {receive}"),
         ])
         .run()?
-        .refusal_with(&[4], &["connection has ended", "runs on here"])?;
+        .refusal_with(&[UNDONE], &["connection has ended"])?
+        .refusal(&["runs on here"])?;
         expect_unharmed()?;
     }
     let small = scene.make_directory("small")?;
@@ -255,7 +256,8 @@ fn broken(scene: &Scene) -> Outcome {
     );
     here.cryo(&["migrate", "job", "--via", &full])
         .run()?
-        .refusal_with(&[4], &["no space"])?;
+        .refusal_with(&[UNDONE], &["no space"])?
+        .refusal(&["runs on here"])?;
     expect_unharmed()?;
     here.cryo(&[
         "migrate",
@@ -266,7 +268,8 @@ fn broken(scene: &Scene) -> Outcome {
         &format!("(dd bs=1 count=5000 status=none; sleep 1000) | {receive}"),
     ])
     .run()?
-    .refusal_with(&[4], &["nothing has moved"])?;
+    .refusal_with(&[UNDONE], &["nothing has moved"])?
+    .refusal(&["runs on here"])?;
     expect_unharmed()?;
     // Ctrl-C while nobody answers.
     let waiting = here
@@ -318,6 +321,107 @@ fn on_a_terminal(scene: &Scene) -> Outcome {
     screen.expect("heard you")?;
     screen.type_keys("\r")?;
     screen.wait_for_status(0)
+}
+
+/// The user has stopped the terminal (Ctrl-S) on which the move shows how far it is: the job does not stand still for that.
+fn on_a_stopped_terminal(scene: &Scene) -> Outcome {
+    let (here, there) = (Side::new(scene, "here")?, Side::new(scene, "there")?);
+    let job = start(&here, "mem_large")?;
+    let script = scene.work("migrate.sh");
+    // Longer under way than a bar waits to show itself.
+    let via = format!(
+        "(dd bs=1 count=5000 status=none; sleep 3; cat) | {}",
+        there.receive()
+    );
+    scene.write(
+        &script,
+        format!(
+            "read line; XDG_RUNTIME_DIR={} exec {} migrate job --no-compress --via '{via}'\n",
+            here.run.display(),
+            scene.cryo_path().display()
+        ),
+    )?;
+    let mut screen = Screen::start_program(scene, Path::new("/bin/sh"), [&script])?;
+    screen.type_keys("\r\x13")?;
+    scene.wait_for("the job on the other side", LIMIT, || {
+        let arrived = there.running().ok()?;
+        (arrived.len() == 1).then_some(())
+    })?;
+    expect_copies((&here, 0), (&there, 1))?;
+    if screen.shown().contains("rebuilding") {
+        return failed("the terminal was not stopped");
+    }
+    screen.type_keys("\x11")?;
+    screen.wait_for_status(0)?;
+    if !screen.shown().contains("moved ") {
+        return failed(format!("it shows {:?}", screen.shown()));
+    }
+    scene.wait(&job)?;
+    expect_right(scene, &job)
+}
+
+/// What somebody outside reads does not get there: that is told.
+fn led_out(scene: &Scene) -> Outcome {
+    let (here, there) = (Side::new(scene, "here")?, Side::new(scene, "there")?);
+    let mut piped = scene.command(Path::new("/bin/sh"));
+    piped.arg("-c").arg(format!(
+        "XDG_RUNTIME_DIR={} {} run --name job -- sh -c 'echo READY; exec sleep 1000' < /dev/null | cat",
+        here.run.display(),
+        scene.cryo_path().display(),
+    ));
+    let piped = scene.spawn("piped", piped)?;
+    await_ready(scene, &piped)?;
+    let said = here
+        .cryo(&["--json", "migrate", "job", "--via", &there.receive()])
+        .run()?
+        .success()?;
+    if !said
+        .stdout
+        .contains("its standard output led to processes outside of it")
+    {
+        return failed(format!("it says {:?}", said.stdout));
+    }
+    expect_copies((&here, 0), (&there, 1))?;
+    scene.wait(&piped)?;
+    for pid in there.running()? {
+        processes::signal(pid, Signal::KILL);
+    }
+    Ok(())
+}
+
+/// The list of jobs there is held for longer than the sender waits where nothing moves: the other side says that it is at work.
+fn held_list(scene: &Scene) -> Outcome {
+    let (here, there) = (Side::new(scene, "here")?, Side::new(scene, "there")?);
+    let job = start(&here, "mem_private")?;
+    // It makes the directory.
+    there.running()?;
+    let lock = fs::OpenOptions::new()
+        .write(true)
+        .open(there.run.join("cryonaut/.lock"))?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
+        .map_err(std::io::Error::from)?;
+    let moving = here
+        .cryo(&[
+            "migrate",
+            "job",
+            "--patience",
+            "1s",
+            "--via",
+            &there.receive(),
+        ])
+        .start("moving")?;
+    // The original has ended when the copy is let go.
+    scene.wait_for("the end of the original", LIMIT, || {
+        here.running().ok()?.is_empty().then_some(())
+    })?;
+    std::thread::sleep(Duration::from_secs(8));
+    drop(lock);
+    if !scene.wait(&moving)?.success() {
+        return failed(format!("it says {:?}", moving.errors()));
+    }
+    expect_copies((&here, 0), (&there, 1))?;
+    scene.wait(&job)?;
+    expect_right(scene, &job)
 }
 
 /// The word that lets the copy go comes when nobody expects it any more: there is one copy all the same.
@@ -512,7 +616,7 @@ fn await_apart(scene: &Scene, wire: &Wire) -> Outcome<i32> {
 }
 
 for_each_user! {
-    moved, refused, missing_files, broken, on_a_terminal, late_word, lost_word, true_to_the_end, killed_building, killed
+    moved, refused, missing_files, broken, on_a_terminal, on_a_stopped_terminal, led_out, held_list, late_word, lost_word, true_to_the_end, killed_building, killed
 }
 
 /// A job that counts, so that a second copy, or a gap, shows in what it writes.

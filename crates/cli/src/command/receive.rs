@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueHint};
+use cryonaut_engine::resource::file::leading_out;
 use cryonaut_engine::restart::{self, Committed, Rebuilt, RestartRequest, Restarted};
 use cryonaut_image::SeekableImage;
 use cryonaut_launch::WatchedSignals;
@@ -23,7 +24,7 @@ use crate::handover::{
 use crate::interrupt::stoppable_by;
 use crate::job;
 use crate::kept::Kept;
-use crate::line::{Kind, Line, Trouble};
+use crate::line::{Beating, Kind, Line, Trouble};
 
 /// How long the sender may be silent, at most; it says itself how long it waits.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -95,7 +96,7 @@ impl Arguments {
         })??;
         let mut fate = Fate::Open;
         match rebuild(line, signals, (&offer, &mut received), &mut fate, console) {
-            Ok((restarted, job)) => settle(line, restarted, job, &mut received.kept, console),
+            Ok(arrived) => settle(line, arrived, &mut received.kept, console),
             Err(failure) => {
                 let Offer { node, .. } = &offer;
                 let told = match fate {
@@ -167,6 +168,14 @@ struct Received {
     token: String,
 }
 
+/// A job that was let go here.
+struct Arrived {
+    restarted: Restarted,
+    job: Option<Job>,
+    /// That we are at work still.
+    beating: Option<Beating>,
+}
+
 /// Rebuilds the job from the image that is on disk, and lets it go at the sender's word.
 fn rebuild(
     line: &mut Line,
@@ -174,9 +183,10 @@ fn rebuild(
     (offer, received): (&Offer, &mut Received),
     fate: &mut Fate,
     console: Console,
-) -> Result<(Restarted, Option<Job>), Failure> {
+) -> Result<Arrived, Failure> {
     let stop = line.stop.clone();
     let image = SeekableImage::open(received.kept.open()?)?;
+    let lost = nothing_there(&image)?;
     let conditions = Conditions::from(offer.taking.clone());
     // Now, while there is one thread, as in `cryo restart`.
     let request = RestartRequest {
@@ -184,22 +194,50 @@ fn rebuild(
         ..conditions.request()?
     };
     line.send(Kind::Beat, &())?;
-    let mut listed = None;
+    let (mut job, mut last_beating) = (None, None);
     let told = Muted::begin()?;
-    let restarted = stoppable_by(signals, &stop, || {
+    let mut restarted = stoppable_by(signals, &stop, || {
         let beating = line.beat().map_err(Failure::system("start a thread"))?;
         let decide = |rebuilt: Rebuilt<'_>| -> Result<Committed, Failure> {
             drop(told);
             received.kept.publish(offer)?;
             drop(beating);
             await_word(line, (offer, received), fate)?;
-            let (job, committed) = let_go(rebuilt, offer.name.clone(), console)?;
-            listed = job;
+            // The original has ended: nothing is to stop it any more.
+            line.stop = Arc::default();
+            // A list that somebody holds, or a file system, may take its time. It goes without saying so, too.
+            last_beating = line.beat().ok();
+            let (listed, committed) = let_go(rebuilt, offer.name.clone(), || Ok(()), console)?;
+            job = listed;
             Ok(committed)
         };
         restart::restart(&image, request, &stop, decide)
     })??;
-    Ok((restarted, listed))
+    restarted.remarks.extend(lost);
+    Ok(Arrived {
+        restarted,
+        job,
+        beating: last_beating,
+    })
+}
+
+/// What is said of a job whose standard streams led out of it: in their place it gets what ours are, and that is nothing.
+fn nothing_there(image: &SeekableImage) -> Result<Option<String>, Failure> {
+    let streams = leading_out(&image.records()?)?;
+    let names: Vec<&str> = [(0, "input"), (1, "output"), (2, "error output")]
+        .into_iter()
+        .filter_map(|(number, name)| streams.contains(&number).then_some(name))
+        .collect();
+    Ok((!names.is_empty()).then(|| {
+        format!(
+            "its standard {} led to processes outside of it, and {} /dev/null from now on",
+            names.join(" and "),
+            match names.len() {
+                1 => "is",
+                _ => "are",
+            }
+        )
+    }))
 }
 
 /// Waits for the word that the original has ended. The image has its name, and may be all that is left of the job from here on.
@@ -317,11 +355,15 @@ fn usual_directory() -> Result<PathBuf, Failure> {
 /// The job runs: its image is not needed any more.
 fn settle(
     line: &mut Line,
-    restarted: Restarted,
-    job: Option<Job>,
+    arrived: Arrived,
     kept: &mut Kept,
     console: Console,
 ) -> Result<(), Failure> {
+    let Arrived {
+        restarted,
+        job,
+        beating,
+    } = arrived;
     if let Err(failure) = kept.withdraw() {
         console.warning(&format!("the job runs, but: {}", failure.message));
     }
@@ -334,6 +376,7 @@ fn settle(
         terminal,
         remarks: restarted.remarks,
     };
+    drop(beating);
     // Where nobody hears it, it runs all the same.
     let _ = line.send(Kind::Running, &running);
     Ok(())

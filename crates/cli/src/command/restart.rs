@@ -27,7 +27,7 @@ use cryonaut_sys::spawn::{self, OnExec, Subreaper};
 use serde::{Deserialize, Serialize};
 
 use crate::console::Console;
-use crate::exit::{self, Failure};
+use crate::exit::{self, Code, Failure};
 use crate::interrupt::stoppable_telling;
 use crate::job::{self, Detached, Foreground, Sight};
 use crate::kept::expect_no_copy;
@@ -358,7 +358,11 @@ impl Arguments {
             standard,
             ..self.conditions.request()?
         };
-        let (image, told) = stoppable_telling(&signals, |_| {
+        let status = match self.detach {
+            true => Code::Failed as u8,
+            false => exit::INSTEAD_OF_JOB,
+        };
+        let (image, told) = stoppable_telling(&signals, status, |_| {
             expect_no_copy(&self.image)?;
             // It may ask for a passphrase, where a bar would be in the way.
             let image = open(&self.image, &self.opening)?;
@@ -384,10 +388,11 @@ impl Arguments {
         let mut job = None;
         let (restarted, told) = {
             let progress = Progress::new(console, Count::Read, "restarting");
-            stoppable_telling(&signals, |stop| {
+            stoppable_telling(&signals, status, |seam| {
                 progress.expect(image.summary().bytes);
-                restart::restart(&image, request, stop, |rebuilt| {
-                    let (listed, committed) = let_go(rebuilt, self.name, console)?;
+                restart::restart(&image, request, seam.stop(), |rebuilt| {
+                    let commit = || seam.commit();
+                    let (listed, committed) = let_go(rebuilt, self.name, commit, console)?;
                     job = listed;
                     Ok(committed)
                 })
@@ -483,10 +488,12 @@ fn own_terminal() -> Result<File, Failure> {
     })
 }
 
-/// Lets a rebuilt job run, which is in the list by then, under the name asked for or the one it had, and whose terminal stays open.
+/// Lets a rebuilt job run, which is in the list by then, under the name asked for or the one it had, and whose terminal stays open;
+/// asks `commit` just before that.
 pub(super) fn let_go(
     rebuilt: Rebuilt<'_>,
     name: Option<String>,
+    commit: impl FnOnce() -> Result<(), Failure>,
     console: Console,
 ) -> Result<(Option<Job>, Committed), Failure> {
     let kept = rebuilt
@@ -513,7 +520,15 @@ pub(super) fn let_go(
         terminal_keeper,
         ..job::describe(rebuilt.nursery, rebuilt.root, name.or(had), command)?
     };
-    job::register(new, console, || Ok(rebuilt.commit()?))
+    let mut entry = job::enter(&new);
+    let committed = commit().and_then(|()| Ok(rebuilt.commit(|| entry.open_list())?));
+    match committed {
+        Ok(committed) => Ok((entry.stays(console), committed)),
+        Err(failure) => {
+            entry.leaves();
+            Err(failure)
+        }
+    }
 }
 
 fn detach(restarted: Restarted, job: Option<Job>, console: Console) -> Result<u8, Failure> {
@@ -546,8 +561,8 @@ fn foreground(
         foreground.attach(master, job.as_ref(), sight)?;
     }
     // It came too late to stop the restart.
-    if let Some(signal) = &told {
-        foreground.forward(signal)?;
+    if let Some(signal) = told {
+        foreground.hear(signal);
     }
     let name = job.as_ref().map(|job| job.name.as_str());
     let root = restarted.root.pid;

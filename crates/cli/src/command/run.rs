@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use cryonaut_engine::processor::InstructionSet;
 use cryonaut_engine::restart::may_choose_pids;
 use cryonaut_engine::suspend::Cgroup;
-use cryonaut_launch::registry::{Job, NewJob, ProcessIdentity, Registry};
+use cryonaut_launch::registry::{Job, NewJob, ProcessIdentity, Registry, Reservation};
 use cryonaut_launch::terminal::{Pty, WindowSize};
 use cryonaut_launch::{
     Child, ChildSpec, Direct, NamespaceRequest, Namespaces, Nursery, StopBeforeExec, TimeOffsets,
@@ -127,18 +127,12 @@ impl Arguments {
         let inherited =
             inherited_descriptors().map_err(Failure::system("look at the open descriptors"))?;
         let signals = WatchedSignals::block()?;
-        if let Some(name) = &self.name {
-            Registry::open()?.check_free(name)?;
-        }
+        let reserved = self.reserve()?;
         let directory = self.dir.as_deref().map(checkpoint_directory).transpose()?;
         let nursery = self.nursery()?;
         if !self.detach {
             job::adopt_orphans(&nursery)?;
         }
-        // Where the list of jobs cannot be used the job has no name, and that is told when it is to be entered.
-        self.name = self
-            .name
-            .or_else(|| Registry::open().ok()?.free_name(&words(&self.command)).ok());
         let spec = ChildSpec::command(self.command.clone());
         let mut spec = spec.variable(JOB_NAME, self.name.as_deref());
         for (name, value) in self.isa.environment() {
@@ -161,7 +155,9 @@ impl Arguments {
         // Our copies of the job's terminal, which would hide its end.
         drop(spec);
         let new = self.describe((&nursery, &root), keeper, directory.clone())?;
-        let (job, ()) = job::register(new, console, || root.let_go())?;
+        let job = let_go(&mut root, &new, console)?;
+        // It has the name now.
+        drop(reserved);
         let saver = self.start_saver(job.as_ref(), directory.as_deref(), console);
         if self.detach {
             return detach(&nursery, &root, master, job, console);
@@ -214,6 +210,21 @@ impl Arguments {
                 ));
             })
             .ok()
+    }
+
+    /// The name that the job is told, which nobody else's gets meanwhile. Where the list of jobs cannot be used it has none, and
+    /// that is told when it is to be entered.
+    fn reserve(&mut self) -> Result<Option<Reservation>, Failure> {
+        let reserved = Registry::open()
+            .and_then(|registry| registry.reserve(self.name.as_deref(), &words(&self.command)));
+        match reserved {
+            Ok(reserved) => {
+                self.name = Some(reserved.name().to_owned());
+                Ok(Some(reserved))
+            }
+            Err(error) if self.name.is_some() => Err(error.into()),
+            Err(_) => Ok(None),
+        }
     }
 
     /// With standard input and output on a terminal, or at wish, the job gets one of its own, otherwise it has the caller's
@@ -273,6 +284,30 @@ impl Arguments {
             ..NamespaceRequest::default()
         };
         Ok(Nursery::Namespace(Namespaces::create(&request)?))
+    }
+}
+
+/// How long the list of jobs is held while the job's program is started.
+const STARTING: Duration = Duration::from_secs(2);
+
+/// Lets a job go that waits at its gate, and is in the list by then.
+fn let_go(root: &mut Child, new: &NewJob, console: Console) -> Result<Option<Job>, Failure> {
+    let mut entry = job::enter(new);
+    root.open_gate();
+    let started = root.exec_outcome_within(STARTING).and_then(|known| {
+        if !known {
+            // A file system may hang. Nobody else is to wait for it.
+            entry.open_list();
+            root.exec_outcome()?;
+        }
+        Ok(())
+    });
+    match started {
+        Ok(()) => Ok(entry.stays(console)),
+        Err(error) => {
+            entry.leaves();
+            Err(error.into())
+        }
     }
 }
 

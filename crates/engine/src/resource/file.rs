@@ -75,6 +75,7 @@ pub(crate) use numbers::{DIRECTORIES, DISPLACED, EPOLL, FILLED, TARGET};
 pub use owner::{Ids, Owner};
 pub(crate) use pty::has_own as has_own_terminals;
 pub(crate) use refused::is_kernel_file;
+pub use standard::leading_out;
 pub use terminal::waits_for_keys;
 pub(crate) use {
     directory::OpenDirectory, fifo::Fifo, lock::HeldLock, place::NamedPlace, regular::RegularFile,

@@ -5,7 +5,7 @@
 //! the same. What was in flight to the job is read before anything that the new input has. Not preserved: O_NONBLOCK and O_APPEND,
 //! since the new stream belongs to others, too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -119,6 +119,15 @@ impl DescriptorKind for StandardStreams {
         }
         Ok(())
     }
+}
+
+/// The standard streams that led out of a job: 0 input, 1 output, 2 error output.
+///
+/// # Errors
+/// When their records are damaged.
+pub fn leading_out(records: &RecordSet) -> Result<BTreeSet<u32>> {
+    let streams = records.all::<StandardStream>()?;
+    Ok(streams.iter().map(|stream| stream.stream).collect())
 }
 
 struct Take {
