@@ -17,6 +17,7 @@ mod logging;
 mod notify;
 mod opening;
 mod original;
+mod ourselves;
 mod packing;
 mod progress;
 mod saver;

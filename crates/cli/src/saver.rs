@@ -16,7 +16,8 @@ use cryonaut_sys::terminal::{Readiness, wait_ready};
 
 use crate::console::Console;
 use crate::exit::Failure;
-use crate::terminal::{ourselves, step_aside};
+use crate::ourselves;
+use crate::terminal::step_aside;
 use crate::when;
 
 /// The process that makes the checkpoints, as whoever started it sees it.
@@ -35,7 +36,7 @@ impl Saver {
         directory: &Path,
         errors: Stdio,
     ) -> Result<Saver, Failure> {
-        let mut program = ourselves("__save");
+        let mut program = ourselves::program("__save");
         program
             .args([&job.name, &job.root.pid.to_string()])
             .arg(job.root.start_time.to_string())
@@ -142,7 +143,7 @@ impl Arguments {
     /// Makes a checkpoint; gives why that failed.
     fn save(&self) -> Result<(), String> {
         let file = format!("{}-{}.cryo", self.name, when::stamp());
-        let mut command: Command = ourselves("checkpoint");
+        let mut command: Command = ourselves::program("checkpoint");
         command
             .arg(&self.name)
             .arg("--output")

@@ -4,16 +4,17 @@ use std::fs::File;
 use std::io::{self, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Child as Process, Command, Stdio};
 use std::time::Duration;
 
 use clap::Args;
 use cryonaut_launch::registry::{Job, ProcessIdentity, Registry};
 use cryonaut_launch::terminal::{DetachKey, Replay, View, Viewer, ask_for_viewers, await_holder};
 use cryonaut_launch::{Nursery, held_status, held_terminal};
-use cryonaut_sys::{pidfd, spawn};
+use cryonaut_sys::pidfd;
+use cryonaut_sys::spawn::{self, WaitFor};
 
 use crate::exit::{Code, Failure};
+use crate::ourselves;
 
 /// How long a process of ours may take to get ready.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -89,18 +90,20 @@ pub fn keep(nursery: &Nursery, master: &OwnedFd) -> Result<ProcessIdentity, Fail
 fn start_keeper(master: &OwnedFd) -> Result<i32, Failure> {
     let failed = "start the process that keeps the job's terminal open";
     let (ready, told) = io::pipe().map_err(Failure::system(failed))?;
-    let copy = master.try_clone().map_err(Failure::system(failed))?;
-    let keeper = ourselves("__keep-terminal")
-        .stdin(Stdio::from(copy))
-        .stdout(Stdio::from(told))
-        .stderr(Stdio::null())
-        .spawn()
+    let keeper = master
+        .try_clone()
+        .and_then(|copy| ourselves::start("__keep-terminal", &[], [copy, told.into(), nothing()?]))
         .map_err(Failure::system(failed))?;
     let mut byte = [0];
     match io::Read::read(&mut &ready, &mut byte) {
-        Ok(1) => Ok(keeper.id() as i32),
+        Ok(1) => Ok(keeper.pid),
         _ => Err(Failure::new(Code::Failed, format!("cannot {failed}"))),
     }
+}
+
+fn nothing() -> io::Result<OwnedFd> {
+    let null = File::options().read(true).write(true).open("/dev/null");
+    null.map(OwnedFd::from)
 }
 
 /// Ends the process that keeps a terminal open and does nothing else.
@@ -126,13 +129,6 @@ pub fn step_aside(name: &std::ffi::CStr) -> Result<(), Failure> {
     Ok(())
 }
 
-/// This very program, whatever has become of its file.
-pub fn ourselves(command: &str) -> Command {
-    let mut program = Command::new("/proc/self/exe");
-    program.arg(command).current_dir("/");
-    program
-}
-
 /// Starts the process that holds this terminal, for the job of this name if it is on the list; gives the connection to it.
 pub fn start_holder(
     master: OwnedFd,
@@ -142,33 +138,25 @@ pub fn start_holder(
 ) -> Result<UnixStream, Failure> {
     let failed = "start the process that holds the job's terminal";
     let (ours, theirs) = UnixStream::pair().map_err(Failure::system(failed))?;
-    let mut program = ourselves("__hold-terminal");
-    program
-        .arg(root.pid.to_string())
-        .arg(root.start_time.to_string());
-    program.args(name);
-    program
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::from(master))
-        .stderr(status.map_or(Stdio::null(), Stdio::from));
-    let holder = program.spawn().map_err(Failure::system(failed))?;
-    // Our copies of its descriptors, which would hide its end.
-    drop(program);
+    let mut words = vec![root.pid.to_string(), root.start_time.to_string()];
+    words.extend(name.map(str::to_owned));
+    // Our copies of its descriptors, which would hide its end, go with this.
+    let holder = status
+        .map_or_else(nothing, Ok)
+        .and_then(|status| {
+            ourselves::start("__hold-terminal", &words, [theirs.into(), master, status])
+        })
+        .map_err(Failure::system(failed))?;
     if await_holder(&ours, PATIENCE) {
         return Ok(ours);
     }
+    // It may hang, or have ended for a reason that it cannot tell.
+    let _ = pidfd::send_signal(holder.pidfd.as_fd(), libc::SIGKILL);
+    let _ = spawn::wait_for(WaitFor::Pid(holder.pid), libc::WEXITED);
     Err(Failure::new(
         Code::Failed,
-        format!("cannot {failed}: {}", end_of(holder)),
+        format!("cannot {failed}: it ended before it was ready"),
     ))
-}
-
-fn end_of(mut process: Process) -> String {
-    let _ = process.kill();
-    match process.wait() {
-        Ok(status) => format!("it ended ({status})"),
-        Err(error) => error.to_string(),
-    }
 }
 
 /// Connects to the holder of a job's terminal; where that has gone, starts another one.

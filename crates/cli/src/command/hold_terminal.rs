@@ -1,5 +1,6 @@
 //! The processes behind a job's own terminal: `cryo __hold-terminal`, which serves its viewers, and `cryo __keep-terminal`, which
-//! keeps it open outside of namespaces, so that neither the death of the holder nor that of its viewers hangs it up.
+//! keeps it open outside of namespaces, so that neither the death of the holder nor that of its viewers hangs it up; and
+//! `cryo __stand-by`, which starts both for a restart that sees other files.
 
 use std::io::{Write, stdin, stdout};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -15,6 +16,7 @@ use cryonaut_sys::spawn::{self, OnExec};
 use cryonaut_sys::terminal::{Readiness, is_terminal, wait_ready};
 
 use crate::exit::Failure;
+use crate::ourselves;
 use crate::terminal::step_aside;
 
 /// Which job's terminal is held. Standard input is the connection to whoever wants it held, standard output the master side,
@@ -100,4 +102,11 @@ pub fn keep() -> Result<u8, Failure> {
             return Ok(0);
         }
     }
+}
+
+/// Starts this program for whoever is at the other end of standard input.
+pub fn stand_by() -> Result<u8, Failure> {
+    step_aside(c"cryo-stand-by")?;
+    ourselves::serve(stdin().as_fd()).map_err(Failure::system("hear what is to be started"))?;
+    Ok(0)
 }

@@ -84,6 +84,9 @@ enum Command {
     /// Makes checkpoints at an interval
     #[command(name = "__save", hide = true)]
     Save(saver::Arguments),
+    /// Starts both for a restart
+    #[command(name = "__stand-by", hide = true)]
+    StandBy,
     #[command(name = "__demo-worker", hide = true)]
     DemoWorker(demo::WorkerArguments),
 }
@@ -113,6 +116,7 @@ impl Command {
             Command::HoldTerminal(arguments) => arguments.run(),
             Command::KeepTerminal => hold_terminal::keep(),
             Command::Save(arguments) => arguments.run(console),
+            Command::StandBy => hold_terminal::stand_by(),
             Command::DemoWorker(arguments) => arguments.run(),
         }
     }

@@ -32,6 +32,7 @@ use crate::interrupt::stoppable_telling;
 use crate::job::{self, Detached, Foreground, Sight};
 use crate::kept::expect_no_copy;
 use crate::opening::{KeyArguments, open};
+use crate::ourselves;
 use crate::progress::{Count, Progress};
 use crate::terminal::{self, DetachKeyArgument, User};
 
@@ -250,6 +251,9 @@ impl Conditions {
         let Relocated { records, .. } = relocate(&image.records()?, self.relocations())?;
         // The list of jobs lies where all of the user's processes see it. Where that cannot be, it is told later.
         let _ = Registry::open();
+        if !self.provided(&records)?.is_empty() {
+            ourselves::stand_by().map_err(Failure::system("start a process that stands by"))?;
+        }
         Ok(view::enter(image, &records, self.choice())?)
     }
 
