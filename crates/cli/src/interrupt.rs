@@ -79,9 +79,7 @@ fn watched<T>(
     (stop, second): (&AtomicBool, Second<'_>),
     work: impl FnOnce() -> T,
 ) -> Result<(T, Option<ArrivedSignal>), Failure> {
-    // Only these: every stop of a tracee comes with a SIGCHLD, which must wake nobody.
-    let ending = SignalSet::of(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT]);
-    let signals = SignalDescriptor::new(ending).map_err(Failure::system("watch signals"))?;
+    let signals = SignalDescriptor::new(ending()).map_err(Failure::system("watch signals"))?;
     let (over, finish) = io::pipe().map_err(Failure::system("open a pipe"))?;
     std::thread::scope(|scope| {
         let watcher = std::thread::Builder::new().name("cryo-signals".into());
@@ -104,6 +102,17 @@ pub fn stoppable_by<T>(
     work: impl FnOnce() -> T,
 ) -> Result<T, Failure> {
     watched((stop, Second::Waits), work).map(|(outcome, _)| outcome)
+}
+
+/// Tells whenever it is asked whether a signal has come that is to stop the work: for work that wants no other thread.
+pub fn told_to_stop(_blocked: &WatchedSignals) -> Result<impl Fn() -> bool, Failure> {
+    let signals = SignalDescriptor::new(ending()).map_err(Failure::system("watch signals"))?;
+    Ok(move || matches!(signals.next(), Ok(Some(_))))
+}
+
+/// The signals that stop work. Only these are looked at: every stop of a tracee comes with a SIGCHLD, which must wake nobody.
+fn ending() -> SignalSet {
+    SignalSet::of(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT])
 }
 
 /// Keeps signals away until `work` has told what it did: one that comes too late to stop it must not end `cryo` before that, nor

@@ -126,12 +126,17 @@ fn resolved(link: &Path, target: &Path) -> PathBuf {
 
 /// Lays the embedded files that are needed here over this machine's tree, for the calling process and those that it will start;
 /// it must have one thread. An ordinary user's process is in a user namespace of its own then, without capabilities. Gives
-/// nothing where no file is needed, and then nothing was changed.
+/// nothing where no file is needed, and then nothing was changed. `stop` is asked again and again whether it is to be given up.
 ///
 /// # Errors
-/// [`Error::NotPermitted`] where the system forbids it, [`Error::Refused`] where a place cannot be laid out, and when the image
-/// is damaged. The calling process may be in the new namespace then.
-pub fn enter(image: &SeekableImage, records: &RecordSet, choice: Choice) -> Result<Option<View>> {
+/// [`Error::NotPermitted`] where the system forbids it, [`Error::Refused`] where a place cannot be laid out, [`Error::Interrupted`],
+/// and when the image is damaged. The calling process may be in the new namespace then.
+pub fn enter(
+    image: &SeekableImage,
+    records: &RecordSet,
+    choice: Choice,
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<View>> {
     let files = needed(records, choice)?;
     if files.is_empty() {
         return Ok(None);
@@ -142,7 +147,7 @@ pub fn enter(image: &SeekableImage, records: &RecordSet, choice: Choice) -> Resu
     remarks.extend(in_memory(&files, &places));
     let here = std::env::current_dir();
     let user = enter_namespace()?;
-    let mut tree = Tree::new(image, &all, user, &files);
+    let mut tree = Tree::new((image, stop), &all, user, &files);
     for file in &files {
         tree.place(file)?;
     }

@@ -1,10 +1,13 @@
 //! A restart for which files of the image are laid over those of this machine: what `cryo` itself needs stays as it is.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::Command;
 
 use cryonaut_suite::scene::LIMIT;
+use cryonaut_suite::victim::await_ready;
 use cryonaut_suite::{Outcome, Program, Scene, Screen, failed, for_each_user, processes, skip};
 
 /// The C library that `cryo` runs with.
@@ -81,4 +84,62 @@ fn other_library(scene: &Scene) -> Outcome {
     })
 }
 
-for_each_user! {other_library}
+/// Ctrl-C while files are laid out, or whenever it comes: the restart is given up, or the job is told; nothing is left.
+fn given_up(scene: &Scene) -> Outcome {
+    const ATTEMPTS: usize = 8;
+    let place = scene.make_directory("place")?;
+    let mut noise = vec![0; 48 << 20];
+    fs::File::open("/dev/urandom")?.read_exact(&mut noise)?;
+    fs::write(place.join("data"), noise)?;
+    let job = scene
+        .cryo(["run", "--name", "job", "--", "sh", "-c"])
+        .arguments([format!(
+            "exec 3< {}; echo READY; exec sleep 1000",
+            place.join("data").display()
+        )])
+        .start("job")?;
+    await_ready(scene, &job)?;
+    let image = scene.file("image");
+    scene
+        .cryo(["checkpoint", "job", "--kill", "--embed", "-o"])
+        .arguments([&image])
+        .run()?
+        .success()?;
+    scene.wait(&job)?;
+    fs::remove_dir_all(&place)?;
+    let own = std::process::id() as i32;
+    let lies_over = |pid: i32| {
+        let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+        mounts.contains("cryonaut-embedded")
+    };
+    let mut given_up = 0;
+    for _ in 0..ATTEMPTS {
+        let words = [OsStr::new("restart"), image.as_os_str()];
+        let mut screen = Screen::start(scene, words)?;
+        let pid = screen.pid();
+        scene.wait_for("files to be laid out", LIMIT, || {
+            lies_over(pid).then_some(())
+        })?;
+        screen.type_keys("\x03")?;
+        match screen.wait()?.code() {
+            Some(125) if screen.shown().contains("interrupted") => given_up += 1,
+            // It ran by then: the key was its own.
+            Some(130) => {}
+            code => return failed(format!("{code:?}, and it shows {:?}", screen.shown())),
+        }
+        scene.wait_for("all mounts to go", LIMIT, || {
+            let mut left = processes::descendants(own).into_iter();
+            (!left.any(lies_over)).then_some(())
+        })?;
+        let listed = scene.cryo(["list"]).run()?.success()?.stdout;
+        if !listed.is_empty() {
+            return failed(format!("it is in the list still: {listed}"));
+        }
+    }
+    match given_up {
+        0 => failed("it was never given up"),
+        _ => Ok(()),
+    }
+}
+
+for_each_user! {other_library, given_up}

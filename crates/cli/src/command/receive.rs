@@ -190,7 +190,7 @@ fn rebuild(
     let conditions = Conditions::from(offer.taking.clone());
     // Now, while there is one thread, as in `cryo restart`.
     let request = RestartRequest {
-        view: conditions.enter_view(&image)?,
+        view: conditions.enter_view(&image, signals)?,
         ..conditions.request()?
     };
     line.send(Kind::Beat, &())?;

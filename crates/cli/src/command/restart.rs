@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::console::Console;
 use crate::exit::{self, Code, Failure};
-use crate::interrupt::stoppable_telling;
+use crate::interrupt::{stoppable_telling, told_to_stop};
 use crate::job::{self, Detached, Foreground, Sight};
 use crate::kept::expect_no_copy;
 use crate::opening::{KeyArguments, open};
@@ -247,14 +247,19 @@ impl Conditions {
     }
 
     /// Lays the files of the image that are needed here over this machine's, for this process and the job.
-    pub(super) fn enter_view(&self, image: &SeekableImage) -> Result<Option<View>, Failure> {
+    pub(super) fn enter_view(
+        &self,
+        image: &SeekableImage,
+        signals: &WatchedSignals,
+    ) -> Result<Option<View>, Failure> {
         let Relocated { records, .. } = relocate(&image.records()?, self.relocations())?;
         // The list of jobs lies where all of the user's processes see it. Where that cannot be, it is told later.
         let _ = Registry::open();
         if !self.provided(&records)?.is_empty() {
             ourselves::stand_by().map_err(Failure::system("start a process that stands by"))?;
         }
-        Ok(view::enter(image, &records, self.choice())?)
+        let stop = told_to_stop(signals)?;
+        Ok(view::enter(image, &records, self.choice(), &stop)?)
     }
 
     /// The paths of files that the image provides here.
@@ -383,7 +388,7 @@ impl Arguments {
         }
         // Now, while there is one thread again, and before anything of the job is there to be seen.
         let inherited = Some(self.conditions.inherited_before_view(&image)?);
-        let view = self.conditions.enter_view(&image)?;
+        let view = self.conditions.enter_view(&image, &signals)?;
         let request = RestartRequest {
             view,
             inherited,

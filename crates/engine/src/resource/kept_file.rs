@@ -16,7 +16,7 @@ mod make;
 mod node;
 mod place;
 
-pub(crate) use content::{data, fill, open};
+pub(crate) use content::{data, fill, fill_unless, open};
 
 use std::collections::{BTreeMap, BTreeSet};
 

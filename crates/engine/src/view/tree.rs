@@ -32,6 +32,8 @@ use crate::{Error, Refusal, Result};
 /// The tree as it is being laid out.
 pub(super) struct Tree<'a> {
     image: &'a SeekableImage,
+    /// Whether it is to be given up.
+    stop: &'a dyn Fn() -> bool,
     /// All embedded files of the image, those not needed among them.
     all: &'a [EmbeddedFile],
     user: UserNamespace,
@@ -61,7 +63,7 @@ enum Entry<'a> {
 
 impl<'a> Tree<'a> {
     pub(super) fn new(
-        image: &'a SeekableImage,
+        (image, stop): (&'a SeekableImage, &'a dyn Fn() -> bool),
         all: &'a [EmbeddedFile],
         user: UserNamespace,
         needed: &[EmbeddedFile],
@@ -76,6 +78,7 @@ impl<'a> Tree<'a> {
             room,
             hidden: Vec::new(),
             image,
+            stop,
             all,
             user,
             devices: BTreeSet::new(),
@@ -86,6 +89,7 @@ impl<'a> Tree<'a> {
 
     /// Makes a file appear. Directories must come before what is in them.
     pub(super) fn place(&mut self, file: &EmbeddedFile) -> Result<()> {
+        self.expect_wanted()?;
         let identity = file.checked()?;
         let path = path_of(&identity.path);
         let there = std::fs::symlink_metadata(path);
@@ -104,6 +108,13 @@ impl<'a> Tree<'a> {
                 Ok(())
             }
             _ => self.make(path, &Entry::Content(file)),
+        }
+    }
+
+    fn expect_wanted(&self) -> Result<()> {
+        match (self.stop)() {
+            true => Err(Error::Interrupted),
+            false => Ok(()),
         }
     }
 
@@ -194,6 +205,7 @@ impl<'a> Tree<'a> {
         mount::attach(made.as_fd(), old.as_fd()).attempt(laying)?;
         let to = own_path(made.as_fd());
         for name in entries {
+            self.expect_wanted()?;
             let showing = || format!("showing {}", path.join(&name).display());
             match show(&from, &to, &name) {
                 // It has been taken away since it was listed.
@@ -230,8 +242,8 @@ impl<'a> Tree<'a> {
             .open(place)
             .attempt(|| format!("making {text} in memory"))?;
         if file.content != 0 {
-            kept_file::fill(self.image, (file.content, identity.size), &made, &text)
-                .map_err(too_large)?;
+            let part = (file.content, identity.size);
+            kept_file::fill_unless(self.image, part, &made, &text, self.stop).map_err(too_large)?;
         } else {
             made.set_len(identity.size)
                 .attempt(|| format!("making {text} in memory"))?;
@@ -295,6 +307,7 @@ impl<'a> Tree<'a> {
         for (index, (file, place)) in over.iter().zip(&places).enumerate() {
             let path = path_of(&file.checked()?.path);
             let made = directory.join(index.to_string());
+            self.expect_wanted()?;
             self.fill(&made, file)?;
             let mounting = || format!("mounting the image's {} over the one here", path.display());
             let opened = open_place(&made, libc::O_NOFOLLOW).attempt(mounting)?;

@@ -416,9 +416,26 @@ pub(crate) fn fill(
     file: &File,
     text: &str,
 ) -> Result<()> {
+    fill_unless(image, (space, size), file, text, &|| false)
+}
+
+/// As [`fill`], unless it is told to stop.
+///
+/// # Errors
+/// As [`fill`], and [`Error::Interrupted`].
+pub(crate) fn fill_unless(
+    image: &SeekableImage,
+    (space, size): (u64, u64),
+    file: &File,
+    text: &str,
+    stop: &dyn Fn() -> bool,
+) -> Result<()> {
     file.set_len(size)
         .attempt(|| format!("{text}: giving it {size} bytes"))?;
     stored(image, (space, size), |offset, bytes| {
+        if stop() {
+            return Err(Error::Interrupted);
+        }
         file.write_all_at(bytes, offset)
             .attempt(|| format!("{text}: writing its content"))
     })
