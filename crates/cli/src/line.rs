@@ -509,10 +509,14 @@ mod tests {
         far.send(Kind::Ready, &()).unwrap();
         near.expect(Kind::Accepted).unwrap();
         assert!(matches!(near.expect_silence(), Err(Trouble::Nonsense(_))));
-        let (mut near, mut far) = pair(LONG);
+        let (mut near, far) = pair(LONG);
+        // It does not hear: who listens may be the first to have heard too much.
         let talking = std::thread::spawn(move || {
-            let talk = vec![0; LONGEST];
-            while far.send_bytes(Kind::Accepted, &talk).is_ok() {}
+            let mut talk = vec![Kind::Accepted as u8];
+            talk.extend((LONGEST as u32).to_le_bytes());
+            talk.resize(HEAD + LONGEST, 0);
+            let mut to = far.to;
+            while io::Write::write_all(&mut to, &talk).is_ok() {}
         });
         let outcome = loop {
             if let Err(trouble) = near.send_bytes(Kind::Offer, &[0; 1000]) {
