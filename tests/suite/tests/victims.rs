@@ -278,6 +278,7 @@ victims! {
     own_uts_namespace => Victim::new("own_uts_namespace");
     own_network_namespace_up => Victim::new("own_network_namespace").arguments(&["up"]);
     own_network_namespace_down => Victim::new("own_network_namespace").arguments(&["down"]);
+    own_network_sockets => Victim::new("own_network_sockets");
     own_user_namespace_ranges => Victim::new("own_user_namespace_ranges");
 
     static_bare => Victim::new("static_bare").options(BARE);

@@ -29,8 +29,8 @@ use crate::resource::{Level, Resource, Support};
 use crate::target::Target;
 use crate::{Error, Refusals, Result};
 
-pub(crate) use made::in_user_namespaces;
 use made::{MembershipRecord, NamespaceRecord};
+pub(crate) use made::{Whereabouts, in_user_namespaces, look_into_networks};
 use survey::{Subject, Survey};
 
 /// In which namespaces of its own the job lived, and what they showed it.
@@ -244,7 +244,7 @@ const SUPPORT: &[Support] = &[
         what: "Network namespaces that the job has made itself (unshare -n) without devices but lo",
         level: Level::Restored,
         how: "whether lo is up, and settings (/proc/sys/net) that were changed. Other devices, addresses, routes, rules of netfilter \
-              are refused, and so are sockets in such a namespace",
+              are refused, and so are sockets in such a namespace but for unix sockets",
     },
     Support {
         what: "Cgroup namespaces that the job has made itself (unshare -C)",

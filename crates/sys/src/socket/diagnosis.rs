@@ -42,13 +42,25 @@ pub struct UnixSocket {
 /// # Errors
 /// EPROTONOSUPPORT or ENOENT where the kernel has no such listing (CONFIG_UNIX_DIAG).
 pub fn unix_sockets() -> Result<Vec<UnixSocket>> {
+    list(&unix_request(), unix_socket)
+}
+
+/// The same, each as the kernel words it: for [`unix_socket`].
+///
+/// # Errors
+/// As [`unix_sockets`].
+pub fn unix_rows() -> Result<Vec<Vec<u8>>> {
+    list(&unix_request(), |row| Some(row.to_vec()))
+}
+
+fn unix_request() -> Vec<u8> {
     // struct unix_diag_req: family, protocol, padding, states, inode, what to show, cookie.
     let mut request = vec![libc::AF_UNIX as u8, 0, 0, 0];
     request.extend_from_slice(&u32::MAX.to_ne_bytes());
     request.extend_from_slice(&[0; 4]);
     request.extend_from_slice(&SHOW.to_ne_bytes());
     request.extend_from_slice(&[0; 8]);
-    list(&request, entry)
+    request
 }
 
 /// Asks for all sockets that a request is about; `entry` makes of each body what is wanted, or nothing of a damaged one.
@@ -64,8 +76,8 @@ fn list<T>(body: &[u8], entry: fn(&[u8]) -> Option<T>) -> Result<Vec<T>> {
     Ok(found)
 }
 
-/// One struct unix_diag_msg with its attributes.
-fn entry(body: &[u8]) -> Option<UnixSocket> {
+/// One struct unix_diag_msg with its attributes; nothing for a damaged one.
+pub fn unix_socket(body: &[u8]) -> Option<UnixSocket> {
     let mut found = UnixSocket {
         kind: *body.get(1)?,
         state: *body.get(2)?,
@@ -149,7 +161,7 @@ mod tests {
 
     #[test]
     fn damaged_answers_are_errors() {
-        assert!(entry(&[0; 15]).is_none());
-        assert!(entry(&[&[0; 16][..], &[40, 0, 2, 0]].concat()).is_none());
+        assert!(unix_socket(&[0; 15]).is_none());
+        assert!(unix_socket(&[&[0; 16][..], &[40, 0, 2, 0]].concat()).is_none());
     }
 }

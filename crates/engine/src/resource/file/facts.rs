@@ -552,7 +552,9 @@ impl<'a> Job<'a> {
 
     /// What the kernel lists of unix sockets, read once.
     pub fn listing(&self) -> &Listing {
-        self.listing.get_or_init(Listing::read)
+        let processes = || self.owners.iter().filter(|owner| !owner.is_flight());
+        let read = || Listing::read_all(processes().map(Owner::directory));
+        self.listing.get_or_init(read)
     }
 
     /// What the kernel lists of TCP, read once.

@@ -6,7 +6,7 @@
 //! directory of its own and moved into place, over the one that the job left behind.
 //!
 //! Refused: data on a connection that has not been accepted, which nobody can read; messages behind an error that was not told
-//! yet; sockets of other network namespaces. Not preserved: inode numbers, security labels, timestamps of messages that wait,
+//! yet; sockets of network namespaces that no process of the job is in, nor we. Not preserved: inode numbers, security labels, timestamps of messages that wait,
 //! supplementary groups of peers (SO_PEERGROUPS); the numbers of peers and senders that have ended in a pid namespace of the
 //! job's own, which nothing translates for us; empty messages in the middle of a queue that an earlier checkpoint has seen: the
 //! kernel shows them once. A restart that is killed may leave a directory `.cryo-sockets-…` beside a socket file.
@@ -230,6 +230,7 @@ fn record_of(
             .map_or(0, |listed| listed.shutdown.into()),
         queue: queue_of(facts, job)?,
         peer_credentials: peer_credentials(socket, job),
+        network: listing.network_of(socket),
         ..UnixSocket::default()
     };
     let link = match standing {
@@ -377,7 +378,7 @@ const SUPPORT: &[Support] = &[
     Support {
         what: "Unix sockets (stream, datagram, seqpacket): pairs, named, abstract, unlinked, listening with connections not accepted yet, half-closed, with peers that have gone",
         level: Level::Restored,
-        how: "with everything in their queues: message borders, sender addresses, descriptors in flight (SCM_RIGHTS, nested and in circles), the urgent byte; with their options",
+        how: "with everything in their queues: message borders, sender addresses, descriptors in flight (SCM_RIGHTS, nested and in circles), the urgent byte; with their options, and in network namespaces that the job has made itself",
     },
     Support {
         what: "Unix sockets: credentials of peers and senders (SO_PEERCRED, SCM_CREDENTIALS)",

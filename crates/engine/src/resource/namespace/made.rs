@@ -13,6 +13,7 @@ mod step;
 mod user;
 mod uts;
 mod visit;
+mod whereabouts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -34,8 +35,10 @@ use crate::resource::sharing::Shared;
 use crate::{Error, Refusals, Result};
 
 pub use network::Network;
+pub(crate) use network::look_into_networks;
 pub use user::IdMaps;
 pub use uts::HostNames;
+pub(crate) use whereabouts::Whereabouts;
 
 /// A namespace that the job has made itself.
 #[derive(Clone, PartialEq, prost::Message)]

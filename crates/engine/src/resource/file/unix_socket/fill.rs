@@ -124,6 +124,7 @@ impl Workshop<'_, '_> {
                 && message.from.is_some()
                 && other.is_bound()
                 && other.name == message.from
+                && other.is_known_in(socket.network)
         });
         if let Some(sender) = sender {
             let from = self.made(sender)?;
@@ -132,7 +133,8 @@ impl Workshop<'_, '_> {
         let process = self.process_of(socket);
         let from = match &message.from {
             Some(name) => {
-                let (fd, number, _) = self.ghost(process, socket.kind, Some(name))?;
+                let (fd, number, _) =
+                    self.ghost(process, (socket.kind, socket.network), Some(name))?;
                 self.close(process, &[number])?;
                 let own = own_address(fd.as_fd())?.unix_name();
                 if own.as_ref() != Some(name) {
@@ -143,7 +145,7 @@ impl Workshop<'_, '_> {
                 }
                 fd
             }
-            None => self.plain(process, socket.kind)?,
+            None => self.plain(process, socket.kind, socket.network)?,
         };
         enlarge(from.as_fd());
         self.send(from.as_fd(), Some(&to.address), message, 0, socket)
@@ -199,7 +201,8 @@ impl Workshop<'_, '_> {
                     const GOING: u64 = u64::MAX;
                     let process = self.process_of(socket);
                     let name = socket.peer_name.as_deref();
-                    let (_ghost, number, reach) = self.ghost(process, socket.kind, name)?;
+                    let (_ghost, number, reach) =
+                        self.ghost(process, (socket.kind, socket.network), name)?;
                     self.bound.insert(GOING, Bound::of(reach));
                     let to = self.reach(GOING)?;
                     socket::connect(self.made(socket)?, &to.address).attempt(what)?;

@@ -18,6 +18,7 @@ use super::socket_file::Place;
 use crate::error::Attempt;
 use crate::rebuild::{CloseOnExec, Rebuild};
 use crate::resource::file::{TARGET, raise_limit};
+use crate::resource::namespace::Whereabouts;
 use crate::{Error, Result};
 
 /// How many sockets one list of calls makes at most.
@@ -61,8 +62,8 @@ struct Connection<'r> {
     server: Option<Side<'r>>,
 }
 
-/// Who makes sockets of which kind, and who the kernel is to note.
-type Maker = (i32, i32, Option<Sender>);
+/// In which network namespace who makes sockets of which kind, and who the kernel is to note.
+type Maker = (u64, i32, i32, Option<Sender>);
 
 /// A pair to be made, by inode number; the second is none for a peer that has gone.
 type Pair = (u64, Option<u64>);
@@ -82,6 +83,7 @@ pub(super) struct Workshop<'r, 'a> {
     /// Sockets with a name of their own, by inode number.
     pub(super) bound: BTreeMap<u64, Bound>,
     pidfds: BTreeMap<i32, OwnedFd>,
+    networks: Whereabouts,
 }
 
 impl<'r, 'a> Workshop<'r, 'a> {
@@ -104,8 +106,10 @@ impl<'r, 'a> Workshop<'r, 'a> {
             }
         }
         processes.extend(placeholders.iter().map(|(_, pid)| *pid));
+        let networks = Whereabouts::of(rebuild)?;
         Ok(Self {
             rebuild,
+            networks,
             sockets,
             processes,
             placeholders,
@@ -131,7 +135,7 @@ impl<'r, 'a> Workshop<'r, 'a> {
             let alone = socket.link() == Link::Alone || socket.reconnect;
             if alone && !self.made.contains_key(&socket.inode) {
                 let process = self.process_of(socket);
-                let fd = self.plain(process, socket.kind)?;
+                let fd = self.plain(process, socket.kind, socket.network)?;
                 self.made.insert(socket.inode, fd);
             }
         }
@@ -142,7 +146,7 @@ impl<'r, 'a> Workshop<'r, 'a> {
         {
             if !self.made.contains_key(&socket.inode) {
                 let process = self.process_of(socket);
-                let fd = self.plain(process, socket.kind)?;
+                let fd = self.plain(process, socket.kind, socket.network)?;
                 self.made.insert(socket.inode, fd);
             }
         }
@@ -211,7 +215,39 @@ impl<'r, 'a> Workshop<'r, 'a> {
     }
 
     /// A socket without a name or a peer, which is left open in its process.
-    fn open_in(&mut self, process: i32, kind: i32) -> Result<(OwnedFd, u64)> {
+    fn open_in(&mut self, process: i32, kind: i32, network: u64) -> Result<(OwnedFd, u64)> {
+        if self.networks.is_in(process, network) {
+            return self.open_there(process, kind);
+        }
+        // It does not matter who makes it; who names it, listens or connects is told.
+        let made = match self.networks.member(network) {
+            _ if network == 0 => {
+                let made = cryonaut_sys::socket::socket(libc::AF_UNIX, kind, 0);
+                made.attempt(|| "making a socket".into())?
+            }
+            Some(member) => {
+                let (made, number) = self.open_there(member, kind)?;
+                self.close(member, &[number])?;
+                made
+            }
+            None => {
+                return Err(Error::Failed(format!(
+                    "the image is damaged: no process is in network namespace {network}"
+                )));
+            }
+        };
+        let given = self.put(process, made.as_fd())?;
+        let mut list = CallList::new();
+        let arguments = [given.into(), libc::F_DUPFD_CLOEXEC.into(), 0.into()];
+        let copy = list.call(libc::SYS_fcntl, &arguments);
+        list.call(libc::SYS_close, &[given.into()]);
+        let outcomes = self.rebuild.run(process, &list)?;
+        let number = result(&outcomes, copy, process, "being given a socket")?;
+        Ok((made, number))
+    }
+
+    /// A socket of the network namespace that a process is in, left open in it.
+    fn open_there(&mut self, process: i32, kind: i32) -> Result<(OwnedFd, u64)> {
         let mut list = CallList::new();
         let kind = kind | libc::SOCK_CLOEXEC;
         let arguments = [libc::AF_UNIX.into(), kind.into(), 0.into()];
@@ -222,8 +258,8 @@ impl<'r, 'a> Workshop<'r, 'a> {
     }
 
     /// A socket without a name or a peer.
-    pub(super) fn plain(&mut self, process: i32, kind: i32) -> Result<OwnedFd> {
-        let (fd, number) = self.open_in(process, kind)?;
+    pub(super) fn plain(&mut self, process: i32, kind: i32, network: u64) -> Result<OwnedFd> {
+        let (fd, number) = self.open_in(process, kind, network)?;
         self.close(process, &[number])?;
         Ok(fd)
     }
@@ -244,7 +280,7 @@ impl<'r, 'a> Workshop<'r, 'a> {
         let number = match self.made.get(&socket.inode) {
             Some(made) => self.put(process, made.as_fd())?,
             None => {
-                let (fd, number) = self.open_in(process, socket.kind)?;
+                let (fd, number) = self.open_in(process, socket.kind, socket.network)?;
                 self.made.insert(socket.inode, fd);
                 number
             }
@@ -270,7 +306,10 @@ impl<'r, 'a> Workshop<'r, 'a> {
         let mut clients = self.sockets.iter().filter(|client| match client.link() {
             Link::Waiting => client.peer == listener.inode,
             Link::Connected => self.by_inode.get(&client.peer).is_some_and(|server| {
-                server.accepted && server.name == listener.name && server.kind == listener.kind
+                server.accepted
+                    && server.name == listener.name
+                    && server.kind == listener.kind
+                    && listener.is_known_in(server.network)
             }),
             _ => false,
         });
@@ -331,10 +370,10 @@ impl<'r, 'a> Workshop<'r, 'a> {
     pub(super) fn ghost(
         &mut self,
         process: i32,
-        kind: i32,
+        (kind, network): (i32, u64),
         name: Option<&[u8]>,
     ) -> Result<(OwnedFd, u64, Reach)> {
-        let (fd, number) = self.open_in(process, kind)?;
+        let (fd, number) = self.open_in(process, kind, network)?;
         let name = name.unwrap_or_default();
         let reach = match self.name(process, number, name, None) {
             Err(_) if !is_path(name) => self.name(process, number, b"", None)?,
@@ -401,28 +440,24 @@ impl<'r, 'a> Workshop<'r, 'a> {
                 let told = socket.peer_credentials;
                 let process = self.maker(told.as_ref(), socket);
                 wanted
-                    .entry((process, socket.kind, told))
+                    .entry((socket.network, process, socket.kind, told))
                     .or_default()
                     .push((socket.inode, peer));
             }
         }
-        for ((process, kind, told), pairs) in wanted {
+        // Those of our own network namespace come first: not everybody who has left that gets back there.
+        for (maker, pairs) in wanted {
             for chunk in pairs.chunks(AT_ONCE) {
-                self.pairs(process, kind, told.as_ref(), chunk)?;
+                self.pairs(maker, chunk)?;
             }
         }
-        Ok(())
+        self.networks.settle(self.rebuild)
     }
 
-    fn pairs(
-        &mut self,
-        process: i32,
-        kind: i32,
-        told: Option<&Sender>,
-        wanted: &[Pair],
-    ) -> Result<()> {
+    fn pairs(&mut self, (network, process, kind, told): Maker, wanted: &[Pair]) -> Result<()> {
+        self.networks.lead(self.rebuild, process, network)?;
         let mut list = CallList::new();
-        let guise = Guise::put_on(&mut list, told, self.own_ids());
+        let guise = Guise::put_on(&mut list, told.as_ref(), self.own_ids());
         let calls: Vec<_> = wanted
             .iter()
             .map(|_| {
@@ -463,10 +498,13 @@ impl<'r, 'a> Workshop<'r, 'a> {
     fn make_connections(&mut self) -> Result<()> {
         let sockets = self.sockets;
         // By the name that was connected to, and the kind: accepted ones first, then those that wait, in their order.
-        let mut wanted: BTreeMap<(i32, Vec<u8>), Vec<Connection<'r>>> = BTreeMap::new();
+        let mut wanted: BTreeMap<(i32, Vec<u8>, u64), Vec<Connection<'r>>> = BTreeMap::new();
         let mut add = |kind: i32, name: &[u8], connection: Connection<'r>| {
+            let (Side::Socket(client) | Side::Ghost(client)) = connection.client;
+            // A path is the same from all network namespaces.
+            let network = if is_path(name) { 0 } else { client.network };
             wanted
-                .entry((kind, name.to_vec()))
+                .entry((kind, name.to_vec(), network))
                 .or_default()
                 .push(connection);
         };
@@ -514,8 +552,8 @@ impl<'r, 'a> Workshop<'r, 'a> {
                 add(listener.kind, name, connection);
             }
         }
-        for ((kind, name), connections) in wanted {
-            self.connect_all(kind, &name, &connections)?;
+        for ((kind, name, network), connections) in wanted {
+            self.connect_all((kind, network), &name, &connections)?;
         }
         Ok(())
     }
@@ -523,7 +561,7 @@ impl<'r, 'a> Workshop<'r, 'a> {
     /// Makes connections to one name: through the socket of the image that listens there, or through one that only serves.
     fn connect_all(
         &mut self,
-        kind: i32,
+        (kind, network): (i32, u64),
         name: &[u8],
         connections: &[Connection<'r>],
     ) -> Result<()> {
@@ -531,12 +569,13 @@ impl<'r, 'a> Workshop<'r, 'a> {
             socket.link() == Link::Listening
                 && socket.kind == kind
                 && socket.name.as_deref() == Some(name)
+                && socket.is_known_in(network)
         });
         let (inode, serving) = match listener {
             Some(listener) => (listener.inode, false),
             None => {
                 let first = &connections[0];
-                self.serve(kind, name, first)?;
+                self.serve((kind, network), name, first)?;
                 (SERVING, true)
             }
         };
@@ -553,10 +592,15 @@ impl<'r, 'a> Workshop<'r, 'a> {
     }
 
     /// Makes a socket that listens at a name only until its connections are made. One without a name gets any.
-    fn serve(&mut self, kind: i32, name: &[u8], first: &Connection<'r>) -> Result<()> {
+    fn serve(
+        &mut self,
+        (kind, network): (i32, u64),
+        name: &[u8],
+        first: &Connection<'r>,
+    ) -> Result<()> {
         let (Side::Socket(client) | Side::Ghost(client)) = first.client;
         let process = self.maker(client.peer_credentials.as_ref(), client);
-        let (fd, number, reach) = self.ghost(process, kind, Some(name))?;
+        let (fd, number, reach) = self.ghost(process, (kind, network), Some(name))?;
         self.made.insert(SERVING, fd);
         let held = Some((process, number));
         self.bound.insert(SERVING, Bound { held, reach });
@@ -594,11 +638,11 @@ impl<'r, 'a> Workshop<'r, 'a> {
         let (process, number, fd) = match (held, ghost_name) {
             (Some((process, number)), _) => (process, number, None),
             (None, Some(name)) => {
-                let (fd, number, _) = self.ghost(process, kind, Some(&name))?;
+                let (fd, number, _) = self.ghost(process, (kind, named.network), Some(&name))?;
                 (process, number, Some(fd))
             }
             (None, None) => {
-                let (fd, number) = self.open_in(process, kind)?;
+                let (fd, number) = self.open_in(process, kind, named.network)?;
                 (process, number, Some(fd))
             }
         };

@@ -130,6 +130,8 @@ fn check_name(
     };
     let file = match &socket.file {
         Some(file) => file,
+        // Made anew, it has no other sockets.
+        None if socket.network != 0 => return,
         None => {
             let mut all = listing.all();
             let taken = all.find(|other| {

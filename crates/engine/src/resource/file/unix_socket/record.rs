@@ -64,6 +64,9 @@ pub struct UnixSocket {
     /// Whether it is to be connected again to `peer_name`, which is outside the job.
     #[prost(bool, tag = "19")]
     pub reconnect: bool,
+    /// The network namespace that it belongs to, by its number, where the job has made that itself; otherwise 0.
+    #[prost(uint64, tag = "20")]
+    pub network: u64,
 }
 
 impl Record for UnixSocket {
@@ -161,6 +164,11 @@ impl UnixSocket {
             && peer.link() == Link::Connected
             && (self.peer, peer.peer) == (peer.inode, self.inode)
             && (self.name.is_none() || peer.name.is_none())
+    }
+
+    /// Whether its name has a meaning in this network namespace: an abstract one has only in its own.
+    pub fn is_known_in(&self, network: u64) -> bool {
+        self.network == network || self.name.as_deref().is_some_and(is_path)
     }
 
     /// Whether it has a name that it was given by bind(2) itself.

@@ -1,11 +1,16 @@
-//! How each unix socket stands to others: found in what the kernel lists of the whole network namespace (sock_diag(7)).
+//! How each unix socket stands to others: found in what the kernel lists of the whole network namespace
+//! (sock_diag(7)), and of those that the job has made itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::BorrowedFd;
 
+use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::socket::diagnosis::{self, UnixSocket as Listed};
+use cryonaut_sys::socket::namespace_cookie;
 
 use crate::resource::file::facts::{Description, Job};
 use crate::resource::file::socket::SocketFacts;
+use crate::resource::namespace::look_into_networks;
 
 /// TCP_LISTEN (include/net/tcp_states.h), which unix sockets use as well.
 const LISTENING: u8 = 10;
@@ -42,6 +47,8 @@ pub struct Listing {
     waiting: BTreeMap<u64, u64>,
     /// Kind and name of those that listen.
     listening: BTreeSet<(i32, Vec<u8>)>,
+    /// The network namespaces of the job's making: by the numbers that sockets tell of them (SO_NETNS_COOKIE), those of their inodes.
+    networks: BTreeMap<u64, u64>,
     trouble: Option<String>,
 }
 
@@ -51,19 +58,7 @@ impl Listing {
         match diagnosis::unix_sockets() {
             Ok(all) => {
                 let mut listing = Self::default();
-                for socket in all {
-                    let clients = socket.waiting.iter().filter(|client| **client != 0);
-                    listing
-                        .waiting
-                        .extend(clients.map(|client| (*client, socket.inode)));
-                    if socket.state == LISTENING {
-                        let name = socket.name.clone();
-                        listing.listening.insert((socket.kind.into(), name));
-                    }
-                    if socket.inode != 0 {
-                        listing.sockets.insert(socket.inode, socket);
-                    }
-                }
+                all.into_iter().for_each(|socket| listing.add(socket));
                 listing
             }
             Err(error) => Self {
@@ -73,6 +68,43 @@ impl Listing {
                 ..Self::default()
             },
         }
+    }
+
+    /// Asks the kernel, also in network namespaces that the job has made itself: those of these processes.
+    pub fn read_all<'a>(processes: impl Iterator<Item = &'a ProcessDirectory>) -> Self {
+        let mut listing = Self::read();
+        for network in look_into_networks(processes) {
+            listing.networks.insert(network.cookie, network.inode);
+            let rows = network.unix_sockets.iter();
+            rows.filter_map(|row| diagnosis::unix_socket(row))
+                .for_each(|socket| listing.add(socket));
+        }
+        listing
+    }
+
+    fn add(&mut self, socket: Listed) {
+        let clients = socket.waiting.iter().filter(|client| **client != 0);
+        self.waiting
+            .extend(clients.map(|client| (*client, socket.inode)));
+        if socket.state == LISTENING {
+            let name = socket.name.clone();
+            self.listening.insert((socket.kind.into(), name));
+        }
+        if socket.inode != 0 {
+            self.sockets.insert(socket.inode, socket);
+        }
+    }
+
+    /// The network namespace of the job's making that a socket belongs to, by its inode number; 0 for ours.
+    pub fn network_of(&self, socket: BorrowedFd<'_>) -> u64 {
+        if self.networks.is_empty() {
+            return 0;
+        }
+        let cookie = namespace_cookie(socket).ok();
+        cookie
+            .and_then(|cookie| self.networks.get(&cookie))
+            .copied()
+            .unwrap_or(0)
     }
 
     /// Whether a socket was bound to the file with this inode number, of which the kernel lists the lower half.

@@ -2,19 +2,24 @@
 //! (network_namespaces(7), /proc/sys/net).
 //!
 //! What else there may be, such as devices, addresses, routes, rules of netfilter, shows by comparison: a fresh namespace is given the
-//! same settings and the same state of its loopback device; what it lists must be what this one lists. Sockets in it are refused by
-//! those who know them.
+//! same settings and the same state of its loopback device; what it lists must be what this one lists. Sockets in it are the
+//! business of those who know them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use cryonaut_sys::socket::{device, netlink};
-use cryonaut_sys::spawn;
+use cryonaut_procfs::ProcessDirectory;
+use cryonaut_sys::socket::{device, diagnosis, namespace_cookie, netlink, socket};
 use cryonaut_sys::spawn::namespace as flag;
+use cryonaut_sys::{namespace, spawn};
 
-use super::damaged;
+use super::{damaged, visit};
 use crate::Result;
+use crate::error::Attempt;
 
 /// What a network namespace has that a fresh one has not.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -223,6 +228,64 @@ pub(super) fn look() -> io::Result<Network> {
         ))),
         None => Ok(network),
     }
+}
+
+/// A network namespace that some process lives in and we do not.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ForeignNetwork {
+    /// The number that sockets tell of it (SO_NETNS_COOKIE).
+    #[prost(uint64, tag = "1")]
+    pub(crate) cookie: u64,
+    /// Its inode number.
+    #[prost(uint64, tag = "2")]
+    pub(crate) inode: u64,
+    /// The unix sockets in it, as the kernel words them.
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub(crate) unix_sockets: Vec<Vec<u8>>,
+}
+
+/// Looks for sockets in the network namespaces of processes that are not ours. One that cannot be looked into is left out: its
+/// sockets are found nowhere then.
+pub(crate) fn look_into_networks<'a>(
+    processes: impl Iterator<Item = &'a ProcessDirectory>,
+) -> Vec<ForeignNetwork> {
+    let Ok(ours) = ProcessDirectory::open(spawn::own_pid()) else {
+        return Vec::new();
+    };
+    let mut seen: BTreeSet<u64> = ours.namespace("net").into_iter().collect();
+    let mut found = Vec::new();
+    for process in processes {
+        let Ok(inode) = process.namespace("net") else {
+            continue;
+        };
+        if !seen.insert(inode) {
+            continue;
+        }
+        let look_into = || -> Result<ForeignNetwork> {
+            let file = process.open_file("ns/net")?;
+            let what = || "finding whose a network namespace is".to_owned();
+            let around = File::from(namespace::owner(file.as_fd()).attempt(what)?);
+            let around_number = around.metadata().attempt(what)?.ino();
+            let way = if around_number == ours.namespace("user")? {
+                vec![&file]
+            } else {
+                vec![&around, &file]
+            };
+            let network = visit::visit(&way, look_for_sockets)?;
+            Ok(ForeignNetwork { inode, ..network })
+        };
+        found.extend(look_into());
+    }
+    found
+}
+
+fn look_for_sockets() -> io::Result<ForeignNetwork> {
+    let any = socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0)?;
+    Ok(ForeignNetwork {
+        cookie: namespace_cookie(any.as_fd())?,
+        inode: 0,
+        unix_sockets: diagnosis::unix_rows()?,
+    })
 }
 
 impl Network {

@@ -163,9 +163,16 @@ fn map_ids(rebuild: &mut Rebuild<'_>, (maker, around): (i32, u64), maps: &IdMaps
 }
 
 /// Has a process enter a namespace.
-fn enter(rebuild: &Rebuild<'_>, process: i32, object: u64) -> Result<()> {
+pub(super) fn enter(rebuild: &Rebuild<'_>, process: i32, object: u64) -> Result<()> {
     let number = give(rebuild, process, object)?;
     enter_given(rebuild, process, (object, number))
+}
+
+/// Leads a process into the network namespace where the job is started, which is ours. That takes capabilities there.
+pub(super) fn leave_network(rebuild: &Rebuild<'_>, process: i32) -> Result<()> {
+    let ours = ProcessDirectory::open(spawn::own_pid())?.open_file("ns/net")?;
+    let number = rebuild.give_spare(process, ours.as_fd())?;
+    enter_given(rebuild, process, (0, number))
 }
 
 /// Gives a process the descriptor of a namespace for a moment.
