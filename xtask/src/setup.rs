@@ -61,6 +61,9 @@ const PACKAGES: &[&str] = &[
     // A browser, in which the pages of `cryo show --html` are looked at, and letters for it.
     "chromium",
     "fonts-dejavu-core",
+    // Another machine: one that is reached by ssh.
+    "openssh-client",
+    "openssh-server",
     // Another machine, for another kernel.
     "qemu-system-x86",
     "busybox-static",
