@@ -49,6 +49,25 @@ const LIBRARY: [(&str, &str); 4] = [
     ),
 ];
 
+/// The libraries of BLCR: their packages, and their names.
+pub const BLCR_LIBRARIES: [(&str, &str); 3] = [
+    ("cryonaut-libcr", "libcr.so"),
+    ("cryonaut-libcr-run", "libcr_run.so"),
+    ("cryonaut-libcr-omit", "libcr_omit.so"),
+];
+
+/// Its commands, which `cryo` is by these names.
+const BLCR_COMMANDS: [&str; 4] = ["cr_run", "cr_checkpoint", "cr_restart", "cr_info"];
+
+/// Its headers.
+const BLCR_HEADERS: [&str; 5] = [
+    "libcr.h",
+    "blcr_common.h",
+    "blcr_errcodes.h",
+    "blcr_ioctl.h",
+    "blcr_proc.h",
+];
+
 /// What was made.
 #[derive(Debug)]
 pub struct Made {
@@ -82,11 +101,18 @@ pub fn make(profile: &str) -> Result<Made> {
     let binary = build("cryonaut-cli", profile, TARGET, "cryo")?;
     // This is for programs that have a C library of their own: the one of this machine, or a newer one.
     let library = build("cryonaut-libcryo", profile, HOST, "libcryo.so")?;
+    let of_blcr = BLCR_LIBRARIES.map(|(package, name)| build(package, profile, HOST, name));
     let directory = target_directory().join("dist");
     let files = directory.join(format!("cryo-{VERSION}-x86_64-linux"));
     remove(&files)?;
     gather(&binary, &files)?;
     gather_library(&library, &files)?;
+    for library in of_blcr {
+        let library = library?;
+        let bytes = fs::read(&library).map_err(at(&library))?;
+        put_blcr_library(&files.join("lib"), &file_name(&library), &bytes)?;
+    }
+    gather_blcr(&files)?;
     let tarball = pack(&directory, &files, &epoch)?;
     let package = if succeeds(program("dpkg-deb").arg("--version")) {
         Some(debian(&directory, &files, &epoch)?)
@@ -200,10 +226,35 @@ fn gather_library(library: &Path, files: &Path) -> Result {
     Ok(())
 }
 
+/// One of BLCR's libraries under the names that programs and compilers look for.
+fn put_blcr_library(directory: &Path, name: &str, bytes: &[u8]) -> Result {
+    put(&directory.join(format!("{name}.0")), bytes, 0o644)?;
+    link(&format!("{name}.0"), &directory.join(name))
+}
+
+/// Lays out the rest of what BLCR's users look for.
+fn gather_blcr(files: &Path) -> Result {
+    for name in BLCR_HEADERS {
+        let path = repository().join("crates/libcr/include").join(name);
+        let header = fs::read(&path).map_err(at(&path))?;
+        put(&files.join("include").join(name), &header, 0o644)?;
+    }
+    let path = repository().join("docs/blcr.md");
+    let document = fs::read(&path).map_err(at(&path))?;
+    put(&files.join("docs/blcr.md"), &document, 0o644)?;
+    for name in BLCR_COMMANDS {
+        link("cryo", &files.join(name))?;
+    }
+    Ok(())
+}
+
+fn link(to: &str, name: &Path) -> Result {
+    std::os::unix::fs::symlink(to, name).map_err(at(name))
+}
+
 /// The name that compilers look for.
 fn link_library(directory: &Path) -> Result {
-    let name = directory.join("libcryo.so");
-    std::os::unix::fs::symlink("libcryo.so.0", &name).map_err(at(&name))
+    link("libcryo.so.0", &directory.join("libcryo.so"))
 }
 
 /// Lays out what the tarball holds.
@@ -285,6 +336,18 @@ fn debian(directory: &Path, files: &Path, epoch: &str) -> Result<PathBuf> {
         copy(&files.join(name), place, 0o644)?;
     }
     link_library(&stage.join("usr/lib"))?;
+    for (_, name) in BLCR_LIBRARIES {
+        let built = files.join("lib").join(format!("{name}.0"));
+        let bytes = fs::read(&built).map_err(at(&built))?;
+        put_blcr_library(&stage.join("usr/lib"), name, &bytes)?;
+    }
+    for name in BLCR_HEADERS {
+        let from = files.join("include").join(name);
+        copy(&from, &format!("usr/include/{name}"), 0o644)?;
+    }
+    for name in BLCR_COMMANDS {
+        link("cryo", &stage.join("usr/bin").join(name))?;
+    }
     let documents = "usr/share/doc/cryonaut";
     for name in ["README.md", "SUPPORT.md", "LICENSES-OF-PARTS.txt"] {
         copy(&files.join(name), &format!("{documents}/{name}"), 0o644)?;

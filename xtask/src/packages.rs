@@ -47,6 +47,13 @@ fn check_tarball(tarball: &Path, place: &Path) -> Result {
         "include/cryo.h",
         "python/pyproject.toml",
         "docs/libcryo.md",
+        "lib/libcr.so",
+        "lib/libcr_run.so.0",
+        "lib/libcr_omit.so.0",
+        "include/libcr.h",
+        "include/blcr_common.h",
+        "docs/blcr.md",
+        "cr_checkpoint",
     ] {
         let path = files.join(name);
         let size = fs::metadata(&path).map_err(at(&path))?.len();
@@ -55,6 +62,11 @@ fn check_tarball(tarball: &Path, place: &Path) -> Result {
         }
     }
     check_program(&files.join("cryo"), place)?;
+    let version =
+        output(program(&files.join("cr_checkpoint").display().to_string()).arg("--version"))?;
+    if !version.starts_with("cr_checkpoint version") {
+        return Err(format!("cr_checkpoint says that it is {version:?}"));
+    }
     check_library(&files, &files.join("cryo"), place)
 }
 
@@ -107,6 +119,10 @@ fn check_package(package: &Path, place: &Path) -> Result {
         "-rw-r--r-- root/root ./usr/lib/libcryo.so.0",
         "-rw-r--r-- root/root ./usr/lib/pkgconfig/libcryo.pc",
         "-rw-r--r-- root/root ./usr/include/cryo.h",
+        "-rw-r--r-- root/root ./usr/lib/libcr.so.0",
+        "-rw-r--r-- root/root ./usr/lib/libcr_run.so.0",
+        "-rw-r--r-- root/root ./usr/lib/libcr_omit.so.0",
+        "-rw-r--r-- root/root ./usr/include/libcr.h",
         "-rw-r--r-- root/root ./usr/lib/python3/dist-packages/cryonaut/__init__.py",
     ] {
         if !contents.lines().any(|line| without_size(line) == wanted) {

@@ -144,7 +144,9 @@ fn run_tests(tally: &mut Tally, extent: Extent) {
     let _ = fs::remove_file(&noted);
     // The suite runs the command itself, which no test of another package has built.
     tally.step("build", || {
-        steps::run(cargo().args(["build", "-p", "cryonaut-cli", "-p", "cryonaut-libcryo"]))
+        let mut command = cargo();
+        command.args(["build", "-p", "cryonaut-cli", "-p", "cryonaut-libcryo"]);
+        steps::run(command.args(dist::BLCR_LIBRARIES.map(|(package, _)| format!("-p{package}"))))
     });
     let mut command = cargo();
     command

@@ -15,6 +15,7 @@ use cryonaut_sys::spawn::signal::ArrivedSignal;
 use cryonaut_sys::spawn::{self, Subreaper, WaitFor};
 use serde::Serialize;
 
+use crate::blcr::Ending;
 use crate::console::Console;
 use crate::exit::{Code, Failure};
 use crate::terminal::{self, User};
@@ -165,6 +166,7 @@ pub struct Foreground<'a> {
     sight: Option<Sight>,
     /// What keeps the terminal open, besides its holder.
     keeper: Option<ProcessIdentity>,
+    ending: Ending,
 }
 
 /// Where a job's terminal is shown, and how that ends.
@@ -230,7 +232,13 @@ impl<'a> Foreground<'a> {
             supervisor,
             sight: None,
             keeper: None,
+            ending: Ending::default(),
         })
+    }
+
+    /// Says how it is told how the job ended.
+    pub fn ends(&mut self, ending: Ending) {
+        self.ending = ending;
     }
 
     /// Has its terminal held, and shows it to the user.
@@ -336,7 +344,7 @@ impl<'a> Foreground<'a> {
             // A job that has ended leaves the list by itself at the next look.
             let _ = Registry::open().and_then(|registry| registry.remove(name));
         }
-        Ok(ended.exit_code())
+        Ok(self.ending.status(ended))
     }
 
     fn all_gone(&mut self) -> bool {

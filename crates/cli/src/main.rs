@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod apart;
+mod blcr;
 mod command;
 mod console;
 mod exit;
@@ -29,6 +30,15 @@ mod when;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(status) = blcr::main() {
+        return status;
+    }
+    prepare();
+    command::main()
+}
+
+/// What every command that handles jobs wants first.
+fn prepare() {
     // Now, while there is one thread: a job's descriptors pass through here.
     cryonaut_sys::descriptor::make_room(4096);
     // With capabilities of its file it may not be inspected, and what it bears not be traced. What it may do stays its own: who
@@ -36,5 +46,4 @@ fn main() -> ExitCode {
     if !cryonaut_sys::task::is_dumpable() {
         let _ = cryonaut_sys::spawn::allow_inspection();
     }
-    command::main()
 }

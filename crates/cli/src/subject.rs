@@ -30,6 +30,16 @@ pub struct ScopeArguments {
 }
 
 impl ScopeArguments {
+    /// As if this scope was asked for; a tree is what is usual.
+    pub fn of(scope: Scope) -> Self {
+        Self {
+            tree: false,
+            process: scope == Scope::Process,
+            group: scope == Scope::Group,
+            session: scope == Scope::Session,
+        }
+    }
+
     fn chosen(self) -> Option<Scope> {
         match self {
             ScopeArguments { tree: true, .. } => Some(Scope::Tree),

@@ -102,6 +102,9 @@ pub struct CheckpointReport {
     pub embedded: Vec<EmbeddedDescription>,
     /// What the user should know.
     pub remarks: Vec<String>,
+    /// The processes that are alive in the image, by their pids as we see them.
+    #[serde(skip)]
+    pub saved: Vec<i32>,
     /// How long the job stood still.
     pub still: Duration,
     /// How long it all took.
@@ -320,6 +323,7 @@ struct Extent {
     threads: usize,
     embedded: Vec<EmbeddedDescription>,
     remarks: Vec<String>,
+    saved: Vec<i32>,
 }
 
 impl Save<'_> {
@@ -364,6 +368,7 @@ impl Save<'_> {
             threads: frozen.alive().map(|process| process.tasks.len()).sum(),
             embedded: crate::show::embedded(&collection.records)?,
             remarks,
+            saved: frozen.alive().map(|process| process.pid).collect(),
         };
         let preamble = self.preamble(&collection, frozen.generation)?;
         let Collection {
@@ -438,7 +443,7 @@ impl Save<'_> {
             }
         }
         refusals.into_result()?;
-        self.target.left_out = left_out;
+        self.target.left_out.extend(left_out);
         self.target = self.target.again()?;
         if self.target.processes.is_empty() {
             return Err(Error::Usage(
@@ -465,7 +470,7 @@ impl Save<'_> {
             frozen.told = notified.pids();
             frozen.tracer = self.tracer;
             frozen.boards = participants::of_all(&frozen);
-            let boards = frozen.boards.values();
+            let boards = frozen.boards.values().flatten();
             let known = boards.map(|board| board.head.generation).max();
             frozen.generation = self.generation.max(known.unwrap_or(0));
             notified.check(&frozen)?;
@@ -518,6 +523,7 @@ impl Save<'_> {
             threads: extent.threads,
             embedded: extent.embedded,
             remarks: extent.remarks,
+            saved: extent.saved,
             bytes: summary.bytes,
             pages: summary.stored_pages,
             still,

@@ -24,6 +24,7 @@ use cryonaut_tracee::{
 };
 
 use crate::checkpoint::Tracer;
+use crate::dialogue::Dialogue;
 use crate::error::Attempt;
 use crate::guardian::{Guardian, present};
 use crate::notify::Notification;
@@ -214,7 +215,9 @@ pub struct Frozen {
     /// to say that they are ready.
     pub told: BTreeSet<i32>,
     /// What programs that take part say of themselves, by their pids as we see them.
-    pub(crate) boards: BTreeMap<i32, Board>,
+    pub(crate) boards: BTreeMap<i32, Vec<Board>>,
+    /// What is said to them, and what they say.
+    pub dialogue: Arc<Dialogue>,
     /// How many times the job was restarted before.
     pub generation: u64,
     /// Who traces it.
@@ -553,6 +556,7 @@ impl Hold {
             notification: target.notification,
             told: BTreeSet::new(),
             boards: BTreeMap::new(),
+            dialogue: Arc::clone(&target.dialogue),
             generation: 0,
             tracer: Tracer::default(),
             embedding: Arc::clone(&target.embedding),

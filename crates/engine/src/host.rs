@@ -94,6 +94,8 @@ pub struct Host {
     pub inherited: Option<Arc<BTreeMap<String, Inherited>>>,
     /// Paths of files that the image itself provides where this machine has none or others.
     pub provided: BTreeSet<Vec<u8>>,
+    /// Where the image comes from, for programs that ask: an absolute path, empty if it has none.
+    pub source: Vec<u8>,
     /// The session that a process started here is in.
     pub session: i32,
     /// The processes of this machine, as they were when they were first asked for ([`Host::processes`]).
@@ -138,6 +140,7 @@ impl Host {
             leaving: BTreeSet::new(),
             inherited: Some(Arc::default()),
             provided: BTreeSet::new(),
+            source: Vec::new(),
             session: own.stat()?.session,
             seen: OnceLock::new(),
         })

@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod collect;
 pub mod copy_in;
 pub mod copy_out;
+pub mod dialogue;
 mod error;
 pub mod extract;
 mod feeder;

@@ -126,6 +126,8 @@ pub struct Notified {
     participants: Participants,
     continued: Option<i32>,
     guardian: Option<Guardian>,
+    /// Over those that were taken in later.
+    more_guardians: Vec<Guardian>,
     remarks: Vec<String>,
 }
 
@@ -151,11 +153,13 @@ impl Notified {
 
     fn tell_with(participants: Participants, target: &Target, stop: &AtomicBool) -> Result<Self> {
         let Notification { notices, grace } = target.notification;
+        participants.refuse_busy()?;
         let mut notified = Self {
             told: Vec::new(),
             participants,
             continued: notices.continued,
             guardian: None,
+            more_guardians: Vec::new(),
             remarks: Vec::new(),
         };
         if target.suspension.is_some() {
@@ -171,7 +175,7 @@ impl Notified {
         let (told, continued) = (&notified.told, notices.continued);
         let participants = &notified.participants;
         notified.guardian = Some(Guardian::standing_by(|| {
-            participants.tell_when_untraced(Outcome::Failed);
+            participants.tell_when_untraced(Outcome::Failed, &|_| true);
             for process in told {
                 process.await_untraced();
             }
@@ -185,15 +189,33 @@ impl Notified {
             Duration::ZERO => GRACE,
             grace => grace,
         };
-        notified.await_ready(signal.unwrap_or(0), grace, stop)?;
+        let ready = notified.await_ready((signal.unwrap_or(0), grace), target, stop);
+        if ready.is_err() && target.dialogue.ends() {
+            // Before anybody is told otherwise.
+            kill_all(target);
+        }
+        ready?;
         Ok(notified)
     }
 
-    fn await_ready(&mut self, signal: i32, grace: Duration, stop: &AtomicBool) -> Result<()> {
+    fn await_ready(
+        &mut self,
+        (signal, grace): (i32, Duration),
+        target: &Target,
+        stop: &AtomicBool,
+    ) -> Result<()> {
         const LONGEST: Duration = Duration::from_millis(20);
         let start = Instant::now();
         let mut pause = Duration::from_millis(1);
         loop {
+            let new = self.participants.take_in_forwarded(target);
+            if !new.is_empty() {
+                let participants = &self.participants;
+                let is_new = |pid: i32| new.contains(&pid);
+                self.more_guardians.push(Guardian::standing_by(|| {
+                    participants.tell_when_untraced(Outcome::Failed, &is_new);
+                })?);
+            }
             let participants = self.participants.are_ready()?;
             if participants && self.told.iter().all(|process| process.is_ready(signal)) {
                 return Ok(());
@@ -231,7 +253,7 @@ impl Notified {
 
     /// Leaves them waiting for a *continue* that somebody else owes them from here on: who they are is noted.
     pub(crate) fn leave_waiting(mut self) {
-        if let Some(guardian) = self.guardian.take() {
+        for guardian in self.more_guardians.drain(..).chain(self.guardian.take()) {
             // One that cannot be told wakes them, which those who are held by then sleep through.
             let _ = guardian.dismiss();
         }
@@ -270,7 +292,9 @@ impl Notified {
                 go_on(&self.told, self.continued, afterwards);
             }
             // One that cannot be told does what has been done already.
-            let _ = guardian.dismiss();
+            for guardian in self.more_guardians.drain(..).chain([guardian]) {
+                let _ = guardian.dismiss();
+            }
         }
     }
 }
@@ -296,6 +320,17 @@ fn to_be_told(target: &Target, signal: i32) -> Vec<Told> {
         told.retain(|process| process.catches(signal));
     }
     told
+}
+
+/// Ends the whole job, as BLCR does for one that says of itself that it can never be checkpointed.
+fn kill_all(target: &Target) {
+    let known = target.again();
+    let target = known.as_ref().unwrap_or(target);
+    for process in &target.processes {
+        // An error only means that it has ended.
+        let _ = pidfd::open(process.pid)
+            .and_then(|process| pidfd::send_signal(process.as_fd(), libc::SIGKILL));
+    }
 }
 
 /// Tells processes that were left waiting that life goes on, and wakes them.

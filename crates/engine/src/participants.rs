@@ -5,19 +5,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cryonaut_participant::board::{
-    GENERATION, HEAD, LEASE, OUTCOME, Outcome, REQUEST, SIZE, Snapshot, State, omissions,
+    DETAILS, FORWARD_ERROR, FORWARDED, GENERATION, HEAD, LEASE, OPENS_SOCKETS, OUTCOME, Outcome,
+    PLACE_OFFSET, REQUEST, SIZE, Snapshot, State, VERDICT, omissions,
 };
 use cryonaut_procfs::{Area, AreaName, ProcessDirectory};
 use cryonaut_sys::task;
 
+use crate::dialogue::{Customs, Details, Dialogue, code};
 use crate::error::Attempt;
 use crate::freeze::{Frozen, FrozenProcess};
 use crate::notify::catches;
-use crate::target::{Target, TargetProcess};
+use crate::target::{Scope, Target, TargetProcess};
 use crate::{Error, Refusal, Refusals, Result};
 
 /// What a frozen process says of itself.
@@ -47,9 +50,9 @@ fn find<'a>(
     inner: i32,
     areas: impl Iterator<Item = &'a Area>,
     read: impl Fn(u64, &mut [u8]) -> bool,
-) -> Option<Board> {
+) -> Vec<Board> {
     let mut bytes = vec![0; SIZE];
-    areas.filter(|area| is_candidate(area)).find_map(|area| {
+    let boards = areas.filter(|area| is_candidate(area)).filter_map(|area| {
         read(area.start, &mut bytes).then_some(())?;
         let head = Snapshot::read(&bytes, area.start)?;
         let (ranges, descriptors) = omissions(&bytes);
@@ -58,44 +61,79 @@ fn find<'a>(
             ranges,
             descriptors: descriptors.into_iter().collect(),
         })
-    })
+    });
+    boards.collect()
 }
 
-/// The board of a process that runs; none if it has none, or cannot be read.
-pub(crate) fn of_running(process: &TargetProcess) -> Option<Board> {
+/// The boards of a process that runs, of which each library has its own; none if it has none, or cannot be read.
+pub(crate) fn of_running(process: &TargetProcess) -> Vec<Board> {
     if process.is_zombie() {
-        return None;
+        return Vec::new();
     }
-    let areas = process.directory.maps().ok()?;
+    let areas = process.directory.maps().unwrap_or_default();
     if !areas.iter().any(is_candidate) {
-        return None;
+        return Vec::new();
     }
-    let memory = process.directory.open_file("mem").ok()?;
+    let Ok(memory) = process.directory.open_file("mem") else {
+        return Vec::new();
+    };
     find(process.inner_pid(), areas.iter(), |address, bytes| {
         memory.read_exact_at(bytes, address).is_ok()
     })
 }
 
-/// The board of a frozen process.
-pub(crate) fn of_frozen(process: &FrozenProcess) -> Option<Board> {
+/// The boards of a frozen process.
+fn of_frozen(process: &FrozenProcess) -> Vec<Board> {
     let areas = process.areas.iter().map(|area| &area.area);
     find(process.inner, areas, |address, bytes| {
         process.read(address, bytes).is_ok()
     })
 }
 
-/// Whether any process of a job that runs is to be told of checkpoints.
-pub(crate) fn are_in(target: &Target) -> bool {
-    let mut boards = target.processes.iter().filter_map(of_running);
-    boards.any(|board| board.head.wants_notice)
+/// Whether any process of a job that runs is to be told of checkpoints, or left out of them.
+pub fn are_in(target: &Target) -> bool {
+    let mut boards = target.processes.iter().flat_map(of_running);
+    boards.any(|board| board.head.wants_notice() || board.head.wants_out())
 }
 
 /// The boards of all processes of a frozen job, by their pids as we see them.
-pub(crate) fn of_all(frozen: &Frozen) -> BTreeMap<i32, Board> {
+pub(crate) fn of_all(frozen: &Frozen) -> BTreeMap<i32, Vec<Board>> {
     let boards = frozen
         .alive()
-        .filter_map(|process| Some((process.pid, of_frozen(process)?)));
+        .map(|process| (process.pid, of_frozen(process)))
+        .filter(|(_, boards)| !boards.is_empty());
     boards.collect()
+}
+
+/// The descriptors of a process with these boards that are not saved: it opens them again itself, or the image is written there.
+pub(crate) fn omitted(
+    boards: &[Board],
+    directory: &ProcessDirectory,
+    dialogue: &Dialogue,
+) -> BTreeSet<i32> {
+    let marked = boards.iter().flat_map(|board| &board.descriptors);
+    let mut numbers: BTreeSet<i32> = marked.copied().collect();
+    let opens_sockets = boards
+        .iter()
+        .any(|board| board.head.wishes & OPENS_SOCKETS != 0);
+    if opens_sockets && dialogue.customs == Customs::Blcr {
+        let is_socket = |number: &i32| {
+            let link = directory.descriptor_link(*number);
+            link.is_ok_and(|link| link.starts_with(b"socket:"))
+        };
+        let all = directory.descriptors().unwrap_or_default();
+        numbers.extend(all.into_iter().filter(is_socket));
+    }
+    if let Some(destination) = dialogue.destination {
+        let leads_there = |number: &i32| {
+            let path = format!("/proc/{}/fd/{number}", directory.pid());
+            let status = std::fs::metadata(path);
+            status.is_ok_and(|status| (status.dev(), status.ino()) == destination)
+        };
+        let all = directory.descriptors().unwrap_or_default();
+        numbers.extend(all.into_iter().filter(leads_there));
+    }
+    numbers
 }
 
 /// A process that is asked.
@@ -125,9 +163,15 @@ enum Standing {
 }
 
 impl Participant {
-    fn of(process: &TargetProcess) -> Option<Self> {
-        let board = of_running(process)?;
-        if !board.head.wants_notice {
+    fn of(process: &TargetProcess) -> Vec<Self> {
+        let boards = of_running(process).into_iter();
+        boards
+            .filter_map(|board| Self::with(process, board))
+            .collect()
+    }
+
+    fn with(process: &TargetProcess, board: Board) -> Option<Self> {
+        if !board.head.wants_notice() {
             return None;
         }
         // Our own way in, which stays with this program even if its pid goes to another.
@@ -170,9 +214,9 @@ impl Participant {
         }
     }
 
-    fn ask(&mut self, request: u32) {
-        let asked = self
-            .write(OUTCOME, Outcome::Pending as u32)
+    fn ask(&mut self, request: u32, details: &Details) {
+        let asked = write_details(&self.memory, self.head.address, details)
+            .and_then(|()| self.write(OUTCOME, Outcome::Pending as u32))
             .and_then(|()| self.write(REQUEST, request));
         self.asked = asked.is_ok();
         self.wake();
@@ -187,10 +231,37 @@ impl Participant {
     }
 
     /// Tells it how this request ended; not if it is another one's request that it is busy with.
-    fn tell(&self, request: u32, outcome: Outcome) {
-        if self.last_request() == Some(request) && self.write(OUTCOME, outcome as u32).is_ok() {
+    fn tell(&self, request: u32, outcome: Outcome, cause: u32) {
+        if self.last_request() != Some(request) {
+            return;
+        }
+        let told = self
+            .write(VERDICT, cause)
+            .and_then(|()| self.write(OUTCOME, outcome as u32));
+        if told.is_ok() {
             self.wake();
         }
+    }
+
+    /// Whether it has part in another checkpoint.
+    fn is_busy(&self) -> bool {
+        self.look().is_some_and(|now| {
+            now.state != State::Idle || self.last_request() != Some(now.answered)
+        })
+    }
+
+    /// What it wants to have taken in as well, if it waits for that.
+    fn forward(&self) -> Option<(u32, i32, u32)> {
+        let now = self.look().filter(|_| self.asked)?;
+        let (asked, done) = now.forwards;
+        (asked != done).then_some((now.forward.0, now.forward.1, asked))
+    }
+
+    /// Answers that.
+    fn answer_forward(&self, number: u32, error: i32) {
+        let _ = self
+            .write(FORWARD_ERROR, error as u32)
+            .and_then(|()| self.write(FORWARDED, number));
     }
 
     fn refusal(&self, object: String, reason: String, remedy: &str) -> Refusal {
@@ -209,13 +280,19 @@ impl Participant {
     }
 
     /// Where it stands; asks it as soon as it has finished what another asked.
-    fn advance(&mut self, request: u32) -> Standing {
+    fn advance(&mut self, request: u32, dialogue: &Dialogue) -> Standing {
         let Some(now) = self.look().filter(|_| !self.has_ended()) else {
-            return self.end();
+            return match dialogue.customs {
+                Customs::Own => self.end(),
+                // It is no part of the job any more.
+                Customs::Blcr => Standing::Ready,
+            };
         };
         if !self.asked {
             match now.state {
-                State::Idle if self.last_request() == Some(now.answered) => self.ask(request),
+                State::Idle if self.last_request() == Some(now.answered) => {
+                    self.ask(request, &dialogue.details);
+                }
                 // It has not seen yet what another asked, and must not be taken away from that.
                 State::Idle => self.wake(),
                 _ => {}
@@ -227,6 +304,15 @@ impl Participant {
         }
         self.last = now.state;
         self.callback.clone_from(&now.name);
+        match now.state {
+            State::Later | State::Never if now.code != 0 => dialogue.note(now.code),
+            State::Later => dialogue.note(code::LATER),
+            State::Never => dialogue.note(code::NEVER),
+            _ => {}
+        }
+        if now.state == State::Never {
+            dialogue.end();
+        }
         let reason = |otherwise: &str| match now.reason.as_str() {
             "" => otherwise.to_owned(),
             reason => reason.to_owned(),
@@ -329,17 +415,115 @@ fn waiter(process: &TargetProcess, inner: i32) -> Option<i32> {
 #[derive(Debug, Default)]
 pub(crate) struct Participants {
     all: Vec<Participant>,
+    /// Those that are left out without being asked, by their pids as we see them.
+    out: BTreeSet<i32>,
     request: u32,
+    dialogue: Arc<Dialogue>,
 }
 
 impl Participants {
     /// Finds those of the job that are to be told; asks nothing yet.
     pub fn of(target: &Target) -> Self {
-        let all = target.processes.iter().filter_map(Participant::of);
-        Self {
-            all: all.collect(),
+        let mut found = Self {
+            all: Vec::new(),
+            out: BTreeSet::new(),
             request: unique(),
+            dialogue: Arc::clone(&target.dialogue),
+        };
+        found.add(&target.processes);
+        found
+    }
+
+    fn add(&mut self, processes: &[TargetProcess]) {
+        for process in processes {
+            let wants_out = |board: &Board| board.head.wants_out();
+            if of_running(process).iter().any(wants_out) {
+                self.out.insert(process.pid);
+            } else {
+                self.all.extend(Participant::of(process));
+            }
         }
+    }
+
+    /// Refuses those that have part in another checkpoint, where these are not waited for.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn refuse_busy(&self) -> Result<()> {
+        if self.dialogue.customs != Customs::Blcr {
+            return Ok(());
+        }
+        let mut refusals = Refusals::default();
+        for participant in self.all.iter().filter(|one| one.is_busy()) {
+            self.dialogue.note(libc::EBUSY as u32);
+            refusals.push(participant.refusal(
+                "its part in checkpoints".into(),
+                "another checkpoint of it is being made".into(),
+                "try again when that is over",
+            ));
+        }
+        refusals.into_result()
+    }
+
+    /// Takes in what participants want to have saved too; gives those among it that are to be told as well.
+    pub fn take_in_forwarded(&mut self, target: &Target) -> Vec<i32> {
+        let wanted: Vec<_> = self
+            .all
+            .iter()
+            .enumerate()
+            .filter_map(|(index, one)| Some((index, one.forward()?)))
+            .collect();
+        let mut new = Vec::new();
+        for (index, (scope, named, number)) in wanted {
+            let error = match self.take_in(target, index, (scope, named)) {
+                Ok(pids) => {
+                    new.extend(pids);
+                    0
+                }
+                Err(error) => error,
+            };
+            self.all[index].answer_forward(number, error);
+        }
+        new
+    }
+
+    /// Takes in one scope; gives the pids of its participants, or an error number.
+    fn take_in(
+        &mut self,
+        target: &Target,
+        asker: usize,
+        (scope, named): (u32, i32),
+    ) -> std::result::Result<Vec<i32>, i32> {
+        let asker = &self.all[asker];
+        let (named, scope) = scope_of(scope, outer(asker, named)?)?;
+        let found = Target::find(named, scope).map_err(|error| match error {
+            Error::NotPermitted(..) => libc::EPERM,
+            _ => libc::ESRCH,
+        })?;
+        if found.processes.iter().any(|one| one.seclusion().is_some()) {
+            return Err(libc::EPERM);
+        }
+        let known = target.pids();
+        let mut more = Self {
+            dialogue: Arc::clone(&self.dialogue),
+            ..Self::default()
+        };
+        let is_new = |process: &TargetProcess| {
+            !known.contains(&process.pid) && self.all.iter().all(|one| one.pid != process.pid)
+        };
+        let new: Vec<_> = found.processes.into_iter().filter(is_new).collect();
+        more.add(&new);
+        if more.all.iter().any(Participant::is_busy) {
+            return Err(libc::EBUSY);
+        }
+        self.dialogue.taken_in().push((named, scope));
+        self.out.extend(more.out);
+        let pids = more.all.iter().map(|one| one.pid).collect();
+        for mut participant in more.all {
+            participant.advance(self.request, &self.dialogue);
+            self.all.push(participant);
+        }
+        Ok(pids)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -365,7 +549,7 @@ impl Participants {
     /// Asks all to get ready.
     pub fn ask(&mut self) {
         for participant in &mut self.all {
-            participant.advance(self.request);
+            participant.advance(self.request, &self.dialogue);
         }
     }
 
@@ -378,7 +562,7 @@ impl Participants {
         let mut refusals = Refusals::default();
         for participant in &mut self.all {
             let _ = participant.write(LEASE, unique());
-            match participant.advance(self.request) {
+            match participant.advance(self.request, &self.dialogue) {
                 Standing::Busy => ready = false,
                 Standing::Ready => {}
                 Standing::Refused(refusal) => refusals.push(refusal),
@@ -395,8 +579,11 @@ impl Participants {
     pub fn refuse_late(&mut self, grace: Duration) -> Result<()> {
         let mut refusals = Refusals::default();
         for participant in &mut self.all {
-            match participant.advance(self.request) {
-                Standing::Busy => refusals.push(participant.lateness(grace)),
+            match participant.advance(self.request, &self.dialogue) {
+                Standing::Busy => {
+                    self.dialogue.note(libc::ETIMEDOUT as u32);
+                    refusals.push(participant.lateness(grace));
+                }
                 Standing::Refused(refusal) => refusals.push(refusal),
                 Standing::Ready => {}
             }
@@ -410,7 +597,8 @@ impl Participants {
             .all
             .iter()
             .filter(|participant| participant.last == State::LeftOut);
-        wanted.map(|participant| participant.pid).collect()
+        let wanted = wanted.map(|participant| participant.pid);
+        wanted.chain(self.out.iter().copied()).collect()
     }
 
     /// That the frozen job is what was made ready: all that are to be told of checkpoints were told of this one, and are still at
@@ -431,18 +619,20 @@ impl Participants {
                 );
             }
         }
-        for (pid, board) in &frozen.boards {
+        let boards = frozen.boards.iter();
+        let boards = boards.flat_map(|(pid, boards)| boards.iter().map(move |board| (pid, board)));
+        for (pid, board) in boards {
             let head = &board.head;
             let stands = self.all.iter().any(|known| known.pid == *pid)
                 && head.answered == self.request
                 && head.state == State::Ready;
-            if head.wants_notice && !stands {
+            if head.wants_notice() && !stands || head.wants_out() {
                 let name = frozen.processes.iter().find(|process| process.pid == *pid);
                 let name = name.map(FrozenProcess::name).unwrap_or_default();
                 refusals.add(
                     (*pid, &*name),
                     "its callbacks",
-                    "it began to take part, or gave up waiting, while the checkpoint was being made",
+                    "it began to take part, or to leave itself out, or gave up waiting, while the checkpoint was being made",
                     "try again",
                 );
             }
@@ -454,7 +644,7 @@ impl Participants {
     pub fn tell_left_out(&self, outcome: Outcome) {
         for participant in &self.all {
             if participant.last == State::LeftOut {
-                participant.tell(self.request, outcome);
+                participant.tell(self.request, outcome, self.dialogue.code());
             }
         }
     }
@@ -462,15 +652,15 @@ impl Participants {
     /// Tells all how it ended.
     pub fn tell(&self, outcome: Outcome) {
         for participant in &self.all {
-            participant.tell(self.request, outcome);
+            participant.tell(self.request, outcome, self.dialogue.code());
         }
     }
 
     /// The same, for one whose own death may have cost it its ways in: once nobody traces them any more.
-    pub fn tell_when_untraced(&self, outcome: Outcome) {
+    pub fn tell_when_untraced(&self, outcome: Outcome, whom: &dyn Fn(i32) -> bool) {
         const PATIENCE: Duration = Duration::from_secs(10);
         let start = Instant::now();
-        for participant in &self.all {
+        for participant in self.all.iter().filter(|one| whom(one.pid)) {
             let traced = || {
                 let status = participant.directory.status();
                 status.is_ok_and(|status| status.tracer_pid != 0)
@@ -478,9 +668,61 @@ impl Participants {
             while traced() && start.elapsed() < PATIENCE {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            participant.tell(self.request, outcome);
+            participant.tell(self.request, outcome, self.dialogue.code());
         }
     }
+}
+
+/// What BLCR's numbers of scopes mean: the scope, and a process to find it by; or an error number.
+///
+/// # Errors
+/// EINVAL for no such scope, ESRCH where there is nobody in it.
+pub fn scope_of(scope: u32, named: i32) -> std::result::Result<(i32, Scope), i32> {
+    let member = |belongs: &dyn Fn(&cryonaut_procfs::stat::Stat) -> bool| {
+        let all = cryonaut_procfs::system::all_stats().map_err(|_| libc::ESRCH)?;
+        let found = all.into_iter().find(belongs);
+        found.map(|stat| stat.pid).ok_or(libc::ESRCH)
+    };
+    if named <= 0 {
+        return Err(libc::ESRCH);
+    }
+    // Any thread stands for its process.
+    let process = || {
+        let directory = ProcessDirectory::open(named).map_err(|_| libc::ESRCH)?;
+        directory
+            .status()
+            .map(|status| status.tgid)
+            .map_err(|_| libc::ESRCH)
+    };
+    match scope {
+        0 => Ok((process()?, Scope::Process)),
+        1 => Ok((member(&|stat| stat.pgrp == named)?, Scope::Group)),
+        2 => Ok((member(&|stat| stat.session == named)?, Scope::Session)),
+        3 => Ok((process()?, Scope::Tree)),
+        _ => Err(libc::EINVAL),
+    }
+}
+
+/// The process that a participant calls `inner`, as we see it.
+fn outer(participant: &Participant, inner: i32) -> std::result::Result<i32, i32> {
+    if participant.head.process == participant.pid {
+        return Ok(inner);
+    }
+    let namespace = participant.directory.namespace("pid").ok();
+    let is_meant = |pid: &i32| {
+        let process = TargetProcess::read(*pid);
+        process.is_ok_and(|process| {
+            process.inner_pid() == inner && process.directory.namespace("pid").ok() == namespace
+        })
+    };
+    let all = cryonaut_procfs::system::all_pids().map_err(|_| libc::ESRCH)?;
+    all.into_iter().find(is_meant).ok_or(libc::ESRCH)
+}
+
+fn write_details(memory: &File, board: u64, details: &Details) -> std::io::Result<()> {
+    let (numbers, place) = details.bytes();
+    memory.write_all_at(&numbers, board + DETAILS as u64)?;
+    memory.write_all_at(&place, board + PLACE_OFFSET as u64)
 }
 
 /// A number that differs from those that other calls gave, here and in other processes; never 0.
@@ -490,17 +732,40 @@ fn unique() -> u32 {
     (mixed as u32).max(1)
 }
 
+/// Waits until the callbacks of all participants have come back after a checkpoint or a restart, for so long at most. Gives the error
+/// number that one of them has failed with; 0 if all is well.
+pub fn await_finished(target: &Target, limit: Duration) -> u32 {
+    const PAUSE: Duration = Duration::from_millis(2);
+    let start = Instant::now();
+    let mut failed = 0;
+    for participant in target.processes.iter().flat_map(Participant::of) {
+        // Who has ended has nothing more to say.
+        while let Some(now) = participant.look().filter(|_| !participant.has_ended()) {
+            let answered = participant.last_request() == Some(now.answered);
+            if now.state == State::Idle && answered {
+                failed = failed.max(now.code);
+                break;
+            }
+            if start.elapsed() > limit {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+    failed
+}
+
 /// Tells a process in its new life where it is: writes to its board in a process being rebuilt.
 ///
 /// # Errors
 /// When the memory is not there.
-pub(crate) fn announce(pid: i32, board: u64, generation: u64) -> Result<()> {
+pub(crate) fn announce(pid: i32, board: u64, generation: u64, details: &Details) -> Result<()> {
     let path = format!("/proc/{pid}/mem");
     let what = || format!("process {pid}: telling it of its new life");
     let memory = File::options().write(true).open(path).attempt(what)?;
     let at = |offset: usize| board + offset as u64;
-    memory
-        .write_all_at(&generation.to_ne_bytes(), at(GENERATION))
+    write_details(&memory, board, details)
+        .and_then(|()| memory.write_all_at(&generation.to_ne_bytes(), at(GENERATION)))
         .and_then(|()| {
             let outcome = Outcome::Restarted as u32;
             memory.write_all_at(&outcome.to_ne_bytes(), at(OUTCOME))

@@ -79,6 +79,8 @@ pub struct RestartRequest {
     pub provided: BTreeSet<Vec<u8>>,
     /// What the calling process has entered, if it has ([`view::enter`]).
     pub view: Option<View>,
+    /// Where the image comes from, for programs that ask: an absolute path, empty if it has none.
+    pub source: Vec<u8>,
 }
 
 impl RestartRequest {
@@ -90,6 +92,7 @@ impl RestartRequest {
             clamp_limits: self.clamp_limits,
             leaving: self.leaving.clone(),
             provided: self.provided.clone(),
+            source: self.source.clone(),
             ..Host::look(shares_pids, self.changed)?
         })
     }

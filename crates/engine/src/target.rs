@@ -12,6 +12,7 @@ use cryonaut_procfs::{ProcError, ProcessDirectory};
 use cryonaut_sys::pidfd;
 use cryonaut_sys::terminal::pseudo::session_of;
 
+use crate::dialogue::Dialogue;
 use crate::notify::Notification;
 use crate::reference::Hashing;
 use crate::resource::embedded::Embedding;
@@ -220,6 +221,8 @@ pub struct Target {
     pub suspension: Option<Suspension>,
     /// Processes in scope that are no part of it: they wanted that.
     pub left_out: BTreeSet<i32>,
+    /// What is said to programs that take part, and what they say.
+    pub dialogue: Arc<Dialogue>,
 }
 
 impl Target {
@@ -321,6 +324,7 @@ impl Target {
             embedding: Arc::default(),
             suspension: None,
             left_out: BTreeSet::new(),
+            dialogue: Arc::default(),
         })
     }
 
@@ -331,6 +335,9 @@ impl Target {
     pub fn again(&self) -> Result<Self> {
         self.expect_same()?;
         let mut found = Self::find(self.named, self.scope)?;
+        for (named, scope) in self.dialogue.taken_in().iter() {
+            found.take_in(*named, *scope);
+        }
         found
             .processes
             .retain(|process| !self.left_out.contains(&process.pid));
@@ -342,8 +349,20 @@ impl Target {
             embedding: Arc::clone(&self.embedding),
             suspension: self.suspension.clone(),
             left_out: self.left_out.clone(),
+            dialogue: Arc::clone(&self.dialogue),
             ..found
         })
+    }
+
+    /// Adds the processes around another one. Those that have ended, or cannot be looked at any more, are not missed.
+    fn take_in(&mut self, named: i32, scope: Scope) {
+        let Ok(other) = Self::find(named, scope) else {
+            return;
+        };
+        let own = std::mem::take(&mut self.processes);
+        let all = other.processes.into_iter().chain(own);
+        let all = all.map(|process| (process.pid, process));
+        self.processes = parents_first(all.collect());
     }
 
     /// The process that was named, as no later one is.
@@ -400,6 +419,14 @@ impl Target {
                 .map(|process| process.pid)
                 .collect(),
         };
+        for (named, scope) in self.dialogue.taken_in().iter() {
+            // Who has ended is not missed.
+            if let Ok(other) = Self::find(*named, *scope) {
+                pids.extend(other.pids());
+            }
+        }
+        pids.sort_unstable();
+        pids.dedup();
         pids.retain(|&pid| !is_own(pid) && !self.left_out.contains(&pid));
         Ok(pids)
     }

@@ -88,6 +88,28 @@ impl Outcome {
 
 /// The bit of [`Board::wishes`] of one that is to be told of checkpoints.
 pub const WANTS_NOTICE: u32 = 1;
+/// The bit of [`Board::wishes`] of one that is left out of all checkpoints, and need not be told of any.
+pub const WANTS_OUT: u32 = 2;
+/// The bit of [`Board::wishes`] of one that opens its sockets again itself, as programs written for BLCR do: where the checkpoint
+/// is made by the commands of that name, it is made without them.
+pub const OPENS_SOCKETS: u32 = 4;
+/// Longest path of an image that is told, with its final zero.
+pub const PLACE: usize = 3072;
+
+/// What `cryo` says of a checkpoint, or of a restart, beside that it is made. Numbers of which nothing is known are 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Details {
+    /// The process that makes it, as it is known outside.
+    pub maker: u32,
+    /// The number of its scope as BLCR has it (0 process, 1 group, 2 session, 3 tree).
+    pub scope: u32,
+    /// The process, group or session that was named.
+    pub named: u32,
+    /// The signal that the processes get when it is over.
+    pub signal: u32,
+    /// Where the image goes, or comes from: an absolute path; empty for one that has none.
+    pub place: Vec<u8>,
+}
 
 /// The board as it lies in memory.
 #[repr(C)]
@@ -116,12 +138,28 @@ pub struct Board {
     pub generation: AtomicU64,
     /// Changed by `cryo` as long as it is there.
     pub lease: AtomicU32,
-    unused: [AtomicU8; 60],
+    /// What its refusal is to be reported as, an error number: 0 says nothing.
+    pub code: AtomicU32,
+    /// Written by `cryo` before an *outcome* of failed: why, an error number, or 0.
+    pub verdict: AtomicU32,
+    /// Written by `cryo` before its request, and before *outcome* restarted: [`Details`] without their place, in that order.
+    pub details: [AtomicU32; 4],
+    /// Processes that are to be saved too: the number of their scope, and the process that it goes by ([`Details`]).
+    pub forward: [AtomicU32; 2],
+    /// How many times that was asked.
+    pub forwards: AtomicU32,
+    /// Written by `cryo`: as `forwards`, when it has done what was asked, with `forward_error`.
+    pub forwarded: AtomicU32,
+    /// Written by `cryo`: why it could not be done, an error number, or 0.
+    pub forward_error: AtomicU32,
+    unused: [AtomicU8; 16],
     /// The callback that runs or ran last, ending with a zero.
     pub name: [AtomicU8; NAME],
     /// Why the checkpoint is refused, ending with a zero.
     pub reason: [AtomicU8; REASON],
-    unused_too: [AtomicU8; 4096 - 768],
+    /// Written by `cryo` with the details: their place, ending with a zero.
+    pub place: [AtomicU8; PLACE],
+    unused_too: [AtomicU8; 4096 - 768 - PLACE],
     /// Ranges of private memory that are to be zero in a restarted life: first address, and bytes. Unused are those without bytes.
     pub ranges: [[AtomicU64; 2]; RANGES],
     /// Descriptors that the program opens again itself, each plus 1; 0 are unused.
@@ -130,6 +168,7 @@ pub struct Board {
 
 const _: () = assert!(size_of::<Board>() == SIZE);
 const _: () = assert!(offset_of!(Board, name) == 128);
+const _: () = assert!(offset_of!(Board, place) == 768);
 const _: () = assert!(offset_of!(Board, ranges) == 4096);
 
 /// Where `request` lies in a board.
@@ -140,6 +179,31 @@ pub const OUTCOME: usize = offset_of!(Board, outcome);
 pub const GENERATION: usize = offset_of!(Board, generation);
 /// Where `lease` lies in a board.
 pub const LEASE: usize = offset_of!(Board, lease);
+/// Where `verdict` lies in a board.
+pub const VERDICT: usize = offset_of!(Board, verdict);
+/// Where `details` lie in a board.
+pub const DETAILS: usize = offset_of!(Board, details);
+/// Where `place` lies in a board.
+pub const PLACE_OFFSET: usize = offset_of!(Board, place);
+/// Where `forwarded` lies in a board.
+pub const FORWARDED: usize = offset_of!(Board, forwarded);
+/// Where `forward_error` lies in a board.
+pub const FORWARD_ERROR: usize = offset_of!(Board, forward_error);
+
+impl Details {
+    /// What stands at [`DETAILS`], and at [`PLACE_OFFSET`]. A place that is too long for a board is left out.
+    #[must_use]
+    pub fn bytes(&self) -> (Vec<u8>, Vec<u8>) {
+        let numbers = [self.maker, self.scope, self.named, self.signal];
+        let numbers = numbers.iter().flat_map(|number| number.to_ne_bytes());
+        let mut place = match self.place.len() < PLACE {
+            true => self.place.clone(),
+            false => Vec::new(),
+        };
+        place.push(0);
+        (numbers.collect(), place)
+    }
+}
 
 /// Writes a text that ends with a zero, cut to the room that there is. Safe in a signal handler.
 pub fn write_text(room: &[AtomicU8], text: &[u8]) {
@@ -164,12 +228,18 @@ pub struct Snapshot {
     pub waiter: i32,
     /// The signal that wakes it.
     pub signal: i32,
-    /// Whether it is to be told of checkpoints.
-    pub wants_notice: bool,
+    /// [`WANTS_NOTICE`] and the other wishes.
+    pub wishes: u32,
     /// What the program is doing.
     pub state: State,
     /// The request that `state` is about.
     pub answered: u32,
+    /// What its refusal is to be reported as.
+    pub code: u32,
+    /// The scope and the process of what is to be saved too.
+    pub forward: (u32, i32),
+    /// How many times that was asked, and done.
+    pub forwards: (u32, u32),
     /// How many times the program was restarted.
     pub generation: u64,
     /// The callback that runs or ran last.
@@ -179,6 +249,18 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Whether it is to be told of checkpoints.
+    #[must_use]
+    pub fn wants_notice(&self) -> bool {
+        self.wishes & WANTS_NOTICE != 0
+    }
+
+    /// Whether it is left out of all checkpoints.
+    #[must_use]
+    pub fn wants_out(&self) -> bool {
+        self.wishes & WANTS_OUT != 0
+    }
+
     /// What the first [`HEAD`] bytes of a board at `address` say; none if they are not a board's own.
     #[must_use]
     pub fn read(bytes: &[u8], address: u64) -> Option<Self> {
@@ -205,9 +287,15 @@ impl Snapshot {
             process: number(offset_of!(Board, process))?,
             waiter: number(offset_of!(Board, waiter))?,
             signal: number(offset_of!(Board, signal))?,
-            wants_notice: word(offset_of!(Board, wishes))? & WANTS_NOTICE != 0,
+            wishes: word(offset_of!(Board, wishes))?,
             state: State::from_number(word(offset_of!(Board, state))?)?,
             answered: word(offset_of!(Board, answered))?,
+            code: word(offset_of!(Board, code))?,
+            forward: (
+                word(offset_of!(Board, forward))?,
+                number(offset_of!(Board, forward) + 4)?,
+            ),
+            forwards: (word(offset_of!(Board, forwards))?, word(FORWARDED)?),
             generation: Some(long(GENERATION)?).filter(|lives| *lives <= MOST_LIVES)?,
             name: text(offset_of!(Board, name), NAME)?,
             reason: text(offset_of!(Board, reason), REASON)?,
@@ -292,6 +380,25 @@ mod tests {
         bytes[GENERATION..GENERATION + 8].fill(0xff);
         assert_eq!(Snapshot::read(&bytes, 0x7000), None);
         assert_eq!(omissions(&[]), (vec![], vec![]));
+    }
+
+    #[test]
+    fn details_have_their_places() {
+        let details = Details {
+            maker: 7,
+            scope: 3,
+            named: 12,
+            signal: 15,
+            place: b"/image".to_vec(),
+        };
+        let (numbers, place) = details.bytes();
+        assert_eq!(numbers[8..12], 12_u32.to_ne_bytes());
+        assert_eq!(place, b"/image\0");
+        let long = Details {
+            place: vec![b'x'; PLACE],
+            ..details
+        };
+        assert_eq!(long.bytes().1, b"\0");
     }
 
     #[test]

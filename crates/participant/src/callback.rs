@@ -71,14 +71,24 @@ impl Verdict {
     }
 }
 
-type Function = dyn Fn(Event) -> Answer + Send + Sync;
+/// Called with what is to be done between the two halves of a callback: given its answer, it comes back when the outcome is known.
+pub type Proceed<'a> = dyn FnMut(Verdict) -> Event + 'a;
+
+/// What is called.
+#[derive(Clone)]
+pub enum Function {
+    /// Once for each event.
+    Told(Arc<dyn Fn(Event) -> Answer + Send + Sync>),
+    /// Once for each checkpoint: it is on the stack until that is over.
+    Around(Arc<dyn Fn(&mut Proceed<'_>) + Send + Sync>),
+}
 
 /// A registered callback.
 #[derive(Clone)]
 pub struct Callback {
     pub id: u32,
     name: Arc<[u8]>,
-    function: Arc<Function>,
+    function: Function,
 }
 
 impl fmt::Debug for Callback {
@@ -88,7 +98,7 @@ impl fmt::Debug for Callback {
 }
 
 impl Callback {
-    pub fn new(id: u32, name: &str, function: Arc<Function>) -> Self {
+    pub fn new(id: u32, name: &str, function: Function) -> Self {
         let mut name = name.as_bytes();
         name = &name[..name.len().min(NAME - 1)];
         Self {
@@ -98,27 +108,76 @@ impl Callback {
         }
     }
 
-    /// Runs it. Its name is on the board meanwhile, and its reason afterwards if it refuses. Beyond what the function itself does
+    /// Tells it. Its name is on the board meanwhile, and its reason afterwards if it refuses. Beyond what the function itself does
     /// this is safe in a signal handler.
-    pub fn run(&self, event: Event, board: &Board) -> Verdict {
+    fn tell(&self, function: &dyn Fn(Event) -> Answer, event: Event, board: &Board) -> Verdict {
+        self.show(event, board);
+        let answer = catch_unwind(AssertUnwindSafe(|| {
+            gate::within_callback(|| function(event))
+        }));
+        match answer {
+            Ok(Answer::Ready) => Verdict::Ready,
+            Ok(Answer::LeaveOut) => Verdict::LeaveOut,
+            Ok(Answer::Later(reason)) => refuse(board, Verdict::Later, &reason),
+            Ok(Answer::Never(reason)) => refuse(board, Verdict::Never, &reason),
+            Err(_) => refuse(board, Verdict::Never, PANICKED),
+        }
+    }
+
+    fn show(&self, event: Event, board: &Board) {
         write_text(&board.name, &self.name);
         if event == Event::Checkpoint {
             board
                 .state
                 .store(State::InCallback as u32, Ordering::Release);
         }
-        let function = AssertUnwindSafe(|| gate::within_callback(|| (self.function)(event)));
-        let answer = catch_unwind(function);
-        if answer.is_err() {
-            // It was left in the middle.
-            gate::within_callback(|| ());
+    }
+}
+
+const PANICKED: &str = "it panicked";
+
+/// Where a checkpoint is waited for.
+pub struct Barrier<'a> {
+    /// Where it is shown what runs.
+    pub board: &'a Board,
+    /// Whether there is nothing more to get ready for.
+    pub is_over: &'a mut dyn FnMut() -> bool,
+    /// Called once all are ready, or one is not: comes back when the outcome is known.
+    pub wait: &'a mut Proceed<'a>,
+}
+
+/// Runs callbacks, the last one first and each around those before it, with the barrier in the middle. One that is not ready keeps
+/// those before it from being told.
+pub fn run_all(callbacks: &[Callback], barrier: &mut Barrier<'_>) -> Event {
+    let Some((callback, rest)) = callbacks.split_last() else {
+        return (barrier.wait)(Verdict::Ready);
+    };
+    let proceed = |verdict: Verdict, barrier: &mut Barrier<'_>| {
+        if verdict == Verdict::Ready && !(barrier.is_over)() {
+            run_all(rest, barrier)
+        } else {
+            (barrier.wait)(verdict)
         }
-        match answer {
-            Ok(Answer::Ready) => Verdict::Ready,
-            Ok(Answer::LeaveOut) => Verdict::LeaveOut,
-            Ok(Answer::Later(reason)) => refuse(board, Verdict::Later, &reason),
-            Ok(Answer::Never(reason)) => refuse(board, Verdict::Never, &reason),
-            Err(_) => refuse(board, Verdict::Never, "it panicked"),
+    };
+    let board = barrier.board;
+    match &callback.function {
+        Function::Told(function) => {
+            let verdict = callback.tell(&**function, Event::Checkpoint, board);
+            let event = proceed(verdict, barrier);
+            callback.tell(&**function, event, board);
+            event
+        }
+        Function::Around(function) => {
+            callback.show(Event::Checkpoint, board);
+            let mut outcome = None;
+            let mut once =
+                |verdict| *outcome.get_or_insert_with(|| proceed(verdict, &mut *barrier));
+            let run = AssertUnwindSafe(|| gate::within_callback(|| function(&mut once)));
+            let verdict = match catch_unwind(run) {
+                Ok(()) => Verdict::Ready,
+                Err(_) => refuse(board, Verdict::Never, PANICKED),
+            };
+            outcome.unwrap_or_else(|| proceed(verdict, barrier))
         }
     }
 }

@@ -22,12 +22,17 @@ pub fn in_callback() -> bool {
     IN_CALLBACK.get()
 }
 
-/// Runs a callback.
+/// Runs a callback, maybe within another.
 pub fn within_callback<T>(work: impl FnOnce() -> T) -> T {
-    IN_CALLBACK.set(true);
-    let result = work();
-    IN_CALLBACK.set(false);
-    result
+    /// Also when it panics.
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            IN_CALLBACK.set(self.0);
+        }
+    }
+    let _before = Before(IN_CALLBACK.replace(true));
+    work()
 }
 
 /// In a child after fork: it is in no section of its own, and runs no callback of its own. Tells whether its parent's thread ran one.

@@ -23,6 +23,7 @@
 //! A child after fork takes part in nothing until it calls any of these functions itself; so does a program after exec.
 #![deny(unsafe_code)]
 
+pub mod around;
 pub mod board;
 mod callback;
 mod gate;
@@ -40,8 +41,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use board::{DESCRIPTORS, RANGES};
-use callback::Callback;
-pub use callback::{Answer, Event, Verdict};
+pub use callback::{Answer, Event, Proceed, Verdict};
+use callback::{Callback, Function};
 
 /// Where a callback runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,12 +92,16 @@ pub fn register(
     context: Context,
     function: impl Fn(Event) -> Answer + Send + Sync + 'static,
 ) -> Result<Registration> {
+    register_function(name, context, Function::Told(Arc::new(function)))
+}
+
+fn register_function(name: &str, context: Context, function: Function) -> Result<Registration> {
     if gate::in_callback() {
         return fails(libc::EBUSY);
     }
     let life = raw::life()?;
     life.take_part()?;
-    let callback = Callback::new(life.next_id(), name, Arc::new(function));
+    let callback = Callback::new(life.next_id(), name, function);
     let registration = Registration(callback.id, context);
     life.gate.enter();
     match context {
@@ -177,7 +182,7 @@ pub fn leave() -> Result<()> {
 
 fn section() -> Result<&'static gate::Gate> {
     let life = raw::life()?;
-    if life.board.wishes.load(Ordering::Relaxed) == 0 {
+    if life.board.wishes.load(Ordering::Relaxed) & board::WANTS_NOTICE == 0 {
         life.take_part()?;
     }
     Ok(&life.gate)
@@ -343,13 +348,12 @@ pub fn checkpoint(path: &Path) -> Result<Return> {
         path.to_owned()
     };
     let path = text(path.as_os_str())?;
-    let command = std::env::var_os("CRYO_COMMAND").filter(|command| !command.is_empty());
-    let command = text(&command.unwrap_or_else(|| OsString::from_vec(b"cryo".to_vec())))?;
+    let command = command()?;
     let process = CString::new(raw::process_id().to_string())?;
     let life = raw::life()?;
     let before = life.board.generation.load(Ordering::Acquire);
     let arguments: [&CStr; 5] = [c"cryo", c"checkpoint", &process, c"-o", &path];
-    let child = raw::start_quietly(&command, &arguments)?;
+    let child = raw::start_quietly(&command, &arguments, raw::Standard::Nowhere)?;
     let status = raw::await_end(child);
     let after = life.board.generation.load(Ordering::Acquire);
     raw::allow_nobody();
@@ -367,6 +371,13 @@ pub fn checkpoint(path: &Path) -> Result<Return> {
         Some((true, 127)) => fails(libc::ENOENT),
         _ => fails(libc::EIO),
     }
+}
+
+/// What is started to make a checkpoint.
+fn command() -> Result<CString> {
+    let command = std::env::var_os("CRYO_COMMAND").filter(|command| !command.is_empty());
+    let command = command.unwrap_or_else(|| OsString::from("cryo"));
+    CString::new(command.into_vec()).or_else(|_| fails(libc::EINVAL))
 }
 
 #[cfg(test)]

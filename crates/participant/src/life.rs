@@ -1,12 +1,13 @@
 //! What a process knows of its taking part, and the thread that waits for `cryo`.
 
+use std::cell::RefCell;
 use std::io::{Error, Result};
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::board::{Board, Outcome, State, WANTS_NOTICE, write_text};
-use crate::callback::{Callback, Event, Verdict};
+use crate::callback::{Barrier, Callback, Event, Verdict, run_all};
 use crate::gate::Gate;
 use crate::raw;
 use crate::threads::Slots;
@@ -24,6 +25,10 @@ pub struct Life {
     pub callbacks: Mutex<Vec<Callback>>,
     /// Held while the board's tables change.
     pub tables: Mutex<()>,
+    /// Whether this process has left itself out of the last checkpoint.
+    pub left_out: AtomicBool,
+    /// Held while `cryo` is asked to take in other processes.
+    pub forwards: Mutex<()>,
     /// Whether the waiter was started.
     started: Mutex<bool>,
     signal: AtomicI32,
@@ -50,6 +55,8 @@ impl Life {
             slots: Slots::default(),
             callbacks: Mutex::default(),
             tables: Mutex::default(),
+            left_out: AtomicBool::new(false),
+            forwards: Mutex::default(),
             started: Mutex::default(),
             signal: AtomicI32::new(0),
             last_id: AtomicU32::new(0),
@@ -78,8 +85,13 @@ impl Life {
             .stack_size(8 << 20);
         raw::with_signals_blocked(|| builder.spawn(move || self.wait_for_requests(signal)))?;
         // From the moment that this is back, `cryo` finds it.
-        while self.board.wishes.load(Ordering::Acquire) == 0 {
-            raw::await_change(&self.board.wishes, 0, None);
+        let wishes = &self.board.wishes;
+        loop {
+            let now = wishes.load(Ordering::Acquire);
+            if now & WANTS_NOTICE != 0 {
+                break;
+            }
+            raw::await_change(wishes, now, None);
         }
         *started = true;
         Ok(())
@@ -90,7 +102,7 @@ impl Life {
         let board = self.board;
         board.signal.store(signal as u32, Ordering::Relaxed);
         board.waiter.store(raw::thread_id(), Ordering::Relaxed);
-        board.wishes.store(WANTS_NOTICE, Ordering::Release);
+        board.wishes.fetch_or(WANTS_NOTICE, Ordering::Release);
         raw::wake_all(&board.wishes);
         loop {
             raw::await_signal(signal, None);
@@ -109,6 +121,7 @@ impl Life {
         let mut patience = Patience::new(self.board);
         write_text(&self.board.name, b"");
         write_text(&self.board.reason, b"");
+        self.board.code.store(0, Ordering::Relaxed);
         self.show(State::Entering);
         self.board.answered.store(request, Ordering::Release);
         // A section may be left just when it was waited for long enough: then nobody is told anything.
@@ -118,20 +131,37 @@ impl Life {
             return;
         }
         let callbacks = lock(&self.callbacks).clone();
-        let mut told = callbacks.len();
-        let mut verdict = Verdict::Ready;
-        for (index, callback) in callbacks.iter().enumerate().rev() {
-            told = index;
-            verdict = callback.run(Event::Checkpoint, self.board);
-            if verdict != Verdict::Ready || patience.is_over() {
-                break;
-            }
+        let patience = RefCell::new(patience);
+        let mut is_over = || patience.borrow_mut().is_over();
+        let mut wait = |verdict| self.await_outcome(verdict, signal, &patience);
+        run_all(
+            &callbacks,
+            &mut Barrier {
+                board: self.board,
+                is_over: &mut is_over,
+                wait: &mut wait,
+            },
+        );
+        self.slots.let_go();
+        self.show(State::Idle);
+        self.gate.open();
+    }
+
+    /// The barrier: has the threads with callbacks run theirs, and waits for the outcome of the checkpoint.
+    fn await_outcome(
+        &self,
+        mut verdict: Verdict,
+        signal: i32,
+        patience: &RefCell<Patience<'_>>,
+    ) -> Event {
+        let is_over = || patience.borrow_mut().is_over();
+        if verdict == Verdict::Ready && !is_over() {
+            verdict = self.slots.tell(signal, is_over);
         }
-        if verdict == Verdict::Ready && !patience.is_over() {
-            verdict = self.slots.tell(signal, || patience.is_over());
-        }
+        let is_out = verdict == Verdict::LeaveOut;
+        self.left_out.store(is_out, Ordering::Release);
         self.show(verdict.state());
-        while !patience.is_over() {
+        while !is_over() {
             raw::await_signal(signal, Some(MOMENT));
         }
         let outcome = self.board.outcome.load(Ordering::Acquire);
@@ -149,11 +179,7 @@ impl Life {
             self.show(State::Finishing);
         }
         self.slots.finish(event);
-        for callback in &callbacks[told..] {
-            callback.run(event, self.board);
-        }
-        self.show(State::Idle);
-        self.gate.open();
+        event
     }
 }
 

@@ -212,6 +212,24 @@ fn time_of(time: Duration) -> libc::timespec {
     }
 }
 
+/// The threads of this process that do not block a signal, as far as /proc shows them.
+pub fn threads_accepting(signal: c_int) -> Vec<u32> {
+    let accepts = |thread: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/status"));
+        let status = status.unwrap_or_default();
+        let blocked = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigBlk:"))
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        blocked.is_some_and(|mask| mask & 1 << (signal - 1) == 0)
+    };
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else {
+        return Vec::new();
+    };
+    let threads = threads.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    threads.filter(accepts).collect()
+}
+
 /// Sends a signal to a thread of this process; an error means that it has ended.
 pub fn signal_thread(thread: u32, signal: c_int) -> Result<()> {
     // SAFETY: a call with three numbers.
@@ -235,12 +253,20 @@ pub fn wake_all(word: &AtomicU32) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, c_int::MAX) };
 }
 
-/// Starts a program as a child of which no SIGCHLD and no ordinary wait tells, with nothing blocked, and its standard input and
-/// output leading nowhere.
+/// Where standard input and output of a program lead that is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standard {
+    /// Nowhere.
+    Nowhere,
+    /// Where those of this process do.
+    Own,
+}
+
+/// Starts a program as a child of which no SIGCHLD and no ordinary wait tells, with nothing blocked.
 ///
 /// # Errors
 /// As clone(2). A program that cannot be executed ends with 127.
-pub fn start_quietly(path: &CStr, arguments: &[&CStr]) -> Result<i32> {
+pub fn start_quietly(path: &CStr, arguments: &[&CStr], standard: Standard) -> Result<i32> {
     let mut vector: Vec<*const c_char> = arguments.iter().map(|text| text.as_ptr()).collect();
     vector.push(null());
     let allow_tracing = libc::PR_SET_PTRACER;
@@ -254,7 +280,10 @@ pub fn start_quietly(path: &CStr, arguments: &[&CStr]) -> Result<i32> {
         if child == 0 {
             let mut none: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut none);
-            let nothing = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
+            let nothing = match standard {
+                Standard::Nowhere => libc::open(c"/dev/null".as_ptr(), libc::O_RDWR),
+                Standard::Own => -1,
+            };
             if nothing >= 0 {
                 libc::dup2(nothing, 0);
                 libc::dup2(nothing, 1);
@@ -276,6 +305,14 @@ pub fn start_quietly(path: &CStr, arguments: &[&CStr]) -> Result<i32> {
 pub fn allow_nobody() {
     // SAFETY: a call with numbers only.
     unsafe { libc::prctl(libc::PR_SET_PTRACER, 0, 0, 0, 0) };
+}
+
+/// The wait status of a child that was started quietly, if it has ended.
+pub fn has_ended(child: i32) -> Option<i32> {
+    let mut status = 0;
+    // SAFETY: the status is on this stack.
+    let ended = unsafe { libc::waitpid(child, &raw mut status, libc::__WALL | libc::WNOHANG) };
+    (ended == child).then_some(status)
 }
 
 /// Waits for the end of a child that was started quietly; its wait status, or nothing if there is no such child (any more).

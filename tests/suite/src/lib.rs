@@ -16,6 +16,7 @@
 
 pub mod checksum;
 pub mod huge_pages;
+pub mod lines;
 pub mod machine;
 pub mod outcome;
 pub mod place;

@@ -124,6 +124,44 @@ pub fn libcryo() -> Outcome<PathBuf> {
     }
 }
 
+/// A directory that everybody can read, with BLCR's libraries under the names that compilers and loaders look for, and its commands.
+pub fn blcr() -> Outcome<PathBuf> {
+    const LIBRARIES: [&str; 3] = ["libcr.so", "libcr_run.so", "libcr_omit.so"];
+    const COMMANDS: [&str; 4] = ["cr_run", "cr_checkpoint", "cr_restart", "cr_info"];
+    let cryo = cryo()?;
+    let mut hasher = DefaultHasher::new();
+    cryo.hash(&mut hasher);
+    let mut contents = Vec::new();
+    for name in LIBRARIES {
+        let built = beside_test(name)?;
+        let Ok(content) = fs::read(&built) else {
+            return failed(format!(
+                "there is no {}; build it first: cargo build -p cryonaut-libcr -p cryonaut-libcr-run -p cryonaut-libcr-omit",
+                built.display()
+            ));
+        };
+        content.hash(&mut hasher);
+        contents.push((name, content));
+    }
+    let directory = cache()?.join(format!("blcr-{:016x}", hasher.finish()));
+    fs::create_dir_all(&directory)?;
+    let link = |to: &Path, name: &str| match std::os::unix::fs::symlink(to, directory.join(name)) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    };
+    for (name, content) in contents {
+        let fresh = directory.join(format!("fresh.{}", std::process::id()));
+        fs::write(&fresh, content)?;
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
+        put_in_place(&fresh, &directory.join(name))?;
+        link(Path::new(name), &format!("{name}.0"))?;
+    }
+    for name in COMMANDS {
+        link(&cryo, name)?;
+    }
+    Ok(directory)
+}
+
 /// Beside the running test: target/PROFILE/deps/TEST → target/PROFILE/cryo.
 fn built_cryo() -> Outcome<PathBuf> {
     beside_test("cryo")

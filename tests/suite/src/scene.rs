@@ -294,6 +294,7 @@ impl Scene {
     pub fn cryo<T: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = T>) -> CryoCall<'_> {
         CryoCall {
             scene: self,
+            program: self.cryo.clone(),
             arguments: arguments
                 .into_iter()
                 .map(|argument| argument.as_ref().to_owned())
@@ -419,11 +420,19 @@ impl Running {
 #[derive(Debug)]
 pub struct CryoCall<'scene> {
     scene: &'scene Scene,
+    program: PathBuf,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
 }
 
 impl CryoCall<'_> {
+    /// By another of the names that it has.
+    #[must_use]
+    pub fn by(mut self, program: PathBuf) -> Self {
+        self.program = program;
+        self
+    }
+
     /// Adds arguments.
     #[must_use]
     pub fn arguments<T: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = T>) -> Self {
@@ -442,7 +451,7 @@ impl CryoCall<'_> {
     /// The command, to be changed and run by hand.
     #[must_use]
     pub fn command(&self) -> Command {
-        let mut command = self.scene.command(&self.scene.cryo);
+        let mut command = self.scene.command(&self.program);
         command.args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command

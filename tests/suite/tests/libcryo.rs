@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cryonaut_suite::lines::{await_lines, await_word, expect_end, lines};
 use cryonaut_suite::scene::LIMIT;
 use cryonaut_suite::{
     Outcome, Program, Random, Running, Scene, failed, for_each_user, place, processes,
@@ -47,12 +48,6 @@ fn start(scene: &Scene, what: &str) -> Outcome<Running> {
     Ok(job)
 }
 
-fn await_word(scene: &Scene, job: &Running, word: &str) -> Outcome {
-    scene.wait_for(&format!("{word:?} in the job's output"), LIMIT, || {
-        job.output().contains(word).then_some(())
-    })
-}
-
 /// A checkpoint of the job, with these arguments.
 fn checkpoint<'a>(
     scene: &'a Scene,
@@ -68,34 +63,6 @@ fn checkpoint<'a>(
         true => call,
         false => call.arguments(["--grace", "60s"]),
     }
-}
-
-/// The lines that the job wrote, without READY.
-fn lines(job: &Running) -> Vec<String> {
-    let output = job.output();
-    let lines = output.lines().filter(|line| *line != "READY");
-    lines.map(str::to_owned).collect()
-}
-
-fn await_lines(scene: &Scene, job: &Running, wanted: &[&str]) -> Outcome {
-    let last = wanted.last().copied().unwrap_or_default();
-    let came = scene.wait_for("its lines", LIMIT, || {
-        let lines = lines(job);
-        (lines.len() >= wanted.len() && lines.iter().any(|line| line == last)).then_some(())
-    });
-    let found = lines(job);
-    if came.is_ok() && found == wanted {
-        return Ok(());
-    }
-    failed(format!("the program wrote {found:?} instead of {wanted:?}"))
-}
-
-fn expect_end(scene: &Scene, job: &Running) -> Outcome {
-    let status = scene.wait(job)?;
-    if status.success() {
-        return Ok(());
-    }
-    failed(format!("the job ended with {status}"))
 }
 
 /// Where the two lines of a pair stand.

@@ -25,6 +25,7 @@ use clap::{Parser, Subcommand};
 
 pub use restart::Taking;
 
+use crate::blcr::Manner;
 use crate::console::{Console, Form};
 use crate::exit::{self, Failure};
 use crate::saver;
@@ -119,6 +120,34 @@ impl Command {
             Command::StandBy => hold_terminal::stand_by(),
             Command::DemoWorker(arguments) => arguments.run(),
         }
+    }
+}
+
+/// Shows an image, as `cryo show` does without options.
+///
+/// # Errors
+/// As that.
+pub fn show_image(image: std::path::PathBuf, console: Console) -> Result<u8, Failure> {
+    show::Arguments::of(image).run(console)
+}
+
+/// Restarts as `cryo` does with these words, in the foreground and in the manner of BLCR.
+///
+/// # Errors
+/// As that.
+pub fn restart_as_blcr(
+    words: Vec<std::ffi::OsString>,
+    manner: Manner,
+    console: Console,
+) -> Result<u8, Failure> {
+    let words = std::iter::once("cryo".into()).chain(words);
+    let line = CommandLine::try_parse_from(words);
+    match line
+        .map_err(|error| Failure::usage(error.to_string()))?
+        .command
+    {
+        Command::Restart(arguments) => arguments.run_as_blcr(manner, console),
+        _ => Err(Failure::usage("this is no restart")),
     }
 }
 

@@ -26,6 +26,7 @@ use cryonaut_sys::spawn::signal::ArrivedSignal;
 use cryonaut_sys::spawn::{self, OnExec, Subreaper};
 use serde::{Deserialize, Serialize};
 
+use crate::blcr::{Ending, Manner};
 use crate::console::Console;
 use crate::exit::{self, Code, Failure};
 use crate::interrupt::{stoppable_telling, told_to_stop};
@@ -71,6 +72,9 @@ pub struct Arguments {
     /// Standard error of processes that had one outside the job (appended to)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     stderr: Option<PathBuf>,
+    /// How a restart by cr_restart differs.
+    #[arg(skip)]
+    blcr: Option<Manner>,
 }
 
 /// What takes the place of a pipe that led out of the job.
@@ -346,6 +350,12 @@ impl Arguments {
         }
     }
 
+    /// Restarts the job in the foreground, in the manner of BLCR.
+    pub(super) fn run_as_blcr(self, manner: Manner, console: Console) -> Result<u8, Failure> {
+        let blcr = Some(manner);
+        Self { blcr, ..self }.restart(console)
+    }
+
     fn restart(self, console: Console) -> Result<u8, Failure> {
         let signals = WatchedSignals::block()?;
         if let Some(name) = &self.name {
@@ -365,6 +375,7 @@ impl Arguments {
         }
         let request = RestartRequest {
             standard,
+            source: source(&self.image),
             ..self.conditions.request()?
         };
         let status = match self.detach {
@@ -417,6 +428,12 @@ impl Arguments {
                 ));
             }
         }
+        if let Some(manner) = &self.blcr
+            && let Some(status) = manner.restarted(&restarted)?
+        {
+            return Ok(status);
+        }
+        let ending = self.blcr.as_ref().map(Manner::ending).unwrap_or_default();
         if self.detach {
             detach(restarted, job, console)
         } else {
@@ -424,7 +441,7 @@ impl Arguments {
                 user: terminal.map_or(User::Standard, User::Terminal),
                 keys: self.key.detach_key,
             };
-            foreground(restarted, job, sight, (signals, told), console)
+            foreground((restarted, ending), job, sight, (signals, told), console)
         }
     }
 
@@ -445,6 +462,14 @@ impl Arguments {
             output(&self.stdout)?,
             output(&self.stderr)?,
         ])
+    }
+}
+
+/// What programs are told of where the image comes from.
+fn source(image: &Path) -> Vec<u8> {
+    match std::path::absolute(image) {
+        Ok(path) if image != Path::new("-") => path.into_os_string().into_encoded_bytes(),
+        _ => Vec::new(),
     }
 }
 
@@ -556,7 +581,7 @@ fn detach(restarted: Restarted, job: Option<Job>, console: Console) -> Result<u8
 }
 
 fn foreground(
-    restarted: Restarted,
+    (restarted, ending): (Restarted, Ending),
     job: Option<Job>,
     sight: Sight,
     (signals, told): (WatchedSignals, Option<ArrivedSignal>),
@@ -566,6 +591,7 @@ fn foreground(
         console.remark(remark);
     }
     let mut foreground = Foreground::new(signals, &restarted.nursery, &restarted.root)?;
+    foreground.ends(ending);
     if let Some(master) = restarted.terminal {
         foreground.attach(master, job.as_ref(), sight)?;
     }

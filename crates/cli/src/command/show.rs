@@ -54,6 +54,18 @@ struct Made {
 }
 
 impl Arguments {
+    /// An image, without options.
+    pub(super) fn of(image: PathBuf) -> Self {
+        Self {
+            image,
+            opening: KeyArguments::default(),
+            mappings: false,
+            descriptors: false,
+            embedded: false,
+            html: None,
+        }
+    }
+
     /// Shows it.
     pub fn run(self, console: Console) -> Result<u8, Failure> {
         let image = open(&self.image, &self.opening)?;

@@ -110,7 +110,7 @@ impl Resource for Memory {
             let process = &frozen.processes[index];
             let mut ranges = pages::private_pages(process, &mut areas)?;
             pages::guard_pages(process, &mut areas, &mut ranges)?;
-            pages::leave_out(&areas, omitted(frozen, process), &mut ranges);
+            pages::leave_out(&areas, &omitted(frozen, process), &mut ranges);
             let mut space = Space {
                 id: process.inner as u64,
                 pid: process.reached_by(),
@@ -127,7 +127,7 @@ impl Resource for Memory {
                     spaces.iter().find(|space| space.process == parent.inner)
             {
                 // What the parent leaves out the child has of its own.
-                let own = pages::take_within(omitted(frozen, parent), &mut ranges);
+                let own = pages::take_within(&omitted(frozen, parent), &mut ranges);
                 let same = pages::same_pages(
                     (process, &areas),
                     (parent, &parent_space.areas),
@@ -255,9 +255,9 @@ fn areas_to_inspect(
 }
 
 /// The memory that a process leaves out.
-fn omitted<'a>(frozen: &'a Frozen, process: &FrozenProcess) -> &'a [(u64, u64)] {
-    let board = frozen.boards.get(&process.pid);
-    board.map_or(&[], |board| &board.ranges)
+fn omitted(frozen: &Frozen, process: &FrozenProcess) -> Vec<(u64, u64)> {
+    let boards = frozen.boards.get(&process.pid).into_iter().flatten();
+    boards.flat_map(|board| &board.ranges).copied().collect()
 }
 
 /// Whose memory processes find at their birth.

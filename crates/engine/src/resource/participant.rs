@@ -10,6 +10,7 @@ use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_tracee::CallList;
 
 use crate::collect::Collection;
+use crate::dialogue::Details;
 use crate::error::Attempt;
 use crate::freeze::Frozen;
 use crate::host::Host;
@@ -76,28 +77,27 @@ impl Resource for Participants {
 
     fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
         for process in frozen.alive() {
-            let Some(board) = frozen.boards.get(&process.pid) else {
-                continue;
-            };
-            let head = &board.head;
-            let waiter = if head.wants_notice { head.waiter } else { 0 };
-            collection.put(&ParticipantRecord {
-                process: process.inner,
-                board: head.address,
-                waiter,
-                signal: head.signal,
-                generation: frozen.generation + 1,
-                excluded: board
-                    .ranges
-                    .iter()
-                    .fold(0, |sum: u64, (start, end)| sum.saturating_add(end - start)),
-                reopened: board.descriptors.iter().copied().collect(),
-            })?;
+            for board in frozen.boards.get(&process.pid).into_iter().flatten() {
+                let head = &board.head;
+                let waiter = if head.wants_notice() { head.waiter } else { 0 };
+                collection.put(&ParticipantRecord {
+                    process: process.inner,
+                    board: head.address,
+                    waiter,
+                    signal: head.signal,
+                    generation: frozen.generation + 1,
+                    excluded: board
+                        .ranges
+                        .iter()
+                        .fold(0, |sum: u64, (start, end)| sum.saturating_add(end - start)),
+                    reopened: board.descriptors.iter().copied().collect(),
+                })?;
+            }
         }
         Ok(())
     }
 
-    fn plan(&self, records: &RecordSet, _host: &Host, plan: &mut Plan) -> Result<()> {
+    fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
         let processes = records.all::<ProcessRecord>()?;
         for record in records.all::<ParticipantRecord>()? {
             let known = processes
@@ -113,7 +113,16 @@ impl Resource for Participants {
                     record.process
                 )));
             }
-            plan.step(Stage::Restrict, record.process, TellOfNewLife { record });
+            let details = Details {
+                maker: std::process::id(),
+                place: host.source.clone(),
+                ..Details::default()
+            };
+            plan.step(
+                Stage::Restrict,
+                record.process,
+                TellOfNewLife { record, details },
+            );
         }
         Ok(())
     }
@@ -122,6 +131,7 @@ impl Resource for Participants {
 /// Writes to the board, and makes the signal pending that wakes its reader.
 struct TellOfNewLife {
     record: ParticipantRecord,
+    details: Details,
 }
 
 impl fmt::Display for TellOfNewLife {
@@ -140,7 +150,8 @@ impl Action for TellOfNewLife {
             generation,
             ..
         } = self.record;
-        participants::announce(rebuild.whereabouts(process)?.0, board, generation)?;
+        let pid = rebuild.whereabouts(process)?.0;
+        participants::announce(pid, board, generation, &self.details)?;
         if waiter == 0 {
             return Ok(());
         }
@@ -167,6 +178,11 @@ const SUPPORT: &[Support] = &[
         level: Level::Restored,
         how: "private memory is zero in the restarted life, and the descriptors are closed; marks on shared memory and mappings of files \
               mean nothing",
+    },
+    Support {
+        what: "Programs written for BLCR, checkpointed by its commands or its library",
+        level: Level::Restored,
+        how: "docs/blcr.md; sockets of those with callbacks are closed in the restarted life, as they expect",
     },
     Support {
         what: "Programs with callbacks in a suspended job",

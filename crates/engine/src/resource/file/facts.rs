@@ -248,8 +248,10 @@ impl<'a> Job<'a> {
             .iter()
             .filter(|process| !process.is_zombie())
         {
-            if let Some(board) = participants::of_running(process) {
-                omitted.insert(process.pid, board.descriptors);
+            let boards = participants::of_running(process);
+            if !boards.is_empty() || target.dialogue.destination.is_some() {
+                let numbers = participants::omitted(&boards, &process.directory, &target.dialogue);
+                omitted.insert(process.pid, numbers);
             }
             let member = members.iter().find(|member| member.process == process.pid);
             let tasks = member
@@ -289,8 +291,14 @@ impl<'a> Job<'a> {
     pub fn frozen(frozen: &'a Frozen) -> Result<Self> {
         let owners = frozen_owners(frozen)?;
         let members = frozen_members(frozen);
-        let boards = frozen.boards.iter();
-        let omitted = boards.map(|(pid, board)| (*pid, board.descriptors.clone()));
+        let omitted = frozen.alive().filter_map(|process| {
+            let boards = frozen
+                .boards
+                .get(&process.pid)
+                .map_or(&[][..], Vec::as_slice);
+            let numbers = participants::omitted(boards, &process.directory, &frozen.dialogue);
+            (!numbers.is_empty()).then_some((process.pid, numbers))
+        });
         Self::gather((owners, omitted.collect()), members, Manner::frozen(frozen))
     }
 
