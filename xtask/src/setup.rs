@@ -17,6 +17,9 @@ const PACKAGES: &[&str] = &[
     "gawk",
     "gzip",
     "util-linux",
+    // Connections to outside the job: interfaces, and the firewall.
+    "iproute2",
+    "nftables",
     "procps",
     "strace",
     "tmux",

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
 use cryonaut_engine::suspend::{Standing, discover, standing};
-use cryonaut_engine::target::{External, Scope, Target};
+use cryonaut_engine::target::{External, Firewall, Scope, Target};
 use cryonaut_launch::registry::{Job, ProcessIdentity, Registry};
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_procfs::system::all_pids;
@@ -55,14 +55,20 @@ impl ScopeArguments {
 #[derive(Args, Debug, Clone, Copy, Default)]
 pub struct ExternalArguments {
     /// What becomes of a socket whose peer is outside the job
-    #[arg(long, value_name = "HOW", value_enum, default_value_t = ExternalChoice::Refuse)]
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = ExternalChoice::Keep)]
     external: ExternalChoice,
+    /// Leave the firewall alone: connections to outside are lost if their peer sends anything before the restart
+    #[arg(long)]
+    no_firewall: bool,
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, Default)]
 enum ExternalChoice {
-    /// The checkpoint is refused
+    /// A TCP connection goes on after the restart, and its peer notices nothing, where this user has CAP_NET_ADMIN over the
+    /// network namespace; the firewall (nft) holds it while the job is killed. All else is refused
     #[default]
+    Keep,
+    /// The checkpoint is refused
     Refuse,
     /// It comes back as if the peer had closed
     Close,
@@ -73,10 +79,23 @@ enum ExternalChoice {
 impl ExternalArguments {
     /// As the engine has it.
     pub fn chosen(self) -> External {
+        let firewall = match self.no_firewall {
+            true => Firewall::Idle,
+            false => Firewall::Holds,
+        };
         match self.external {
+            ExternalChoice::Keep => External::Keep(firewall),
             ExternalChoice::Refuse => External::Refuse,
             ExternalChoice::Close => External::Close,
             ExternalChoice::Reconnect => External::Reconnect,
+        }
+    }
+
+    /// As the engine has it for a job that moves: its connections cannot go on while the original is there.
+    pub fn chosen_for_move(self) -> External {
+        match self.chosen() {
+            External::Keep(_) => External::Refuse,
+            chosen => chosen,
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::error::Attempt;
 use crate::freeze::{Afterwards, Frozen};
 use crate::notify::Notified;
 use crate::participants;
-use crate::resource::file::external;
+use crate::resource::file::{connection_remarks, external};
 use crate::show::EmbeddedDescription;
 use crate::target::{Inspection, Target};
 use crate::{Error, Refusals, Result};
@@ -363,6 +363,7 @@ impl Save<'_> {
         progress(Progress::Copying(pages * cryonaut_sys::PAGE_SIZE));
         let mut remarks = notified.remarks().to_vec();
         remarks.extend(external::remarks(&collection.records)?);
+        remarks.extend(connection_remarks(&collection.records)?);
         let extent = Extent {
             processes: frozen.processes.len(),
             threads: frozen.alive().map(|process| process.tasks.len()).sum(),
@@ -377,10 +378,12 @@ impl Save<'_> {
             contents,
             later,
             connections,
+            kept_connections,
             visitors,
             ..
         } = collection;
         frozen.connections = connections;
+        frozen.kept = kept_connections;
         let beginning = Beginning {
             sink: match self.afterwards {
                 Afterwards::Kill => ReadBack::checked(sink)?,
@@ -406,6 +409,7 @@ impl Save<'_> {
                 let leaving = frozen.processes.iter().map(|process| process.pid).collect();
                 crate::restart::prove(&image, &image.records()?, leaving)?;
             }
+            frozen.seal_connections()?;
             let report = self.report(extent, &summary, frozen.since.elapsed());
             return Ok((sink, Some(Held { frozen, notified }), report));
         }
@@ -469,6 +473,7 @@ impl Save<'_> {
             let mut frozen = Frozen::freeze(&self.target)?;
             frozen.told = notified.pids();
             frozen.tracer = self.tracer;
+            frozen.afterwards = self.afterwards;
             frozen.boards = participants::of_all(&frozen);
             let boards = frozen.boards.values().flatten();
             let known = boards.map(|board| board.head.generation).max();

@@ -8,7 +8,7 @@ use cryonaut_image::{Record, RecordSet, ZeroPages};
 use crate::Result;
 use crate::freeze::Frozen;
 use crate::reference::StateOfFile;
-use crate::resource::file::Known;
+use crate::resource::file::{KeptConnections, Known};
 use crate::resource::kept_file::KeptIndex;
 use crate::resource::system_v::Visitor;
 
@@ -94,6 +94,8 @@ pub struct Collection {
     pub descriptors: Option<Known>,
     /// Connections within the job that end without a trace when it is killed: process as we see it, and descriptor.
     pub connections: Vec<(i32, i32)>,
+    /// Connections to outside that go on without the job.
+    pub(crate) kept_connections: Option<KeptConnections>,
     /// Processes of ours that spaces are read from.
     pub visitors: Vec<Visitor>,
 }

@@ -31,6 +31,7 @@ use crate::notify::Notification;
 use crate::participants::Board;
 use crate::reference::Hashing;
 use crate::resource::embedded::Embedding;
+use crate::resource::file::{KeptConnections, Parted};
 use crate::resource::restriction;
 use crate::resource::sharing::{self, Shared, Sharing};
 use crate::suspend::Thawed;
@@ -190,6 +191,14 @@ pub enum Afterwards {
     Kill,
 }
 
+/// Who kills the rest of a job that was begun to be killed.
+enum Watch {
+    /// The guardian of its connections, which leave with it.
+    Parted(Parted),
+    /// One of its own.
+    Guarded(Guardian),
+}
+
 /// A job of which every task stands still.
 #[derive(Debug)]
 pub struct Frozen {
@@ -222,6 +231,10 @@ pub struct Frozen {
     pub generation: u64,
     /// Who traces it.
     pub tracer: Tracer,
+    /// What becomes of it once it is saved.
+    pub afterwards: Afterwards,
+    /// Connections to outside that go on without it.
+    pub(crate) kept: Option<KeptConnections>,
     /// Connections within the job that end without a trace when it is killed: process as we see it, and descriptor.
     pub connections: Vec<(i32, i32)>,
     /// The freezer that held it before, and will again.
@@ -317,11 +330,22 @@ impl Frozen {
         outcome.map(|()| self.since.elapsed())
     }
 
+    /// Hands its connections to outside over, which go on without it, as the last thing before its image counts.
+    ///
+    /// # Errors
+    /// As [`KeptConnections::seal`].
+    pub(crate) fn seal_connections(&self) -> Result<()> {
+        self.kept.as_ref().map_or(Ok(()), KeptConnections::seal)
+    }
+
     /// Kills the whole job, by a guardian if this process dies on the way. All tasks stand still, so nobody sees an order. They have
     /// ended then: whoever restarts the job next finds its numbers free, as soon as their parents have taken notice.
     fn kill(&mut self) -> Result<()> {
         let descriptors = present(self.processes.iter().map(|process| process.pidfd.as_ref()));
-        let guardian = Guardian::watch(&descriptors)?;
+        let guardian = match self.kept.take() {
+            Some(kept) => Watch::Parted(kept.part()?),
+            None => Watch::Guarded(Guardian::watch(&descriptors)?),
+        };
         connection::cut(&self.connections, &self.processes);
         for process in descriptors {
             let _ = pidfd::send_signal(process, libc::SIGKILL);
@@ -334,7 +358,10 @@ impl Frozen {
                 task.stopped.forget();
             }
         }
-        guardian.dismiss()?;
+        match guardian {
+            Watch::Parted(parted) => parted.dismiss()?,
+            Watch::Guarded(guardian) => guardian.dismiss()?,
+        }
         end::await_ends(tasks);
         Ok(())
     }
@@ -559,6 +586,8 @@ impl Hold {
             dialogue: Arc::clone(&target.dialogue),
             generation: 0,
             tracer: Tracer::default(),
+            afterwards: Afterwards::default(),
+            kept: None,
             embedding: Arc::clone(&target.embedding),
             connections: Vec::new(),
             thawed: None,

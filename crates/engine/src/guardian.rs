@@ -15,6 +15,10 @@ use crate::Result;
 use crate::error::Attempt;
 use crate::target::{leave_out, leave_out_no_more};
 
+/// What a guardian is told.
+const DISMISSED: &[u8; 1] = b"d";
+const TURN: &[u8; 1] = b"t";
+
 /// A guardian on watch. Dropping it without [`Guardian::dismiss`] has it do its last act.
 #[derive(Debug)]
 pub struct Guardian {
@@ -40,6 +44,14 @@ impl Guardian {
     /// # Errors
     /// When no process can be started.
     pub fn standing_by(last_act: impl FnOnce()) -> Result<Self> {
+        Self::of_two_minds(last_act, || {})
+    }
+
+    /// As [`Guardian::standing_by`], with another last act once it was told to turn ([`Guardian::turn`]).
+    ///
+    /// # Errors
+    /// When no process can be started.
+    pub fn of_two_minds(before: impl FnOnce(), after: impl FnOnce()) -> Result<Self> {
         let (mut told, link) = std::io::pipe().attempt(|| "making a pipe".into())?;
         let started = spawn::fork_child(|| {
             // Keys on the terminal, which may end `cryo`, must not end its guardian.
@@ -47,8 +59,20 @@ impl Guardian {
             let _ = spawn::new_session();
             let _ = spawn::set_thread_name(c"cryo-guardian");
             let _ = spawn::close_number(std::os::fd::AsRawFd::as_raw_fd(&link));
-            if told.read(&mut [0]).unwrap_or(0) == 0 {
-                last_act();
+            let mut turned = false;
+            loop {
+                let mut word = [0];
+                match told.read(&mut word) {
+                    Ok(1) if word == *TURN => turned = true,
+                    Ok(1) => return 0,
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    _ => break,
+                }
+            }
+            if turned {
+                after()
+            } else {
+                before()
             }
             0
         })
@@ -61,6 +85,18 @@ impl Guardian {
         })
     }
 
+    /// From here on its last act is the other one.
+    ///
+    /// # Errors
+    /// When it could not be told: it has ended.
+    pub fn turn(&mut self) -> Result<()> {
+        let told = match &mut self.link {
+            Some(link) => link.write_all(TURN),
+            None => Ok(()),
+        };
+        told.attempt(|| "telling the guardian what to do from now on".into())
+    }
+
     /// The commit: from here on the guardian does nothing, and goes.
     ///
     /// # Errors
@@ -68,7 +104,7 @@ impl Guardian {
     pub fn dismiss(mut self) -> Result<()> {
         let mut link = self.link.take().expect("it is taken only here and in drop");
         let told = link
-            .write_all(b"d")
+            .write_all(DISMISSED)
             .attempt(|| "dismissing the guardian".into());
         drop(link);
         self.await_end();
@@ -94,4 +130,35 @@ pub fn present<'a>(
     descriptors: impl Iterator<Item = Option<&'a std::os::fd::OwnedFd>>,
 ) -> Vec<BorrowedFd<'a>> {
     descriptors.flatten().map(AsFd::as_fd).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a guardian has done in the end.
+    fn acts(tell: impl FnOnce(Guardian)) -> String {
+        let (mut read, write) = std::io::pipe().unwrap();
+        let note = |text: &'static [u8]| {
+            let mut write = write.try_clone().unwrap();
+            move || drop(write.write_all(text))
+        };
+        tell(Guardian::of_two_minds(note(b"before"), note(b"after")).unwrap());
+        drop(write);
+        let mut done = String::new();
+        read.read_to_string(&mut done).unwrap();
+        done
+    }
+
+    #[test]
+    fn it_does_what_was_said_last() {
+        assert_eq!(acts(drop), "before");
+        assert_eq!(acts(|mut guardian| guardian.turn().unwrap()), "after");
+        assert_eq!(acts(|guardian| guardian.dismiss().unwrap()), "");
+        let turned = |mut guardian: Guardian| {
+            guardian.turn().unwrap();
+            guardian.dismiss().unwrap();
+        };
+        assert_eq!(acts(turned), "");
+    }
 }

@@ -14,6 +14,7 @@ mod error;
 pub mod extract;
 mod feeder;
 mod finisher;
+mod firewall;
 pub mod freeze;
 pub mod guardian;
 pub mod host;

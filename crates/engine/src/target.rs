@@ -153,15 +153,43 @@ impl TargetProcess {
 }
 
 /// What becomes of sockets whose peer is outside the job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum External {
     /// The checkpoint is refused.
-    #[default]
     Refuse,
+    /// TCP connections go on, where this user may take them along (CAP_NET_ADMIN); with all others the checkpoint is refused.
+    Keep(Firewall),
     /// A restart shows them as if the peer had closed.
     Close,
     /// A restart connects them again to the address that they were connected to.
     Reconnect,
+}
+
+impl Default for External {
+    fn default() -> Self {
+        Self::Keep(Firewall::Holds)
+    }
+}
+
+impl External {
+    /// Whether a checkpoint is refused because of a socket that cannot be kept.
+    pub fn refuses(self) -> bool {
+        matches!(self, Self::Refuse | Self::Keep(_))
+    }
+
+    /// Whether connections go on.
+    pub fn keeps(self) -> bool {
+        matches!(self, Self::Keep(_))
+    }
+}
+
+/// What the firewall of this machine does for connections that go on, while the job is nowhere but on a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Firewall {
+    /// It drops their segments. Otherwise the kernel would tell the peer that there is no such connection.
+    Holds,
+    /// Nothing.
+    Idle,
 }
 
 /// How closely a running job is looked at.

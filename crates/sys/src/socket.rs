@@ -5,6 +5,7 @@ pub mod diagnosis;
 mod internet;
 mod message;
 pub mod netlink;
+pub mod repair;
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 

@@ -45,6 +45,8 @@ fn external_refused(scene: &Scene) -> Outcome {
     let refused = scene
         .cryo(["checkpoint", &job.pid().to_string(), "-o"])
         .arguments([&image])
+        // Root may take the connection along.
+        .arguments(["--external", "refuse"])
         .run()?
         .refusal_with(&[REFUSED], &wanted)?;
     // Whose it is an ordinary user is not told of root's processes.

@@ -205,7 +205,7 @@ impl Arguments {
 
     fn find(&self) -> Result<Subject, Failure> {
         let mut subject = Subject::find(&self.target.target, self.target.scope)?;
-        subject.target.external = self.external.chosen();
+        subject.target.external = self.external.chosen_for_move();
         subject.target.embedding = Arc::new(self.embedding.chosen()?);
         subject.target.hashing = match self.embedding.hashing() {
             true => Hashing::Content,

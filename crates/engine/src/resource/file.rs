@@ -76,6 +76,7 @@ pub use owner::{Ids, Owner};
 pub(crate) use pty::has_own as has_own_terminals;
 pub(crate) use refused::is_kernel_file;
 pub use standard::leading_out;
+pub(crate) use tcp_socket::{KeptConnections, Parted, remarks as connection_remarks};
 pub use terminal::waits_for_keys;
 pub(crate) use {
     directory::OpenDirectory, fifo::Fifo, lock::HeldLock, place::NamedPlace, regular::RegularFile,

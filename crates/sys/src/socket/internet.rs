@@ -93,6 +93,10 @@ pub struct Tcp {
     pub backlog: u32,
     /// Smoothed round-trip time in µs: 0 for one that was never connected.
     pub round_trip: u32,
+    /// What was agreed on: bits of `TCPI_OPT_*`, 1 timestamps, 2 selective confirmation, 4 scaled windows.
+    pub agreed: u8,
+    /// The powers of two by which the windows of its peer and its own are told.
+    pub scales: (u8, u8),
 }
 
 impl Tcp {
@@ -115,6 +119,8 @@ impl Tcp {
             waiting: word(24)?,
             backlog: word(28)?,
             round_trip: word(68)?,
+            agreed: *bytes.get(5)?,
+            scales: bytes.get(6).map(|both| (both & 15, both >> 4))?,
         })
     }
 }

@@ -26,7 +26,7 @@ use super::socket::SocketFacts;
 use super::unix_socket::Listing;
 use crate::checkpoint::Tracer;
 use crate::error::Attempt;
-use crate::freeze::Frozen;
+use crate::freeze::{Afterwards, Frozen};
 use crate::participants;
 use crate::reference::Hashing;
 use crate::resource::memory::{device_number, other_name, printable};
@@ -194,6 +194,8 @@ pub struct Job<'a> {
     pub external: External,
     /// Who looks at it.
     pub tracer: Tracer,
+    /// What becomes of it once it is saved.
+    pub afterwards: Afterwards,
     /// Index of the description behind each slot: (process, number).
     by_slot: BTreeMap<(usize, i32), usize>,
     /// Index of the description of each socket, by its inode number.
@@ -222,6 +224,7 @@ struct Manner {
     hashing: Hashing,
     external: External,
     tracer: Tracer,
+    afterwards: Afterwards,
 }
 
 /// Whether processes run while they are looked at.
@@ -280,6 +283,7 @@ impl<'a> Job<'a> {
             hashing: target.hashing,
             external: target.external,
             tracer: Tracer::Named,
+            afterwards: Afterwards::LeaveRunning,
         };
         Self::gather((owners, omitted), members.collect(), manner)
     }
@@ -469,6 +473,7 @@ impl<'a> Job<'a> {
             hashing: manner.hashing,
             external: manner.external,
             tracer: manner.tracer,
+            afterwards: manner.afterwards,
             by_slot,
             by_inode,
             flight,
@@ -645,6 +650,7 @@ impl Manner {
             hashing: frozen.hashing,
             external: frozen.external,
             tracer: frozen.tracer,
+            afterwards: frozen.afterwards,
         }
     }
 }

@@ -15,7 +15,6 @@ use super::raise_limit;
 use super::socket::{SocketFacts, inode_of};
 use super::unix_socket::queue::{self, Mark, Reading};
 use crate::error::Attempt;
-use crate::target::External;
 use crate::{Refusals, Result};
 
 /// A message in a queue, with its descriptors as numbers of this process.
@@ -148,7 +147,7 @@ impl Job<'_> {
             let mut numbers = description.slots.iter().map(|slot| slot.number);
             description.facts.is_socket() && numbers.any(|number| (0..3).contains(&number))
         };
-        if self.external != External::Refuse || !self.descriptions.iter().any(standard) {
+        if !self.external.refuses() || !self.descriptions.iter().any(standard) {
             return;
         }
         let found: Vec<usize> = (0..self.descriptions.len())

@@ -1,13 +1,15 @@
 //! What sockets of the internet protocols have in common: places (address and port), and what the kernel lists of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use cryonaut_sys::socket::diagnosis::{InternetSocket, internet_sockets};
 use cryonaut_sys::socket::{self, Address, state};
 
 use super::facts::Job;
+use super::socket::inode_of;
 use super::unix_socket::holder;
 use crate::host::Host;
 use crate::plan::Plan;
@@ -110,6 +112,28 @@ pub fn whose(inode: u64) -> String {
     holder.map_or("another process".into(), |(pid, name)| {
         format!("process {pid} ({name})")
     })
+}
+
+/// The processes outside the job that have one of these sockets, among those that may be looked at: by inode number.
+pub fn holders_outside(sockets: &BTreeSet<u64>, job: &Job<'_>) -> BTreeMap<u64, (i32, String)> {
+    let own = std::process::id() as i32;
+    let pids = cryonaut_procfs::system::all_pids().unwrap_or_default();
+    let others = pids
+        .into_iter()
+        .filter(|pid| *pid != own && !job.members.contains_key(pid));
+    let mut found = BTreeMap::new();
+    for pid in others {
+        let entries = std::fs::read_dir(format!("/proc/{pid}/fd"));
+        for entry in entries.into_iter().flatten().flatten() {
+            let link = std::fs::read_link(entry.path()).unwrap_or_default();
+            let inode = inode_of(link.as_os_str().as_bytes());
+            if let Some(inode) = inode.filter(|inode| sockets.contains(inode)) {
+                let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                found.insert(inode, (pid, name.trim_end().to_owned()));
+            }
+        }
+    }
+    found
 }
 
 /// Whether an address is one of this machine's, so far as this network namespace shows it.

@@ -189,7 +189,8 @@ pub fn options(
     let mut put = |name: i32, value: Vec<u8>| put_at(libc::SOL_SOCKET, name, value);
     let filter = socket::filter(socket)
         .attempt(|| "reading the filter of a socket (only classic programs can be saved)".into())?;
-    if !filter.is_empty() {
+    // What `cryo` itself has put there is none of the program's.
+    if !filter.is_empty() && filter != socket::repair::NOTHING {
         put(libc::SO_ATTACH_FILTER, filter);
     }
     if socket::number_option(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER).unwrap_or(0) != 0 {
@@ -252,6 +253,12 @@ fn number_in(limit: &str) -> Option<i32> {
 /// The most that anybody may set for what a socket receives (`net.core.rmem_max`): what is beyond is cut down to it without a word.
 pub fn receive_limit() -> Option<i32> {
     let [_, (_, _, limit, _)] = BUFFERS;
+    number_in(limit)
+}
+
+/// As [`receive_limit`], for what a socket sends (`net.core.wmem_max`).
+pub fn send_limit() -> Option<i32> {
+    let [(_, _, limit, _), _] = BUFFERS;
     number_in(limit)
 }
 

@@ -6,15 +6,18 @@
 //! same addresses, and what had not been received is sent again (see `make`).
 //!
 //! Refused: data on a connection that has not been accepted, which nobody can read; a pending error, which looking at would take
-//! away; upper protocols such as TLS in the kernel; sockets of other network namespaces; peers outside the job. Not preserved:
+//! away; upper protocols such as TLS in the kernel; sockets of other network namespaces. A connection to a
+//! peer outside the job goes on where that is permitted (see `kept` and `revive`), and is refused otherwise. Not preserved:
 //! sequence numbers, windows, round-trip times and other measurements, sizes of buffers that the program did not set, TCP_QUICKACK,
 //! the order of connections that wait to be accepted, and whether what TCP_CORK and MSG_MORE hold back has been sent.
 
+mod kept;
 mod make;
 mod plan;
 mod queue;
 mod record;
 mod remains;
+mod revive;
 mod settle;
 mod standing;
 
@@ -26,18 +29,23 @@ use cryonaut_sys::descriptor;
 use cryonaut_sys::socket::{self, state};
 
 use super::facts::{Description, FdFacts, Job};
-use super::internet::{Listing, Place, reaches, readable, whose};
+use super::internet::{Listing, Place, holders_outside, reaches, readable, whose};
 use super::socket::{SO_BUF_LOCK, SocketFacts, SocketOption, Usual, options, stored_number};
 use super::{DescriptorKind, raise_limit};
+use crate::checkpoint::Tracer;
 use crate::collect::Collection;
+use crate::error::Attempt;
+use crate::freeze::Afterwards;
 use crate::host::Host;
 use crate::plan::Plan;
 use crate::resource::{Level, Support};
-use crate::target::External;
+use crate::target::{External, Firewall};
 use crate::{Error, Refusals, Result};
 
+pub(crate) use kept::{KeptConnections, Parted};
+use kept::{Parting, Watched};
 pub(crate) use record::TcpSocket;
-use record::{Link, TcpData};
+use record::{Link, TcpConnection, TcpData, TcpSent};
 use settle::Flow;
 use standing::{Sight, Standing, has_heard_all, is_waiting};
 
@@ -46,13 +54,25 @@ const LIMIT: Duration = Duration::from_millis(500);
 /// Bytes in one record of data.
 const PIECE: usize = 8 << 20;
 const TCP_ULP: i32 = 31;
+/// What to do about a peer outside.
+const REMEDY: &str = "take that process into the job as well, or say what becomes of it: --external close (as if the peer had \
+                      closed) or --external reconnect (a restart connects it again)";
+const NOT_PERMITTED: &str =
+    "; only who has CAP_NET_ADMIN over its network namespace may take a connection along";
 
 /// The kind.
 pub(super) struct TcpSockets;
 
 impl DescriptorKind for TcpSockets {
     fn kinds(&self) -> &'static [Kind] {
-        const { &[TcpSocket::KIND, TcpData::KIND] }
+        const {
+            &[
+                TcpSocket::KIND,
+                TcpData::KIND,
+                TcpConnection::KIND,
+                TcpSent::KIND,
+            ]
+        }
     }
 
     fn support(&self) -> &'static [Support] {
@@ -95,13 +115,27 @@ impl DescriptorKind for TcpSockets {
                 "start cryo in the job's network namespace, on a kernel with CONFIG_INET_DIAG",
             ),
             Standing::Outside(..) if job.hides_descriptors() => {}
-            Standing::Outside(place, inode) if job.external == External::Refuse => refusals.add(
-                label,
-                object,
-                format!("its peer {} is outside the job", outside(&place, inode)),
-                "take that process into the job as well, or say what becomes of it: --external close (as if the peer had \
-                 closed) or --external reconnect (a restart connects it again)",
-            ),
+            Standing::Outside(place, inode) if job.external.refuses() => {
+                let obstacle = match job.external {
+                    External::Keep(_) if !kept::is_permitted() => {
+                        Some((NOT_PERMITTED, "checkpoint it as root"))
+                    }
+                    External::Keep(_) if kept::has_locked_filter(copy.as_fd()) => {
+                        Some(("; its filter is locked, so that it cannot be held back", ""))
+                    }
+                    External::Keep(_) => None,
+                    _ => Some(("", "")),
+                };
+                if let Some((why, remedy)) = obstacle {
+                    let remedy = match remedy {
+                        "" => REMEDY.into(),
+                        remedy => format!("{remedy}, {REMEDY}"),
+                    };
+                    let peer = outside(&place, inode);
+                    let reason = format!("its peer {peer} is outside the job{why}");
+                    refusals.add(label, object, reason, remedy);
+                }
+            }
             _ => {}
         }
     }
@@ -141,31 +175,29 @@ impl DescriptorKind for TcpSockets {
         }
         unsettled(refusals)?;
         let listing = Listing::read(libc::IPPROTO_TCP);
+        let kept = keep(&held, &listing, job)?;
         let mut saved = Saved {
             job,
             listing,
             usual: Usual::default(),
             refusals: Refusals::default(),
+            kept,
         };
         let mut records = Vec::with_capacity(held.len());
         for held in &held {
-            records.push(saved.record_of(held)?);
+            let (record, bytes) = saved.record_of(held)?;
+            if record.link() == Link::Kept {
+                saved.put_connection(held, record, collection)?;
+                continue;
+            }
+            records.push((record, bytes));
         }
         saved.inspect_waiting(&held);
         unsettled(saved.refusals)?;
-        for (held, (record, _)) in held.iter().zip(&records) {
-            let inside = [Link::Connected, Link::Gone, Link::Waiting].contains(&record.link());
-            let mut slots = held.description.slots.iter();
-            let slot = slots.find(|slot| {
-                let owner = job.owner(**slot);
-                !owner.is_flight() && !owner.is_thread()
-            });
-            if let Some(slot) = slot.filter(|_| inside) {
-                collection
-                    .connections
-                    .push((job.owner(*slot).pid, slot.number));
-            }
-        }
+        // What is left of these stands in nobody's way.
+        collection.kept_connections = saved.kept.filter(|_| job.afterwards == Afterwards::Kill);
+        let inner = records.iter().map(|(record, _)| record);
+        collection.connections.extend(to_cut(inner, &held, job));
         for (record, bytes) in records {
             for piece in bytes.chunks(PIECE) {
                 collection.put(&TcpData {
@@ -181,6 +213,26 @@ impl DescriptorKind for TcpSockets {
     fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
         plan::plan(records, host, plan)
     }
+}
+
+/// Where the connections within the job are: process as we see it, and descriptor.
+fn to_cut<'r>(
+    records: impl Iterator<Item = &'r TcpSocket>,
+    held: &[Held<'_>],
+    job: &Job<'_>,
+) -> Vec<(i32, i32)> {
+    let inside = [Link::Connected, Link::Gone, Link::Waiting];
+    let inside = records.filter(|record| inside.contains(&record.link()));
+    let places = inside.filter_map(|record| {
+        let held = held.iter().find(|it| it.facts.inode == record.inode)?;
+        let mut slots = held.description.slots.iter();
+        let slot = slots.find(|slot| {
+            let owner = job.owner(**slot);
+            !owner.is_flight() && !owner.is_thread()
+        })?;
+        Some((job.owner(*slot).pid, slot.number))
+    });
+    places.collect()
 }
 
 fn unsettled(refusals: Refusals) -> Result<()> {
@@ -256,15 +308,149 @@ fn flows<'h>(held: &'h [Held<'_>], listing: &Listing, job: &Job<'_>) -> Result<V
     Ok(flows)
 }
 
+/// Takes the connections in hand that go on without the job.
+fn keep(held: &[Held<'_>], listing: &Listing, job: &Job<'_>) -> Result<Option<KeptConnections>> {
+    let External::Keep(firewall) = job.external else {
+        return Ok(None);
+    };
+    let parting = match job.afterwards {
+        Afterwards::Kill => Parting::Goes,
+        _ => Parting::Stays,
+    };
+    let mut leaving = Vec::new();
+    for held in held {
+        let sight = Sight::of(held.socket.as_fd(), &held.facts, listing, job)?;
+        if let Standing::Outside(peer, inode) = sight.standing {
+            let own = sight.own.place().unwrap_or((peer.0, 0));
+            leaving.push((held, (own, peer), inode));
+        }
+    }
+    if leaving.is_empty() {
+        return Ok(None);
+    }
+    if job.tracer == Tracer::Named {
+        return Err(Error::NeedsProcessApart);
+    }
+    let mut refusals = Refusals::default();
+    if parting == Parting::Goes {
+        let sockets = leaving.iter().map(|(held, ..)| held.facts.inode).collect();
+        let holders = holders_outside(&sockets, job);
+        for (held, (_, peer), inode) in &leaving {
+            let holder = holders.get(&held.facts.inode);
+            if let Some((reason, remedy)) = cannot_leave(holder, firewall) {
+                let (label, object) = held.about(job);
+                let peer = outside(peer, *inode);
+                let reason = format!("its peer {peer} is outside the job, {reason}");
+                refusals.add(label, object, reason, format!("{remedy}; or {REMEDY}"));
+            }
+        }
+    }
+    refusals.into_result()?;
+    let mut sockets = Vec::with_capacity(leaving.len());
+    for (held, ends, _) in leaving {
+        let copy = held.socket.try_clone();
+        let copy = copy.attempt(|| "copying a socket".into())?;
+        let (label, object) = held.about(job);
+        let name = format!("process {}, {object}", label.0);
+        sockets.push(Watched::new(copy, held.facts.inode, name, ends)?);
+    }
+    let processes: Vec<i32> = job.processes().map(|owner| owner.pid).collect();
+    KeptConnections::begin(sockets, &processes, (parting, firewall)).map(Some)
+}
+
+/// Why a connection cannot go on when its job is killed, and what to do.
+fn cannot_leave(
+    holder: Option<&(i32, String)>,
+    firewall: Firewall,
+) -> Option<(String, &'static str)> {
+    if firewall == Firewall::Holds && !crate::firewall::is_there() {
+        let reason = "and there is no nft to hold the connection while the job is on a disk: the kernel would reset it as soon as \
+                      the peer sends anything";
+        let remedy = "install nftables, or go without (--no-firewall)";
+        return Some((reason.into(), remedy));
+    }
+    let (pid, name) = holder?;
+    Some((
+        format!("and process {pid} ({name}), which is not in the job, has the socket too"),
+        "have that process close it",
+    ))
+}
+
+/// What the user should know of the connections of an image that was just made.
+///
+/// # Errors
+/// When the records are damaged.
+pub(crate) fn remarks(records: &RecordSet) -> Result<Vec<String>> {
+    let connections = records.all::<TcpConnection>()?;
+    let Some(first) = connections.first() else {
+        return Ok(Vec::new());
+    };
+    let count = super::Count(connections.len(), "connection");
+    Ok(vec![match first.table.as_str() {
+        "" => format!(
+            "{count} to outside the job can be resumed only as long as neither side has sent anything more: peers forget what \
+             a machine denies"
+        ),
+        table => format!(
+            "the firewall holds {count} to outside the job (table inet {table}) until the restart; peers wait for some minutes. To \
+             give the job up: nft delete table inet {table}"
+        ),
+    }])
+}
+
 /// What is being saved.
 struct Saved<'j, 'a> {
     job: &'j Job<'a>,
     listing: Listing,
     usual: Usual,
     refusals: Refusals,
+    /// The connections to outside that go on.
+    kept: Option<KeptConnections>,
 }
 
 impl Saved<'_, '_> {
+    /// Saves a socket whose connection goes on, and that connection.
+    fn put_connection(
+        &mut self,
+        held: &Held<'_>,
+        mut record: TcpSocket,
+        collection: &mut Collection,
+    ) -> Result<()> {
+        let kept = self.kept.as_mut().ok_or_else(|| {
+            Error::Failed("a connection appeared while its job stood still".into())
+        })?;
+        let look = kept.look(record.inode)?;
+        let Some(unread) = look.unread.filter(|unread| unread.urgent.is_none()) else {
+            self.refuse(
+                held,
+                "an urgent byte is under way in it, and its peer is outside the job",
+                "try again once the program has received it",
+            );
+            return Ok(());
+        };
+        if !look.filter.is_empty() {
+            record.options.push(SocketOption {
+                level: libc::SOL_SOCKET,
+                name: libc::SO_ATTACH_FILTER,
+                value: look.filter,
+            });
+        }
+        for piece in unread.bytes.chunks(PIECE) {
+            collection.put(&TcpData {
+                inode: record.inode,
+                bytes: piece.to_vec(),
+            })?;
+        }
+        for piece in look.sent.chunks(PIECE) {
+            collection.put(&TcpSent {
+                inode: record.inode,
+                bytes: piece.to_vec(),
+            })?;
+        }
+        collection.put(&look.connection)?;
+        collection.put(&record)
+    }
+
     fn refuse(&mut self, held: &Held<'_>, reason: &str, remedy: &str) {
         let (label, object) = held.about(self.job);
         self.refusals.add(label, object, reason, remedy);
@@ -311,6 +497,7 @@ impl Saved<'_, '_> {
             Standing::Connecting => Link::Connecting,
             Standing::Ended => Link::Ended,
             Standing::Outside(..) if self.job.external == External::Reconnect => Link::Again,
+            Standing::Outside(..) if self.job.external.keeps() => Link::Kept,
             Standing::Outside(..) => Link::Ended,
             Standing::Unknown(why) => return Err(Error::Failed(why)),
         };
@@ -368,7 +555,7 @@ impl Saved<'_, '_> {
                         "data was sent on a connection that waits to be accepted, which nobody can read until then".into(),
                     ),
                     (Some(_), _) => {}
-                    (None, Some(_)) | (None, None) if self.job.external != External::Refuse => {}
+                    (None, Some(_)) | (None, None) if !self.job.external.refuses() => {}
                     (None, client) => reasons.push(format!(
                         "a connection from {} waits to be accepted, which is outside the job or has gone",
                         outside(&waiting.peer, client.map_or(0, |client| client.inode))
@@ -440,7 +627,17 @@ const SUPPORT: &[Support] = &[
               kernel's to size",
     },
     Support {
-        what: "TCP connections whose peer is outside the job",
+        what: "TCP connections whose peer is outside the job, with CAP_NET_ADMIN over the network namespace (root, or one's own)",
+        level: Level::Partly,
+        how: "the peer notices nothing: sequence numbers, windows, options, timestamps, unread and unsent data, closed directions \
+              (TCP_REPAIR). With --kill the firewall (nft) drops their segments until the restart, which needs the same addresses; \
+              --no-firewall does without. Peers give up after some minutes (for Linux tcp_retries2); without CAP_NET_ADMIN over the initial \
+              namespace about three times half of net.core.wmem_max may be unconfirmed, otherwise it is refused. What an image of a job that ran \
+              on has is resumed only if nothing was sent since. Not kept: ECN, urgent bytes (refused), congestion and round-trip \
+              measurements; where the peer has closed, the kernel says ESTABLISHED instead of CLOSE_WAIT",
+    },
+    Support {
+        what: "TCP connections whose peer is outside the job, otherwise",
         level: Level::Partly,
         how: "refused with the peer's name; with --external close they come back as if the peer had closed, with --external reconnect \
               they are connected again to the same address",

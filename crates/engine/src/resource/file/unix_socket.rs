@@ -75,7 +75,7 @@ impl DescriptorKind for UnixSockets {
                 "start cryo in the job's network namespace, on a kernel with CONFIG_UNIX_DIAG",
             ),
             Standing::Outside(_) if job.hides_descriptors() => {}
-            Standing::Outside(peer) if job.external == External::Refuse => {
+            Standing::Outside(peer) if job.external.refuses() => {
                 refusals.add(
                     label,
                     object,
@@ -174,7 +174,7 @@ fn inspect_waiting(
             None if client == 0 => {
                 "a connection waits to be accepted whose client has gone: what it sent cannot be read"
             }
-            None if job.external == External::Refuse && !job.hides_descriptors() => {
+            None if job.external.refuses() && !job.hides_descriptors() => {
                 "a connection from outside the job waits to be accepted"
             }
             None => continue,

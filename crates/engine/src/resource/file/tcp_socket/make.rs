@@ -14,6 +14,7 @@ use cryonaut_sys::socket::{self, Address, End};
 
 use super::record::{Link, TcpSocket};
 use super::remains;
+use super::revive::{self, Kept};
 use super::settle::{self, Flow};
 use crate::error::Attempt;
 use crate::resource::file::internet::{self, readable};
@@ -33,6 +34,8 @@ const REPAIR_OFF_NO_PROBE: i32 = -1;
 pub(super) struct Workshop<'r> {
     sockets: &'r [TcpSocket],
     data: &'r BTreeMap<u64, Vec<u8>>,
+    /// Connections that go on, by inode number.
+    kept: &'r BTreeMap<u64, Kept>,
     /// What is made, by inode number.
     pub(super) made: BTreeMap<u64, OwnedFd>,
     /// Peers that nobody has, by the inode number of who is left.
@@ -41,10 +44,15 @@ pub(super) struct Workshop<'r> {
 }
 
 impl<'r> Workshop<'r> {
-    pub(super) fn new(sockets: &'r [TcpSocket], data: &'r BTreeMap<u64, Vec<u8>>) -> Self {
+    pub(super) fn new(
+        sockets: &'r [TcpSocket],
+        data: &'r BTreeMap<u64, Vec<u8>>,
+        kept: &'r BTreeMap<u64, Kept>,
+    ) -> Self {
         Self {
             sockets,
             data,
+            kept,
             made: BTreeMap::new(),
             ghosts: BTreeMap::new(),
             doors: BTreeMap::new(),
@@ -59,6 +67,7 @@ impl<'r> Workshop<'r> {
                 Link::Connected => self.connect_pair(socket)?,
                 Link::Gone => self.connect_to_ghost(socket)?,
                 Link::Ended => self.make_ended(socket)?,
+                Link::Kept => self.resume(socket)?,
                 _ => {}
             }
         }
@@ -281,11 +290,21 @@ impl<'r> Workshop<'r> {
         Ok(())
     }
 
+    /// A socket whose connection goes on.
+    fn resume(&mut self, socket: &TcpSocket) -> Result<()> {
+        let kept = self.kept.get(&socket.inode).ok_or_else(damaged)?;
+        let unread = self.data.get(&socket.inode).map_or(&[][..], Vec::as_slice);
+        let fd = revive::make(socket, kept, unread)?;
+        self.made.insert(socket.inode, fd);
+        Ok(())
+    }
+
     /// Sends everything that was under way.
     fn fill(&self) -> Result<()> {
         let start = Instant::now();
         let mut deliveries = Vec::new();
-        for (index, socket) in self.sockets.iter().enumerate() {
+        let rebuilt = self.sockets.iter().enumerate();
+        for (index, socket) in rebuilt.filter(|(_, socket)| socket.link() != Link::Kept) {
             let Some(bytes) = self.data.get(&socket.inode).filter(|it| !it.is_empty()) else {
                 continue;
             };
@@ -363,8 +382,12 @@ impl<'r> Workshop<'r> {
     pub(super) fn finish(&self) -> Result<()> {
         for socket in self.sockets {
             let fd = self.fd(socket.inode)?;
-            restore(fd, &socket.options)?;
-            set_sharing(fd, &socket.options)?;
+            if socket.link() == Link::Kept {
+                revive::restore_early(fd, &socket.options)?;
+            } else {
+                restore(fd, &socket.options)?;
+                set_sharing(fd, &socket.options)?;
+            }
             crate::resource::file::set_flags(fd, socket.flags)
                 .attempt(|| "setting the flags of a socket".into())?;
         }
@@ -413,14 +436,15 @@ fn stuck() -> Error {
     )
 }
 
-fn damaged() -> Error {
+pub(super) fn damaged() -> Error {
     Error::Failed("the image is damaged: TCP sockets do not fit each other".into())
 }
 
+/// Whether directions of it are closed as the program would.
 fn has_connection(socket: &TcpSocket) -> bool {
     !matches!(
         socket.link(),
-        Link::Alone | Link::Listening | Link::Connecting
+        Link::Alone | Link::Listening | Link::Connecting | Link::Kept
     )
 }
 
@@ -431,7 +455,7 @@ fn ignore_unconnected(result: std::io::Result<()>) -> std::io::Result<()> {
     }
 }
 
-fn name(address: Option<Address>) -> String {
+pub(super) fn name(address: Option<Address>) -> String {
     let place = address.and_then(|address| address.place());
     place.map_or("nowhere".into(), |place| readable(&place))
 }

@@ -6,15 +6,20 @@ use std::fmt;
 use cryonaut_image::RecordSet;
 use cryonaut_sys::socket::state;
 
-use super::make::Workshop;
-use super::record::{Link, TcpData, TcpSocket};
+use super::kept;
+use super::make::{Workshop, damaged};
+use super::record::{Link, TcpConnection, TcpData, TcpSent, TcpSocket};
+use super::revive::{self, Kept, Revival, Revivals};
+use crate::Result;
 use crate::host::Host;
 use crate::plan::{Action, Plan, Stage};
 use crate::rebuild::Rebuild;
 use crate::resource::file::internet::{Listing, check_name, reaches, readable, whose};
 use crate::resource::file::socket::{check, stored_number};
-use crate::resource::file::{Count, holders};
-use crate::{Error, Result};
+use crate::resource::file::{Count, holders, object};
+
+const RESUMING: &str = "restart as root, or with CAP_NET_ADMIN over this network namespace; or save it with --external close or \
+                        --external reconnect";
 
 /// Plans all TCP sockets of an image: one step, since they are made through each other.
 pub fn plan(records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
@@ -28,7 +33,13 @@ pub fn plan(records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
             .or_default()
             .append(&mut piece.bytes);
     }
-    check_records(&sockets, &data)?;
+    let kept = connections(records)?;
+    check_records(&sockets, &data, &kept)?;
+    let most = match kept.is_empty() {
+        true => None,
+        false => revive::most_unconfirmed(),
+    };
+    let permitted = kept.is_empty() || kept::is_permitted();
     let holders = holders(records)?;
     let listing = Listing::read(libc::IPPROTO_TCP);
     let own: BTreeSet<u64> = match host.leaving.is_empty() {
@@ -45,6 +56,20 @@ pub fn plan(records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
         let about = ((process, ""), object.as_str());
         check(&socket.options, about.0, about.1, plan);
         check_algorithm(socket, about, host, plan);
+        if socket.link() == Link::Kept && !permitted {
+            let reason = "its peer is outside the job, and only who has CAP_NET_ADMIN may resume a connection";
+            plan.refusals.add(about.0, about.1, reason, RESUMING);
+        }
+        if let Some(kept) = kept.get(&socket.inode)
+            && let Some(most) = most.filter(|most| *most < kept.sent.len())
+        {
+            let reason = format!(
+                "its peer has not confirmed {}, and only root may have a socket hold more than {most}",
+                Count(kept.sent.len(), "byte")
+            );
+            let remedy = "raise /proc/sys/net/core/wmem_max, or restart as root";
+            plan.refusals.add(about.0, about.1, reason, remedy);
+        }
         let named = !matches!(socket.link(), Link::Ended | Link::Again);
         if let Some(address) = socket.own().filter(|_| named) {
             check_name(&address, about, host, plan);
@@ -57,14 +82,53 @@ pub fn plan(records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
             ));
         }
     }
-    plan.step(Stage::Objects, 0, Make { sockets, data });
+    if let Some(job) = first_holder(&sockets, &holders) {
+        let sockets = sockets.iter().filter(|it| it.link() == Link::Kept);
+        let sockets = sockets.map(|socket| (socket.clone(), kept[&socket.inode].clone()));
+        let sockets = sockets.collect();
+        plan.step(Stage::Restrict, job, Resume { job, sockets });
+    }
+    plan.step(
+        Stage::Objects,
+        0,
+        Make {
+            sockets,
+            data,
+            kept,
+        },
+    );
     Ok(())
 }
 
+/// A process that has a connection that goes on.
+fn first_holder(sockets: &[TcpSocket], holders: &BTreeMap<u64, (i32, i32)>) -> Option<i32> {
+    let mut kept = sockets.iter().filter(|it| it.link() == Link::Kept);
+    kept.find_map(|socket| holders.get(&socket.object).map(|(process, _)| *process))
+}
+
+/// The connections of an image that go on, by the inode numbers of their sockets.
+fn connections(records: &RecordSet) -> Result<BTreeMap<u64, Kept>> {
+    let mut found = BTreeMap::new();
+    for connection in records.all::<TcpConnection>()? {
+        let kept = Kept {
+            sent: Vec::new(),
+            connection,
+        };
+        found.insert(kept.connection.inode, kept);
+    }
+    for mut piece in records.all::<TcpSent>()? {
+        let kept = found.get_mut(&piece.inode).ok_or_else(damaged)?;
+        kept.sent.append(&mut piece.bytes);
+    }
+    Ok(found)
+}
+
 /// Checks that records fit each other.
-fn check_records(sockets: &[TcpSocket], data: &BTreeMap<u64, Vec<u8>>) -> Result<()> {
-    let damaged =
-        || Error::Failed("the image is damaged: TCP sockets do not fit each other".into());
+fn check_records(
+    sockets: &[TcpSocket],
+    data: &BTreeMap<u64, Vec<u8>>,
+    connections: &BTreeMap<u64, Kept>,
+) -> Result<()> {
     let known: BTreeMap<u64, &TcpSocket> = sockets
         .iter()
         .map(|socket| (socket.inode, socket))
@@ -101,6 +165,12 @@ fn check_records(sockets: &[TcpSocket], data: &BTreeMap<u64, Vec<u8>>) -> Result
             Link::Connecting | Link::Again => to.is_some() && empty,
             Link::Alone => empty,
             Link::Ended => true,
+            Link::Kept => {
+                let kept = connections.get(&socket.inode).ok_or_else(damaged)?;
+                let unread = data.get(&socket.inode).map_or(&[][..], Vec::as_slice);
+                revive::check(kept, unread)?;
+                own.is_some() && to.is_some()
+            }
         };
         if !fits || ![libc::AF_INET, libc::AF_INET6].contains(&socket.family) {
             return Err(damaged());
@@ -125,12 +195,17 @@ fn check_free(
     };
     let to = socket.to().and_then(|to| to.place());
     let shares = stored_number(&socket.options, libc::SO_REUSEPORT).unwrap_or(0) != 0;
+    let kept = socket.link() == Link::Kept;
     let connected = matches!(socket.link(), Link::Connected | Link::Gone | Link::Waiting);
+    let connected = connected || kept;
     let taken = listing.all().find(|other| {
-        let free = other.inode == 0 || leaving.contains(&other.inode);
+        // One that is not made by connecting finds no room beside the remains of another either.
+        let free = other.inode == 0 && !kept || leaving.contains(&other.inode);
         let same = match other.state {
             // A socket that serves to accept has to listen where the other's clients would be taken.
-            state::LISTEN => !shares && (reaches(&other.own, &own) || reaches(&own, &other.own)),
+            state::LISTEN => {
+                !shares && !kept && (reaches(&other.own, &own) || reaches(&own, &other.own))
+            }
             state::TIME_WAIT => false,
             _ => connected && other.own == own && Some(other.peer) == to,
         };
@@ -181,6 +256,7 @@ fn check_algorithm(socket: &TcpSocket, (label, object): About<'_>, host: &Host, 
 struct Make {
     sockets: Vec<TcpSocket>,
     data: BTreeMap<u64, Vec<u8>>,
+    kept: BTreeMap<u64, Kept>,
 }
 
 impl fmt::Display for Make {
@@ -200,7 +276,7 @@ impl fmt::Display for Make {
 
 impl Action for Make {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
-        let mut workshop = Workshop::new(&self.sockets, &self.data);
+        let mut workshop = Workshop::new(&self.sockets, &self.data, &self.kept);
         workshop.make()?;
         workshop.finish()?;
         let mut made = workshop.made;
@@ -209,6 +285,34 @@ impl Action for Make {
                 rebuild.objects.insert(socket.object, fd);
             }
         }
+        Ok(())
+    }
+}
+
+/// Stands by until the job is committed, for the connections that go on then.
+struct Resume {
+    job: i32,
+    sockets: Vec<(TcpSocket, Kept)>,
+}
+
+impl fmt::Display for Resume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = Count(self.sockets.len(), "connection");
+        write!(f, "have {count} to outside the job go on after the commit")
+    }
+}
+
+impl Action for Resume {
+    fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
+        let mut all = Vec::with_capacity(self.sockets.len());
+        for (socket, kept) in &self.sockets {
+            let made = object(rebuild, socket.object)?;
+            all.push(Revival::new(made, socket, kept)?);
+        }
+        let revivals = Revivals::prepare(all, rebuild.whereabouts(self.job)?.0)?;
+        rebuild
+            .after_commit
+            .push(Box::new(move || revivals.perform()));
         Ok(())
     }
 }
@@ -234,7 +338,8 @@ mod tests {
 
     #[test]
     fn sockets_that_do_not_fit_each_other_are_damage() {
-        let check = |sockets: &[TcpSocket]| check_records(sockets, &BTreeMap::new());
+        let check =
+            |sockets: &[TcpSocket]| check_records(sockets, &BTreeMap::new(), &BTreeMap::new());
         let connected = Link::Connected;
         assert!(check(&[socket(1, connected, 2), socket(2, connected, 1)]).is_ok());
         assert!(check(&[socket(1, connected, 1)]).is_ok());
@@ -247,8 +352,8 @@ mod tests {
         short.own_address = Some(vec![2, 0, 1]);
         assert!(check(&[short]).is_err());
         let data = BTreeMap::from([(1, vec![1]), (2, vec![])]);
-        assert!(check_records(&[socket(1, Link::Ended, 0)], &data).is_err());
+        assert!(check_records(&[socket(1, Link::Ended, 0)], &data, &BTreeMap::new()).is_err());
         let data = BTreeMap::from([(1, vec![1])]);
-        assert!(check_records(&[socket(1, Link::Listening, 0)], &data).is_err());
+        assert!(check_records(&[socket(1, Link::Listening, 0)], &data, &BTreeMap::new()).is_err());
     }
 }
