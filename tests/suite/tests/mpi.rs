@@ -14,15 +14,25 @@ use std::time::{Duration, Instant};
 use cryonaut_suite::scene::describe_status;
 use cryonaut_suite::victim::{checkpoint, generation, leave_ipc_namespace, restart_within};
 use cryonaut_suite::{
-    Outcome, Program, Random, Running, Scene, User, failed, place, processes, test,
+    Outcome, Program, Random, Running, Scene, User, failed, place, processes, skip, test,
 };
 use rustix::process::Signal;
 
 /// How long anything may take on a busy machine: four ranks that spin, on few processors.
 const LIMIT: Duration = Duration::from_secs(280);
 
+/// What the ranks run.
+#[derive(Debug, Clone, Copy)]
+enum Ranks {
+    /// A C program that exchanges everything with everybody.
+    Exchange,
+    /// numpy and mpi4py, with large messages.
+    Arrays,
+}
+
 /// One library with one transport.
 struct Setting {
+    ranks: Ranks,
     launcher: &'static str,
     compiler: &'static str,
     options: &'static [&'static str],
@@ -46,6 +56,7 @@ const AS_ROOT: &[(&str, &str)] = &[
 
 const fn open_mpi(options: &'static [&'static str]) -> Setting {
     Setting {
+        ranks: Ranks::Exchange,
         launcher: "mpirun.openmpi",
         compiler: "mpicc.openmpi",
         options,
@@ -55,6 +66,7 @@ const fn open_mpi(options: &'static [&'static str]) -> Setting {
 
 const fn mpich(environment: &'static [(&'static str, &'static str)]) -> Setting {
     Setting {
+        ranks: Ranks::Exchange,
         launcher: "mpirun.mpich",
         compiler: "mpicc.mpich",
         options: &[],
@@ -82,17 +94,18 @@ const OPEN_MPI_TCP: Setting = open_mpi(&[
     "osc",
     "pt2pt",
 ]);
+/// As Open MPI comes, with numpy.
+const MPI4PY: Setting = Setting {
+    ranks: Ranks::Arrays,
+    ..open_mpi(&["btl_vader_single_copy_mechanism", "cma"])
+};
 /// As it comes: System V segments that are marked for removal, deleted files in /dev/shm, process_vm_readv(2).
 const MPICH: Setting = mpich(&[]);
 const MPICH_SYSTEM_V: Setting = mpich(&[("UCX_TLS", "self,sysv")]);
 impl Setting {
-    /// The launcher with the ranks of a program that exchanges everything with everybody for so many rounds.
-    fn program(&self, rounds: u32) -> Outcome<Program> {
-        let sources = [place::programs().join("mpi_exchange.c")];
+    /// The launcher with the ranks of what they run, for so many rounds that there are some after the last checkpoint.
+    fn program(&self) -> Outcome<Program> {
         let launcher = Program::installed(self.launcher)?.arguments(["-np", "4"]);
-        Program::installed(self.compiler)?;
-        let compiler = [self.compiler, "-O2", "-Wall", "-Wextra", "-Werror"];
-        let exchange = place::compile("mpi_exchange", &compiler, &sources)?;
         let mut program = match self.options {
             [] => launcher,
             options => launcher.arguments(OPEN_MPI).arguments(options),
@@ -100,10 +113,33 @@ impl Setting {
         for (name, value) in self.environment {
             program = program.variable(name, *value);
         }
-        Ok(program
-            .argument(exchange)
-            .argument(rounds.to_string())
-            .argument("20000"))
+        program = match self.ranks {
+            Ranks::Exchange => {
+                let sources = [place::programs().join("mpi_exchange.c")];
+                Program::installed(self.compiler)?;
+                let compiler = [self.compiler, "-O2", "-Wall", "-Wextra", "-Werror"];
+                program.argument(place::compile("mpi_exchange", &compiler, &sources)?)
+            }
+            Ranks::Arrays => {
+                // Debian's, which goes with its libraries.
+                let python = Program::at("/usr/bin/python3");
+                let probe = std::process::Command::new(&python.path)
+                    .args(["-c", "import numpy, mpi4py"])
+                    .output();
+                if !probe.is_ok_and(|probe| probe.status.success()) {
+                    return skip("/usr/bin/python3 has no numpy and mpi4py; run cargo xtask setup");
+                }
+                program
+                    .variable("OPENBLAS_NUM_THREADS", "1")
+                    .argument(python.path)
+                    .argument(place::publish(&place::programs().join("mpi_arrays.py"))?)
+            }
+        };
+        Ok(program.arguments(match self.ranks {
+            Ranks::Exchange => ["100", "20000"],
+            // Messages of 2 MiB.
+            Ranks::Arrays => ["34", "262144"],
+        }))
     }
 }
 
@@ -165,11 +201,9 @@ fn moment(random: &mut Random) {
     std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(80)));
 }
 
-const ROUNDS: u32 = 100;
-
 fn generations(scene: &Scene, setting: &Setting) -> Outcome {
     leave_ipc_namespace();
-    let program = setting.program(ROUNDS)?;
+    let program = setting.program()?;
     let (wanted, _) = reference(scene, &program)?;
     let mut random = Random::new();
     let mut target = format!("mpi-{}", std::process::id());
@@ -188,7 +222,7 @@ fn generations(scene: &Scene, setting: &Setting) -> Outcome {
 
 fn older(scene: &Scene, setting: &Setting) -> Outcome {
     leave_ipc_namespace();
-    let program = setting.program(ROUNDS)?;
+    let program = setting.program()?;
     let (wanted, _) = reference(scene, &program)?;
     let mut random = Random::new();
     let name = format!("mpi-{}", std::process::id());
@@ -245,4 +279,5 @@ settings! {
     open_mpi_tcp OPEN_MPI_TCP;
     mpich MPICH;
     mpich_system_v MPICH_SYSTEM_V;
+    mpi4py MPI4PY;
 }
