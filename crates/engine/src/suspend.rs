@@ -609,14 +609,28 @@ impl Work<'_> {
             let mut told = |bytes| progress(Progress::Reclaimed(bytes));
             reclaim::push_out(&plan.order, self.stop, &mut told)?;
         }
-        let pids: Vec<i32> = plan.before.iter().map(|memory| memory.pid).collect();
-        let held = plan.shared.sum(&need::read(&pids));
-        let wanted = held.swappable.min(held.total().saturating_sub(plan.keep));
-        let cgroups: &[PathBuf] = &self.suspension.cgroups;
-        if wanted > 0 && reclaim::reclaim_cgroups(cgroups, wanted, self.stop) {
-            tracing::debug!(bytes = wanted, "asked its cgroup to give memory back");
-        }
+        self.reclaim_rest(plan);
         Ok(())
+    }
+
+    /// Has the cgroup that holds the job alone give back what advice did not reach.
+    fn reclaim_rest(&self, plan: &Plan) {
+        /// What goes first may be page cache, which is not the job's: so it is asked again.
+        const ROUNDS: usize = 16;
+        let pids: Vec<i32> = plan.before.iter().map(|memory| memory.pid).collect();
+        for _ in 0..ROUNDS {
+            let held = plan.shared.sum(&need::read(&pids));
+            let wanted = held.swappable.min(held.total().saturating_sub(plan.keep));
+            let cgroups: &[PathBuf] = &self.suspension.cgroups;
+            let given = match wanted {
+                0 => 0,
+                wanted => reclaim::reclaim_cgroups(cgroups, wanted, self.stop),
+            };
+            if given == 0 {
+                return;
+            }
+            tracing::debug!(bytes = given, "its cgroup gave memory back");
+        }
     }
 }
 

@@ -18,6 +18,9 @@ const LIMIT: Duration = Duration::from_secs(420);
 /// Room for what outlives its end.
 const DISK: u64 = 64 << 20;
 
+/// Its swap space.
+const SWAP: u64 = 64 << 20;
+
 /// Victims that live there alone, as root: kinds of kernel objects of which kernels differ in what they show.
 const VICTIMS: [&str; 6] = [
     "epoll",
@@ -29,6 +32,8 @@ const VICTIMS: [&str; 6] = [
 ];
 /// The same, as an ordinary user.
 const THEIRS: [&str; 2] = ["file_offsets", "unix_pair"];
+/// Victims that are suspended there.
+const OTHERS: [&str; 1] = ["stays"];
 
 /// The kernel with its modules, and QEMU.
 struct Parts {
@@ -103,7 +108,8 @@ fn add_libraries(machine: &mut Archive, path: &Path) -> Outcome {
 /// Adds what the machine has of its own, but for its first program.
 fn furnish(machine: &mut Archive, scene: &Scene, parts: &Parts) -> Outcome {
     for directory in [
-        "/dev", "/etc", "/modules", "/own", "/real", "/proc", "/sys", "/theirs", "/victims",
+        "/dev", "/etc", "/modules", "/others", "/own", "/real", "/proc", "/sys", "/theirs",
+        "/victims",
     ] {
         machine.directory(directory);
     }
@@ -128,7 +134,11 @@ fn furnish(machine: &mut Archive, scene: &Scene, parts: &Parts) -> Outcome {
         let name = format!("/modules/{}", entry.file_name().to_string_lossy());
         machine.executable(&name, &fs::read(entry.path())?);
     }
-    for (directory, names) in [("/victims", &VICTIMS[..]), ("/theirs", &THEIRS[..])] {
+    for (directory, names) in [
+        ("/victims", &VICTIMS[..]),
+        ("/theirs", &THEIRS),
+        ("/others", &OTHERS),
+    ] {
         for name in names {
             let path = Program::victim(name, &[])?.path;
             add_libraries(machine, &path)?;
@@ -146,8 +156,8 @@ fn lacking_feature() -> Outcome<&'static str> {
 }
 
 /// Starts the machine, waits for its end, and gives what it said.
-fn start(scene: &Scene, parts: &Parts, label: &str, files: &[&Path; 2]) -> Outcome<String> {
-    let [archive, disk] = files;
+fn start(scene: &Scene, parts: &Parts, label: &str, files: &[&Path; 3]) -> Outcome<String> {
+    let [archive, disk, swap] = files;
     let emulator = Program::at(Program::installed("nice")?.path)
         .arguments(["-n", "10"])
         .argument(&parts.emulator.path)
@@ -161,7 +171,9 @@ fn start(scene: &Scene, parts: &Parts, label: &str, files: &[&Path; 2]) -> Outco
         .argument(archive)
         .arguments(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"])
         .argument("-drive")
-        .argument(format!("file={},format=raw,if=virtio", disk.display()));
+        .argument(format!("file={},format=raw,if=virtio", disk.display()))
+        .argument("-drive")
+        .argument(format!("file={},format=raw,if=virtio", swap.display()));
     let machine = scene.start(label, &emulator)?;
     let ended = scene.wait_within(&machine, LIMIT);
     let said = machine.output();
@@ -240,7 +252,9 @@ fn jobs_go_on(scene: &Scene, luggage: Luggage) -> Outcome {
     let (archive, disk) = (scene.file("machine.cpio"), scene.file("disk"));
     fs::write(&archive, machine.finish())?;
     File::create(&disk)?.set_len(DISK)?;
-    let files = [archive.as_path(), disk.as_path()];
+    let swap = scene.file("swap");
+    File::create(&swap)?.set_len(SWAP)?;
+    let files = [archive.as_path(), disk.as_path(), swap.as_path()];
     let said = start(scene, &parts, "first-start", &files)?;
     let mut expected = vec![
         "doctor",
@@ -248,6 +262,7 @@ fn jobs_go_on(scene: &Scene, luggage: Luggage) -> Outcome {
         "mem_vdso",
         "vdso_of_user",
         "saved",
+        "suspended",
         "moved",
     ];
     expected.extend(VICTIMS.iter().chain(&THEIRS));

@@ -103,6 +103,21 @@ impl Cgroup {
         Self::at(self.path.join(name))
     }
 
+    /// Those below it.
+    pub fn children(&self) -> Vec<Self> {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        entries
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .map(|entry| Self::at(entry.path()))
+            .collect()
+    }
+
+    /// Whether a process is in it or below it.
+    pub fn is_populated(&self) -> bool {
+        let events = fs::read_to_string(self.path.join("cgroup.events")).unwrap_or_default();
+        events.lines().any(|line| line == "populated 1")
+    }
+
     /// The processes in it, zombies left out, nor those whose first thread has ended; none if it has gone.
     pub fn members(&self) -> Vec<i32> {
         self.listed("cgroup.procs")

@@ -434,25 +434,52 @@ pub(super) fn write_back(job: &[Memory], shared: &SharedMemory) {
     }
 }
 
-/// Asks the cgroups that hold nothing but the job to give back this much; tells whether any was asked.
-pub(super) fn reclaim_cgroups(cgroups: &[PathBuf], mut bytes: u64, stop: &AtomicBool) -> bool {
-    let mut asked = false;
-    for cgroup in cgroups.iter().map(Cgroup::at) {
+/// Asks the cgroups that hold nothing but the job to give back this much, from its memory rather than from the page cache; gives
+/// how much they say that they did.
+pub(super) fn reclaim_cgroups(cgroups: &[PathBuf], bytes: u64, stop: &AtomicBool) -> u64 {
+    let mut rest = bytes;
+    for cgroup in accountable(cgroups) {
         let file = cgroup.path().join("memory.reclaim");
-        if !file.exists() {
-            continue;
-        }
-        while bytes > 0 && !stop.load(Ordering::Relaxed) {
-            let some = bytes.min(CHUNK);
+        while rest > 0 && !stop.load(Ordering::Relaxed) {
+            let some = rest.min(CHUNK);
+            // Linux 6.9 takes a wish for what is to go; before that, and where it is out of range, the amount alone.
+            let wish = fs::write(&file, format!("{some} swappiness=200"));
+            let done = match wish {
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    fs::write(&file, some.to_string())
+                }
+                outcome => outcome,
+            };
             // EAGAIN says that it could not give as much: there is no more to be had.
-            if fs::write(&file, some.to_string()).is_err() {
+            if done.is_err() {
                 break;
             }
-            asked = true;
-            bytes -= some;
+            rest -= some;
         }
     }
-    asked
+    bytes - rest
+}
+
+/// The cgroups that the memory of a job in these is accounted to, if nobody else's is. Pages stay with the cgroup that they were
+/// allocated in (Documentation/admin-guide/cgroup-v2.rst, "Memory Ownership"): for a job that was moved into a child for its
+/// suspension that is the one above.
+fn accountable(cgroups: &[PathBuf]) -> BTreeSet<Cgroup> {
+    let own = |cgroup: &Cgroup| cgroups.iter().any(|path| path == cgroup.path());
+    let mut found = BTreeSet::new();
+    for cgroup in cgroups.iter().map(Cgroup::at) {
+        if cgroup.is_of_suspend() {
+            let origin = cgroup.parent();
+            let others = origin.children().into_iter().filter(|child| !own(child));
+            if origin.members_by_thread().is_empty()
+                && others.into_iter().all(|child| !child.is_populated())
+            {
+                found.insert(origin);
+            }
+        }
+        found.insert(cgroup);
+    }
+    found.retain(|cgroup| cgroup.path().join("memory.reclaim").exists());
+    found
 }
 
 #[cfg(test)]

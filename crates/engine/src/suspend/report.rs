@@ -29,7 +29,7 @@ pub const GIVEN_BACK: &[[&str; 3]] = &[
     [
         "Private memory that processes share since a fork",
         "partly",
-        "only through memory.reclaim (Linux 5.19) of a cgroup v2 that holds the job alone and has the memory controller, which is used where it is there, and not tested; the kernel pushes out no page by advice that several processes map",
+        "only through memory.reclaim (Linux 5.19) of a cgroup v2 that holds the job alone and has the memory controller, which is used where it is there; the kernel pushes out no page by advice that several processes map",
     ],
     [
         "Memory of processes that cannot be traced, as an ordinary user",

@@ -14,6 +14,7 @@ for round in 1 2 3 4 5 6; do
 	for module in /modules/*.ko; do insmod "$module" 2> /dev/null; done
 done
 DISK=/dev/vda
+SWAP=/dev/vdb
 
 passed() { echo "@ passed $1"; }
 failed() {
@@ -81,6 +82,29 @@ here() {
 	fi
 }
 
+# suspended: in a cgroup that accounts for its memory a job gives back what its processes share since a fork, too.
+suspended() {
+	go=/jobs/suspended.go out=/jobs/suspended.out log=/jobs/suspended.log
+	mkdir /cgroup
+	mount -t cgroup2 cgroup2 /cgroup
+	if ! echo +memory > /cgroup/cgroup.subtree_control || ! mkswap $SWAP > $log || ! swapon $SWAP; then
+		echo "@ skipped suspended: no memory controller, or no swap space"
+		return
+	fi
+	mkdir /cgroup/job
+	VICTIM_GO=$go sh -c 'echo $$ > /cgroup/job/cgroup.procs; exec /others/stays inside' > $out 2>> $log < /dev/null &
+	job=$!
+	await $out '^READY' || { failed suspended "is never ready"; return; }
+	cryo suspend $job --json > /jobs/suspended.json 2>> $log || { failed suspended "cannot be suspended"; return; }
+	cat /jobs/suspended.json
+	if grep -q '"why":"shared"' /jobs/suspended.json; then
+		failed suspended "what its processes share stays"
+		return
+	fi
+	cryo resume $job >> $log 2>&1 || { failed suspended "cannot be resumed"; return; }
+	goes_on suspended $out $go
+}
+
 if [ "$(dd if=$DISK bs=1 skip=257 count=5 2> /dev/null)" = ustar ]; then
 	# The second start.
 	tar -x -f $DISK -C /
@@ -106,7 +130,8 @@ else
 	fi
 	for victim in /victims/*; do here 0 "$victim"; done
 	for victim in /theirs/*; do here USER "$victim"; done
-	rm -f DIRECTORY/machine.cpio DIRECTORY/disk
+	suspended
+	rm -f DIRECTORY/machine.cpio DIRECTORY/disk DIRECTORY/swap
 	tar -c -f $DISK -C / DIRECTORY 2> /jobs/moved.log && passed moved
 	sync
 fi
