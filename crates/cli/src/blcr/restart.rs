@@ -106,11 +106,12 @@ pub enum Ending {
 impl Ending {
     /// Ends so, or gives the exit status.
     pub fn status(self, ended: Ended) -> u8 {
+        /// RLIMIT_CORE (include/uapi/asm-generic/resource.h), which each C library gives another type.
+        const CORE: u32 = 4;
         if let (Ending::Same, Ended::Killed(signal)) = (self, ended) {
-            let none =
-                task::limit(0, libc::RLIMIT_CORE).map(|limit| task::Limit { soft: 0, ..limit });
+            let none = task::limit(0, CORE).map(|limit| task::Limit { soft: 0, ..limit });
             // It was its memory that was of interest.
-            let _ = none.and_then(|none| task::set_limit(0, libc::RLIMIT_CORE, none));
+            let _ = none.and_then(|none| task::set_limit(0, CORE, none));
             let _ = default_signal_action(signal);
             let _ = set_signal_mask(SignalSet::of(&[]));
             let _ = spawn::kill(spawn::own_pid(), signal);
