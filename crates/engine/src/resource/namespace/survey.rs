@@ -189,30 +189,31 @@ impl Survey {
         home
     }
 
-    /// The outermost of the user namespaces that a process is in and we are not, if it is as a restart makes them: ids are mapped to
-    /// themselves.
+    /// The user namespace that a restart makes for the whole job, if it is as it makes them: ids are mapped to themselves. It is the one
+    /// that the process' pids belong to (around it there is another one where files of an image are laid out), else the outermost
+    /// that the process is in and we are not.
     fn user_namespace_of_job(&self, subject: &Subject<'_>) -> Option<u64> {
         let own = subject.directory.open_file("ns/user").ok()?;
-        let mut outermost = own.try_clone().ok()?;
-        loop {
-            let around = File::from(namespace::parent(outermost.as_fd()).ok()?);
+        let pids = subject.directory.open_file("ns/pid").ok()?;
+        let of_pids = namespace::owner(pids.as_fd()).ok().map(File::from);
+        let of_pids = of_pids.and_then(|owner| inode(&owner));
+        let mut chosen = own.try_clone().ok()?;
+        while inode(&chosen) != of_pids {
+            let around = File::from(namespace::parent(chosen.as_fd()).ok()?);
             if Some(&inode(&around)?) == self.here.get("user") {
                 break;
             }
-            outermost = around;
+            chosen = around;
         }
-        let found = inode(&outermost)?;
+        let found = inode(&chosen)?;
         // Root needs none for its jobs: the job has made it itself, unless its pids belong to it.
-        let pids = subject.directory.open_file("ns/pid").ok()?;
-        let of_pids = namespace::owner(pids.as_fd()).ok().map(File::from);
-        let has_pids = of_pids.and_then(|owner| inode(&owner)) == Some(found);
-        if !has_pids && super::may_make_without_user_namespace() {
+        if of_pids != Some(found) && super::may_make_without_user_namespace() {
             return None;
         }
         let is_as_ours = if Some(found) == inode(&own) {
             maps_to_itself(subject.directory)
         } else {
-            Made::maps_to_itself(&outermost)
+            Made::maps_to_itself(&chosen)
         };
         is_as_ours.then_some(found)
     }
