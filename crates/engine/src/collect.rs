@@ -27,20 +27,6 @@ pub struct PageRange {
     pub access: Access,
 }
 
-impl PageRange {
-    /// The part of it that the image calls `from..to`, if it has any.
-    pub fn part(&self, (from, to): (u64, u64)) -> Option<PageRange> {
-        let recorded = self.recorded.max(from);
-        let end = (self.recorded + (self.end - self.start)).min(to);
-        (recorded < end).then(|| PageRange {
-            start: self.start + (recorded - self.recorded),
-            end: self.start + (end - self.recorded),
-            recorded,
-            ..*self
-        })
-    }
-}
-
 /// How memory of a process is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {

@@ -2,6 +2,7 @@
 
 mod connection;
 mod end;
+mod memory_limit;
 mod settle;
 mod suspended;
 mod vfork;
@@ -10,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -128,12 +130,18 @@ impl FrozenProcess {
                 let through = self.directory.pid();
                 let room = find_room(through, &areas)?;
                 let task = &mut self.tasks[0];
-                none.insert(Guest::enter(
-                    through,
-                    &mut task.stopped,
-                    (inner, task.inner),
-                    room,
-                )?)
+                let names = (inner, task.inner);
+                let mut enter = || Guest::enter(through, &mut task.stopped, names, room);
+                let entered = match enter() {
+                    Err(cryonaut_tracee::Error::NoMemory(..)) => {
+                        memory_limit::with_room(self.pid, enter)?
+                    }
+                    entered => entered,
+                };
+                if let Err(cryonaut_tracee::Error::NoMemory(_, cause)) = &entered {
+                    return Err(memory_limit::refusal(self, cause));
+                }
+                none.insert(entered?)
             }
         };
         let task = &mut self.tasks[index];
@@ -144,6 +152,13 @@ impl FrozenProcess {
     /// mappings of this process.
     pub fn list_memory(&self) -> Option<u64> {
         lock(&self.guest).as_ref().map(Guest::list_memory)
+    }
+
+    /// What leads to the file or object of one of its areas, for those who may open it: that takes CAP_CHECKPOINT_RESTORE or
+    /// CAP_SYS_ADMIN (proc(5), /proc/PID/map_files).
+    pub fn map_file(&self, area: &SmapsArea) -> PathBuf {
+        let range = format!("{:x}-{:x}", area.area.start, area.area.end);
+        self.directory.path().join("map_files").join(range)
     }
 
     /// Reads its memory.

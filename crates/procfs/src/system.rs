@@ -157,19 +157,30 @@ pub fn swap_traffic() -> Result<SwapTraffic, ProcError> {
 /// # Errors
 /// If one of them is not there.
 pub fn parse_swap_traffic(text: &[u8]) -> Result<SwapTraffic, ParseError> {
-    let find = |name: &str| {
-        let value = |line: &[u8]| {
-            let rest = line.strip_prefix(name.as_bytes())?.trim_ascii();
-            scan::decimal(rest.strip_suffix(b" kB")?)
-        };
-        scan::Lines::new(text)
-            .find_map(|(_, line)| value(line))
-            .ok_or_else(|| ParseError::new("meminfo", 1, "no line of this name", text))
-    };
     Ok(SwapTraffic {
-        cached: find("SwapCached:")?,
-        being_written: find("Writeback:")?,
+        cached: kilobytes(text, "SwapCached:")?,
+        being_written: kilobytes(text, "Writeback:")?,
     })
+}
+
+/// The memory that can be had without swapping, in bytes.
+///
+/// # Errors
+/// If `/proc/meminfo` cannot be read, or lacks it.
+pub fn available_memory() -> Result<u64, ProcError> {
+    let kilobytes = parsed("meminfo", |text| kilobytes(text, "MemAvailable:"))?;
+    Ok(kilobytes.saturating_mul(1024))
+}
+
+/// The KiB that a line of `/proc/meminfo` tells.
+fn kilobytes(text: &[u8], name: &str) -> Result<u64, ParseError> {
+    let value = |line: &[u8]| {
+        let rest = line.strip_prefix(name.as_bytes())?.trim_ascii();
+        scan::decimal(rest.strip_suffix(b" kB")?)
+    };
+    scan::Lines::new(text)
+        .find_map(|(_, line)| value(line))
+        .ok_or_else(|| ParseError::new("meminfo", 1, "no line of this name", text))
 }
 
 /// Parses `/proc/sys/kernel/random/boot_id`.

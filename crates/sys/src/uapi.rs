@@ -19,6 +19,8 @@ pub const RLIMIT_CORE: u32 = 4;
 pub const RLIMIT_NOFILE: u32 = 7;
 /// Locked memory in bytes.
 pub const RLIMIT_MEMLOCK: u32 = 8;
+/// The limit of the address space, in bytes (include/uapi/asm-generic/resource.h).
+pub const RLIMIT_AS: u32 = 9;
 /// Pending signals of a user.
 pub const RLIMIT_SIGPENDING: u32 = 11;
 /// How nice a process may make itself: 20 less the nice value.

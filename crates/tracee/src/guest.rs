@@ -21,7 +21,8 @@ use cryonaut_sys::{PAGE_SIZE, RemotePtr, ptrace, wait};
 use crate::waiting::await_stop;
 use crate::{CallList, Error, Outcomes, Result, Stopped, at, read_exact, write_all};
 
-const REGION: u64 = 64 * 1024;
+/// How much a process maps to run call lists, in bytes.
+pub const REGION: u64 = 64 * 1024;
 const ENOSYS: u64 = -(libc::ENOSYS as i64) as u64;
 
 /// Signals whose default is to be ignored: they can end a list unseen by the program. SIGCONT never: it undoes job stops.
@@ -164,25 +165,34 @@ impl Guest {
             guest.memory.write_all_at(arch::guest_code(), room),
         )?;
         guest.place_frame(task, inner, 0)?;
-        let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
-        let arguments = [0, REGION, protection, flags, u64::MAX, 0];
-        let registers = task.registers().about_to_call(
-            room + arch::guest_boot(),
-            libc::SYS_mmap as u64,
-            arguments,
-        );
-        guest.send_off(task, &registers, !0)?;
-        let region = guest.until_call_returns(task, room + arch::guest_boot() + 2)?;
+        let mut region = guest.map_region(task, libc::MAP_PRIVATE)?;
+        if region == -i64::from(libc::ENOMEM) as u64 {
+            // Shared memory does not count as data memory (RLIMIT_DATA; is_data_mapping in mm/vma.h).
+            region = guest.map_region(task, libc::MAP_SHARED)?;
+        }
         if region > u64::MAX - 4095 {
             guest.bring_back(task)?;
+            guest.remove_code()?;
             let error = std::io::Error::from_raw_os_error(-(region as i64) as i32);
-            return Err(Error::System(pid, "getting it a page of memory", error));
+            return Err(Error::NoMemory(pid, error));
         }
         guest.region = region;
         guest.place_frame(task, inner, 0)?;
         guest.bring_back(task)?;
         Ok(guest)
+    }
+
+    /// Has the task map the region; gives its address, or a negative error number.
+    fn map_region(&self, task: &mut Stopped, sharing: i32) -> Result<u64> {
+        let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let flags = (sharing | libc::MAP_ANONYMOUS) as u64;
+        let boot = self.code + arch::guest_boot();
+        let arguments = [0, REGION, protection, flags, u64::MAX, 0];
+        let registers = task
+            .registers()
+            .about_to_call(boot, libc::SYS_mmap as u64, arguments);
+        self.send_off(task, &registers, !0)?;
+        self.until_call_returns(task, boot + 2)
     }
 
     /// Runs a list in `task`, which calls itself `inner` (process id, task id); `caught` are the signals that its process
@@ -254,6 +264,10 @@ impl Guest {
         self.send_off(task, &registers, !0)?;
         self.until_call_returns(task, unmapped)?;
         self.bring_back(task)?;
+        self.remove_code()
+    }
+
+    fn remove_code(&self) -> Result<()> {
         at(
             self.pid,
             "removing code",

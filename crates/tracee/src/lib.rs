@@ -15,7 +15,7 @@ mod stub;
 mod task;
 mod waiting;
 
-pub use guest::{Guest, find_room, left_behind};
+pub use guest::{Guest, REGION, find_room, left_behind};
 pub use list::{Argument, BufferId, CallId, CallList, Outcomes};
 pub use memory::{read_exact, write_all};
 pub use stub::Stub;
@@ -35,6 +35,10 @@ pub enum Error {
         "task {0} runs no call: somebody has frozen its cgroup; thaw it (docker unpause, systemctl thaw), then try again"
     )]
     Held(i32),
+    /// The process gets no memory for the calls that it is to make: at a limit of its own that
+    /// [`REGION`] bytes more would go beyond, ENOMEM or, for locked memory, EAGAIN (mmap(2)).
+    #[error("process {0}: getting it a page of memory: {1}")]
+    NoMemory(i32, #[source] std::io::Error),
     /// Task, what was tried, and the kernel's answer.
     #[error("task {0}: {1}: {2}")]
     System(i32, &'static str, #[source] std::io::Error),

@@ -158,6 +158,11 @@ fn kill_anytime_in_namespaces(scene: &Scene) -> Outcome {
     kill_anytime_apart(scene, &["own_user_namespace", "own_network_namespace"])
 }
 
+/// The limits of a process that has no memory left are raised for a moment, and put back.
+fn kill_anytime_at_memory_limit(scene: &Scene) -> Outcome {
+    kill_anytime_apart(scene, &["mem_limit"])
+}
+
 /// Jobs that other processes than `cryo` have to do with.
 fn kill_anytime_apart(scene: &Scene, sources: &[&str]) -> Outcome {
     let mut random = Random::new();
@@ -262,4 +267,16 @@ fn root() {
 #[test]
 fn user() {
     test("kill_anytime::user", User::Ordinary, kill_anytime);
+}
+
+#[test]
+fn memory_limit_root() {
+    let name = "kill_anytime::memory_limit_root";
+    test(name, User::Root, kill_anytime_at_memory_limit);
+}
+
+#[test]
+fn memory_limit_user() {
+    let name = "kill_anytime::memory_limit_user";
+    test(name, User::Ordinary, kill_anytime_at_memory_limit);
 }

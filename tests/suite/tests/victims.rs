@@ -53,6 +53,12 @@ victims! {
     mem_stack => Victim::new("mem_stack");
     mem_many_mappings => Victim::new("mem_many_mappings");
     mem_huge_reservation => Victim::new("mem_huge_reservation");
+    mem_sparse_shared => Victim::new("mem_sparse_shared").arguments(&["32"]);
+    mem_sparse_shared_terabytes => Victim::new("mem_sparse_shared").arguments(&["4096"]).only(User::Root);
+    mem_limit_data => Victim::new("mem_limit").arguments(&["data", "hard"]);
+    mem_limit_address_space => Victim::new("mem_limit").arguments(&["as"]);
+    mem_limit_address_space_hard => Victim::new("mem_limit").arguments(&["as", "hard"]).only(User::Root).unless_refused("its hard limit");
+    mem_limit_locked => Victim::new("mem_limit").arguments(&["locked"]);
     mem_dontneed => Victim::new("mem_dontneed");
     mem_huge_pages => Victim::new("mem_huge_pages");
     mem_vdso => Victim::new("mem_vdso");

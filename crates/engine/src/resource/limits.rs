@@ -47,7 +47,7 @@ const NAMES: [(&str, &str); LIMIT_COUNT as usize] = [
 ];
 
 /// A limit's name.
-pub(super) fn name_of(resource: u32) -> &'static str {
+pub(crate) fn name_of(resource: u32) -> &'static str {
     NAMES
         .get(resource as usize)
         .map_or("an unknown limit", |(name, _)| name)
@@ -375,6 +375,12 @@ const SUPPORT: &[Support] = &[
         what: "Resource limits (ulimit), soft and hard",
         level: Level::Restored,
         how: "a hard limit above what the user may set is refused at restart; --clamp-limits lowers it instead",
+    },
+    Support {
+        what: "A process at its memory limit (RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK)",
+        level: Level::Partly,
+        how: "a checkpoint needs 64 KiB in it, for which soft limits are raised for a moment; where a hard limit leaves no room \
+              either, only one with CAP_SYS_RESOURCE can save it: else it is refused",
     },
     Support {
         what: "The limit of processor time (RLIMIT_CPU)",

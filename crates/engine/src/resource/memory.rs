@@ -394,11 +394,7 @@ fn shared_objects(
         if unsaved.is_empty() {
             continue;
         }
-        let found = pages::shared_pages(process, area, source.swap > 0)?;
-        let ranges = found
-            .iter()
-            .flat_map(|range| unsaved.iter().filter_map(|part| range.part(*part)))
-            .collect();
+        let ranges = pages::shared_pages(process, area, &source, &unsaved)?;
         saved.push(mapped);
         saved.sort_unstable();
         collection.spaces.push(Space {
@@ -626,7 +622,9 @@ const SUPPORT: &[Support] = &[
     Support {
         what: "Shared anonymous memory",
         level: Level::Restored,
-        how: "stored once, shared again between all processes that map it",
+        how: "stored once, shared again between all processes that map it; what exists of it, also in swap, is found at once by root and \
+              by a cryo that has CAP_CHECKPOINT_RESTORE; for others each page is looked for, present or not, while the job stands \
+              still: some 15 s for 1 TiB reserved, and a refusal where a part is in swap and reading all would fill the memory",
     },
     Support {
         what: "Mapped files",
@@ -651,7 +649,12 @@ const SUPPORT: &[Support] = &[
         how: "their content is nowhere but in the kernel; unmap them before the checkpoint",
     },
     Support {
-        what: "userfaultfd, protection keys, shadow-stack memory, MAP_SYNC",
+        what: "Protection keys (pkey_alloc)",
+        level: Level::Refused,
+        how: "this version does not save which keys a program has; start it without them",
+    },
+    Support {
+        what: "userfaultfd, shadow-stack memory, MAP_SYNC",
         level: Level::Refused,
         how: "the kernel has no way to hand them over; see the text of the refusal",
     },

@@ -319,7 +319,7 @@ impl Search {
                 found.mapped.push((index, place));
                 found.ways.push(match found.standing {
                     Standing::Named => files.reach(path),
-                    _ => map_file(process, area),
+                    _ => process.map_file(area),
                 });
             }
         }
@@ -329,12 +329,6 @@ impl Search {
 /// Device and inode number that maps shows of an area's file.
 fn shown(area: &SmapsArea) -> Key {
     (device_of(&area.area), area.area.inode)
-}
-
-/// What leads to the file of an area, for those who may (CAP_CHECKPOINT_RESTORE).
-fn map_file(process: &FrozenProcess, area: &SmapsArea) -> PathBuf {
-    let range = format!("{:x}-{:x}", area.area.start, area.area.end);
-    process.directory.path().join("map_files").join(range)
 }
 
 /// Device and inode number of a file without a name that is mapped; nothing where it has a name yet.
@@ -349,7 +343,7 @@ fn deleted_key(
         return None;
     }
     // What stat(2) tells may be another device than what maps shows (btrfs, overlayfs).
-    let found = std::fs::metadata(map_file(process, area));
+    let found = std::fs::metadata(process.map_file(area));
     Some(found.map_or(shown, |found| (device_number(found.dev()), found.ino())))
 }
 

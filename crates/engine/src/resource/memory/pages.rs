@@ -1,10 +1,14 @@
 //! Which pages of an area hold something of the process' own.
 
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use cryonaut_image::ZeroPages;
 use cryonaut_procfs::pagemap::PagemapEntry;
+use cryonaut_procfs::smaps::SmapsArea;
+use cryonaut_procfs::system;
+use cryonaut_sys::file;
 use cryonaut_sys::memory::{self, page};
 use cryonaut_sys::{PAGE_SIZE, arch};
 use cryonaut_tracee::CallList;
@@ -14,7 +18,7 @@ use crate::collect::{Access, PageRange};
 use crate::copy_in::gaps;
 use crate::error::Attempt;
 use crate::freeze::FrozenProcess;
-use crate::{Error, Result};
+use crate::{Error, Refusal, Result};
 
 /// Finds the pages of all private areas of a process that must be saved, and counts them in their areas.
 ///
@@ -312,14 +316,20 @@ fn words_of(
     Ok(())
 }
 
-/// Finds the pages of a shared object that exist, through the area of a process that maps it.
+/// Finds the pages of a shared object that exist, present or in swap, through the area of a process that maps it; those of
+/// `parts`, which are offsets in the object.
+///
+/// The page tables of those who map it do not tell: fork gives a child none of the parent's entries, and what an ended process
+/// has written is in none.
 ///
 /// # Errors
-/// When the process has ended.
+/// [`Error::Refused`] where only reading all of it would tell, and that would take more memory than there is; when the process
+/// has ended.
 pub fn shared_pages(
     process: &mut FrozenProcess,
     area: &AreaRecord,
-    swapped: bool,
+    source: &SmapsArea,
+    parts: &[(u64, u64)],
 ) -> Result<Vec<PageRange>> {
     let readable = area.protection & libc::PROT_READ as u32 != 0;
     // Shared memory is nobody's private copy: pinning it copies nothing.
@@ -328,45 +338,110 @@ pub fn shared_pages(
     } else {
         Access::File
     };
-    let whole = |start: u64, end: u64| PageRange {
-        start,
-        end,
-        recorded: start - area.start + area.offset,
+    let runs = match data_of_object(process, source, parts)? {
+        Some(runs) => runs,
+        // mincore does not see what is in swap: read all of it, zero pages drop out.
+        None if source.swap > 0 => {
+            all_can_be_read(process, area, parts)?;
+            parts.to_vec()
+        }
+        None => pages_in_core(process, area, parts)?,
+    };
+    let range = |(from, to): (u64, u64)| PageRange {
+        start: from - area.offset + area.start,
+        end: to - area.offset + area.start,
+        recorded: from,
         zero: ZeroPages::Omit,
         access,
     };
-    if swapped {
-        // mincore does not see what is in swap: read all of it, zero pages drop out.
-        return Ok(vec![whole(area.start, area.end)]);
-    }
-    const PIECE: u64 = 32 * 1024 * PAGE_SIZE;
-    let mut ranges: Vec<PageRange> = Vec::new();
-    let mut start = area.start;
-    while start < area.end {
-        let end = (start + PIECE).min(area.end);
-        let mut list = CallList::new();
-        let vector = list.space(((end - start) / PAGE_SIZE) as usize);
-        let call = list.call(
-            libc::SYS_mincore,
-            &[start.into(), (end - start).into(), vector.into()],
-        );
-        let outcomes = process.run(0, &list)?;
-        outcomes
-            .result(call)
-            .attempt(|| format!("process {}: finding its shared pages", process.pid))?;
-        for (index, &byte) in outcomes.buffer(vector).iter().enumerate() {
-            if byte & 1 == 0 {
-                continue;
-            }
-            let address = start + index as u64 * PAGE_SIZE;
-            match ranges.last_mut() {
-                Some(last) if last.end == address => last.end += PAGE_SIZE,
-                _ => ranges.push(whole(address, address + PAGE_SIZE)),
-            }
+    Ok(runs.into_iter().map(range).collect())
+}
+
+/// The pages of an object that hold something, as offsets, from the object itself (lseek(2), SEEK_DATA; `shmem_file_llseek`):
+/// that takes as long as there are pages, however large the object is. Nothing where the object may not be opened.
+fn data_of_object(
+    process: &FrozenProcess,
+    source: &SmapsArea,
+    parts: &[(u64, u64)],
+) -> Result<Option<Vec<(u64, u64)>>> {
+    let Ok(object) = File::open(process.map_file(source)) else {
+        return Ok(None);
+    };
+    let what = || format!("process {}: finding its shared pages", process.pid);
+    let mut runs = Vec::new();
+    for &(from, to) in parts {
+        let mut place = from;
+        while place < to {
+            let data = file::next_data(object.as_fd(), place).attempt(what)?;
+            let Some((start, end)) = data.filter(|(start, _)| *start < to) else {
+                break;
+            };
+            runs.push((
+                start & !(PAGE_SIZE - 1),
+                end.next_multiple_of(PAGE_SIZE).min(to),
+            ));
+            place = end.next_multiple_of(PAGE_SIZE);
         }
-        start = end;
     }
-    Ok(ranges)
+    Ok(Some(runs))
+}
+
+/// The pages of an object that are in memory, as offsets, as a process that maps it sees them (mincore(2)). The kernel looks for
+/// each page of the range by itself, whether it is there or not.
+fn pages_in_core(
+    process: &mut FrozenProcess,
+    area: &AreaRecord,
+    parts: &[(u64, u64)],
+) -> Result<Vec<(u64, u64)>> {
+    const PIECE: u64 = 32 * 1024 * PAGE_SIZE;
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for &(from, to) in parts {
+        let mut place = from;
+        while place < to {
+            let end = (place + PIECE).min(to);
+            let mut list = CallList::new();
+            let vector = list.space(((end - place) / PAGE_SIZE) as usize);
+            let address = place - area.offset + area.start;
+            let call = list.call(
+                libc::SYS_mincore,
+                &[address.into(), (end - place).into(), vector.into()],
+            );
+            let outcomes = process.run(0, &list)?;
+            outcomes
+                .result(call)
+                .attempt(|| format!("process {}: finding its shared pages", process.pid))?;
+            for (index, &byte) in outcomes.buffer(vector).iter().enumerate() {
+                if byte & 1 == 0 {
+                    continue;
+                }
+                let page = place + index as u64 * PAGE_SIZE;
+                match runs.last_mut() {
+                    Some(last) if last.1 == page => last.1 += PAGE_SIZE,
+                    _ => runs.push((page, page + PAGE_SIZE)),
+                }
+            }
+            place = end;
+        }
+    }
+    Ok(runs)
+}
+
+/// Whether this machine has the memory to read all of these parts: of shared memory, reading a page makes it.
+fn all_can_be_read(process: &FrozenProcess, area: &AreaRecord, parts: &[(u64, u64)]) -> Result<()> {
+    let bytes: u64 = parts.iter().map(|(from, to)| to - from).sum();
+    if bytes <= system::available_memory()? / 2 {
+        return Ok(());
+    }
+    Err(Error::Refused(vec![Refusal {
+        pid: process.pid,
+        process: process.name(),
+        object: format!("the shared memory at {:#x}", area.start),
+        reason: format!(
+            "some of it is in swap, and where cannot be told without reading all of its {} MiB",
+            bytes >> 20
+        ),
+        remedy: "checkpoint it as root, or with a cryo that has the file capability CAP_CHECKPOINT_RESTORE".into(),
+    }]))
 }
 
 /// Finds pages of `child` that are still the same as those of `parent` after fork, takes them out of `ranges`, and returns them
