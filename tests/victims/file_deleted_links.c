@@ -11,6 +11,14 @@ int main(void)
 	char *mapped = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, first, 0);
 	char *private = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, first, 0);
 	must(unlink("first"));
+	/* Another name is left in another directory, and open. */
+	int third = must(open("third", O_RDWR | O_CREAT | O_EXCL, 0600));
+	must(write(third, "elsewhere", 9));
+	must(mkdir("aside", 0700));
+	must(link("third", "aside/fourth"));
+	char *third_mapped = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, third, 0);
+	must(unlink("third"));
+	int fourth = must(open("aside/fourth", O_RDONLY));
 	/* All names are gone; two descriptors came by different ones. */
 	int one = must(open("one", O_RDWR | O_CREAT | O_EXCL, 0600));
 	must(write(one, "together", 8));
@@ -28,7 +36,7 @@ int main(void)
 	int unnamed = open(".", O_TMPFILE | O_RDWR, 0640);
 	if (unnamed >= 0)
 		must(write(unnamed, "unnamed", 7));
-	if (mapped == MAP_FAILED || private == MAP_FAILED)
+	if (mapped == MAP_FAILED || third_mapped == MAP_FAILED || private == MAP_FAILED)
 		broken("mmap: %s", strerror(errno));
 
 	victim_ready();
@@ -43,6 +51,15 @@ int main(void)
 	expect_equal("seen in the mapping", 0, memcmp(mapped, "CONTENT", 4));
 	expect_equal("seen in the private mapping", 0, memcmp(private, "CONTENT", 4));
 	expect_equal("the name that was deleted", -1, access("first", F_OK));
+
+	expect_success(fstat(third, &found));
+	expect_success(stat("aside/fourth", &other));
+	expect_equal("one file in another directory", found.st_ino, other.st_ino);
+	expect_equal("names left there", 1, found.st_nlink);
+	expect_equal("written there", 4, pwrite(third, "ELSE", 4, 0));
+	third_mapped[4] = 'W';
+	expect_equal("read there", 9, pread(fourth, text, sizeof text, 0));
+	expect_equal("content there", 0, memcmp(text, "ELSEWhere", 9));
 
 	expect_success(fstat(one, &found));
 	expect_success(fstat(two, &other));

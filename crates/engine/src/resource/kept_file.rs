@@ -391,7 +391,7 @@ pub(crate) fn inspect(description: &Description, job: &Job<'_>, refusals: &mut R
     if facts.place == Place::Deleted && facts.names > 0 && facts.writes() {
         return refuse(
             "it was deleted and is being written, and another name of it (a hard link) is somewhere unknown",
-            "delete its other names, or put one into the directory where it was",
+            "delete its other names, put one into the directory where it was, or have the program open one",
         );
     }
     let readable = facts.reads() && !facts.is_place();
@@ -442,7 +442,7 @@ const SUPPORT: &[Support] = &[
     Support {
         what: "Deleted files that are open, mapped or executed; files without a name (O_TMPFILE)",
         level: Level::Restored,
-        how: "by content, holes as holes; made again in the old directory, or else in TMPDIR, and deleted again. One whose other name (hard link) is in the directory where it was is found by that; otherwise writing to it is a refusal",
+        how: "by content, holes as holes; made again in the old directory, or else in TMPDIR, and deleted again. One whose other name (hard link) is in the directory where it was, or open or mapped in the same process, is found by that; otherwise writing to it is a refusal",
     },
     Support {
         what: "Huge pages (hugetlb): memory files, files on hugetlbfs, shared memory (MAP_HUGETLB)",

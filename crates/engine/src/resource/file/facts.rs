@@ -729,11 +729,11 @@ fn facts_of(owner: &Owner<'_>, number: i32, link: Vec<u8>, info: FdInfo) -> Opti
         _ if file.nlink() == 0 || facts.link.ends_with(b" (deleted)") => Place::Deleted,
         _ => Place::Elsewhere,
     };
-    // A file whose name was removed but that has another, in the same directory, is known by that.
+    // A file whose name was removed but that has another, which can be found, is known by that.
     if facts.place == Place::Deleted
         && file.nlink() > 0
         && let Some(path) = facts.deleted_path()
-        && let Some(other) = other_name(owner.base(), path, facts.file)
+        && let Some(other) = other_name(owner.directory(), owner.base(), path, facts.file)
     {
         facts.link = other;
         facts.place = Place::Leads;

@@ -1,7 +1,7 @@
 //! Telling what an area is, and whether it can be saved.
 
 use std::collections::HashMap;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -267,21 +267,23 @@ fn refuse_flags(area: &SmapsArea, range: &dyn Fn() -> String) -> Result<(), Unsu
 }
 
 /// Files of a process, looked at once each.
-pub struct Files {
+pub struct Files<'a> {
+    process: &'a ProcessDirectory,
     root: PathBuf,
     hashing: Hashing,
     known: HashMap<Vec<u8>, Option<FileIdentity>>,
     others: HashMap<(u64, u64), Option<FileIdentity>>,
 }
 
-impl Files {
+impl<'a> Files<'a> {
     /// Files as a process' maps name them: relative to our root, or to that of its own mount namespace.
-    pub fn of(directory: &ProcessDirectory, hashing: Hashing) -> Self {
+    pub fn of(directory: &'a ProcessDirectory, hashing: Hashing) -> Self {
         let root = directory.link("root").unwrap_or_default();
         let base = crate::resource::fs_context::base(directory, &root)
             .ok()
             .flatten();
         Self {
+            process: directory,
             root: base.unwrap_or_else(|| directory.path().join("root")),
             hashing,
             known: HashMap::new(),
@@ -294,7 +296,7 @@ impl Files {
         under(&self.root, path)
     }
 
-    /// A deleted file of which another name was found, in the directory where it was.
+    /// A deleted file of which another name was found.
     pub fn other_name(&mut self, path: &[u8], file: (u64, u64)) -> Option<FileIdentity> {
         let mut marked = path.to_vec();
         marked.extend_from_slice(b" (deleted)");
@@ -306,8 +308,8 @@ impl Files {
         if let Some(known) = self.others.get(&file) {
             return known.clone();
         }
-        let found =
-            other_name(&self.root, path, file).and_then(|other| identity(&other, &self.root));
+        let found = other_name(self.process, &self.root, path, file)
+            .and_then(|other| identity(&other, &self.root));
         self.others.insert(file, found.clone());
         found
     }
@@ -384,8 +386,49 @@ pub fn device_of(area: &cryonaut_procfs::maps::Area) -> u64 {
     u64::from(area.device.major) << 32 | u64::from(area.device.minor)
 }
 
-/// Another name, in the directory where it was, of a file that was deleted at `path` but has names left: (device, inode).
-pub fn other_name(root: &Path, path: &[u8], (device, inode): (u64, u64)) -> Option<Vec<u8>> {
+/// Another name of a file that was deleted at `path` but has names left: one by which the process itself has it open or mapped,
+/// or one in the directory where it was. The file is given as (device, inode).
+pub fn other_name(
+    process: &ProcessDirectory,
+    root: &Path,
+    path: &[u8],
+    file: (u64, u64),
+) -> Option<Vec<u8>> {
+    name_in_use(process, root, file).or_else(|| name_in_directory(root, path, file))
+}
+
+/// A path by which a process has a file open or mapped, and which leads to it.
+fn name_in_use(
+    process: &ProcessDirectory,
+    root: &Path,
+    (device, inode): (u64, u64),
+) -> Option<Vec<u8>> {
+    let leads = |path: &Vec<u8>| {
+        path.starts_with(b"/")
+            && std::fs::symlink_metadata(under(root, path))
+                .is_ok_and(|found| found.ino() == inode && device_number(found.dev()) == device)
+    };
+    let descriptors = std::fs::read_dir(process.path().join("fd"));
+    let opened = descriptors
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let link = std::fs::read_link(entry.path()).ok()?;
+            Some(link.into_os_string().into_vec())
+        });
+    let mapped = process.maps().unwrap_or_default();
+    let mapped = mapped.into_iter().filter_map(|area| match area.name {
+        AreaName::File {
+            path,
+            deleted: false,
+        } if area.inode == inode => Some(path),
+        _ => None,
+    });
+    opened.chain(mapped).find(leads)
+}
+
+fn name_in_directory(root: &Path, path: &[u8], (device, inode): (u64, u64)) -> Option<Vec<u8>> {
     use std::os::unix::fs::DirEntryExt;
     let cut = path.iter().rposition(|&byte| byte == b'/')?;
     let directory = &path[..cut];
