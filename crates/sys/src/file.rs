@@ -8,6 +8,8 @@ use std::path::Path;
 
 /// `f_type` of tmpfs, which memory files and shared memory are on (include/uapi/linux/magic.h).
 pub const TMPFS: i64 = 0x0102_1994;
+/// `f_type` of an overlay.
+pub const OVERLAYFS: i64 = 0x794c_7630;
 /// `f_type` of ramfs.
 pub const RAMFS: i64 = 0x8584_58f6;
 /// `f_type` of hugetlbfs.

@@ -117,8 +117,8 @@ impl DescriptorKind for Instances {
                         watch.device >> 20,
                         watch.device & 0xf_ffff
                     ),
-                    "checkpoint as root, who may ask the file system for it; or have the program remove the watch, \
-                     if the file is deleted",
+                    "checkpoint as root, who may ask most file systems for it; or move the file near those that the program has \
+                     open; or have the program remove the watch, if the file is deleted",
                 );
             }
         }

@@ -76,6 +76,13 @@ pub(super) fn is_private_memory(link: &[u8]) -> bool {
     link == b"/secretmem (deleted)" || link == b"/secretmem" || link.starts_with(b"/dmabuf:")
 }
 
+/// Whether the path of a description leads through a directory that we may not search.
+fn beyond_reach(job: &Job<'_>, description: &Description) -> bool {
+    let owner = job.owner(description.first());
+    let there = std::fs::symlink_metadata(owner.reach(&description.facts.link));
+    there.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+}
+
 /// Refuses a descriptor that nobody claims.
 pub(super) fn refuse(description: &Description, job: &Job<'_>, refusals: &mut Refusals) {
     let label = job.owner(description.first()).label();
@@ -107,11 +114,21 @@ pub(super) fn refuse(description: &Description, job: &Job<'_>, refusals: &mut Re
             let (major, minor) = facts.node;
             ("a device", format!("the state of device {major}:{minor} is in its driver"), "close it before the checkpoint")
         }
+        None if facts.place == Place::Elsewhere && beyond_reach(job, description) => (
+            "a file",
+            "its path leads through a directory that may not be searched: Permission denied".to_owned(),
+            "make the directories of its path searchable (chmod u+x), or checkpoint as root",
+        ),
         None if facts.place == Place::Elsewhere => (
             "a file",
             "its path leads to another file or nowhere: it was moved over, or lies on a mount that the process cannot reach"
                 .to_owned(),
             "close it, or put the file back in its place, before the checkpoint",
+        ),
+        None if facts.is_place() => (
+            "a name (O_PATH) of what has no path",
+            format!("it names {}, which cannot be opened again by a name", String::from_utf8_lossy(&facts.link)),
+            "close it before the checkpoint",
         ),
         None => ("an object", "this version does not know such descriptors".to_owned(), "close it before the checkpoint"),
     };

@@ -15,6 +15,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use cryonaut_procfs::ProcessDirectory;
+use cryonaut_sys::file::{OVERLAYFS, file_system};
 use cryonaut_sys::{spawn, watch};
 
 use super::facts::{Description, Job, Motion, Place};
@@ -101,12 +102,13 @@ impl Search<'_> {
         let Ok(there) = std::fs::symlink_metadata(path) else {
             return false;
         };
-        if there.ino() != sought.inode {
-            return false;
+        let numbered_alike = there.ino() == sought.inode;
+        if numbered_alike && there.dev() == device(sought.device) {
+            return true;
         }
-        // Some file systems (btrfs, overlay) tell stat(2) other devices than they have.
-        there.dev() == device(sought.device)
-            || self.probe(path) == Some((sought.device, sought.inode))
+        // Some file systems (btrfs, overlay) tell stat(2) other devices than they have, an overlay also other inode numbers.
+        (numbered_alike || is_overlay(path))
+            && self.probe(path) == Some((sought.device, sought.inode))
     }
 
     /// What fdinfo calls the file at a path.
@@ -324,6 +326,7 @@ impl Search<'_> {
         {
             return;
         }
+        let overlay = is_overlay(from);
         let mut waiting = VecDeque::from([from.to_path_buf()]);
         while let Some(directory) = waiting.pop_front() {
             let missing = self.missing();
@@ -340,7 +343,12 @@ impl Search<'_> {
                 continue;
             };
             for entry in entries.into_iter().flatten().flatten() {
-                if let Some(&index) = wanted.get(&entry.ino())
+                let mut index = wanted.get(&entry.ino());
+                if index.is_none() && overlay {
+                    let (_, inode) = self.probe(&entry.path()).unzip();
+                    index = inode.and_then(|inode| wanted.get(&inode));
+                }
+                if let Some(&index) = index
                     && self.found[index].is_none()
                     && self.is_at(index, &entry.path())
                 {
@@ -374,6 +382,11 @@ enum Depth {
     Itself,
     /// All below it.
     All,
+}
+
+/// Whether a path leads to a file on an overlay, which may number files otherwise for stat(2) than within the kernel.
+fn is_overlay(path: &Path) -> bool {
+    file_system(path).is_ok_and(|found| found.kind == OVERLAYFS)
 }
 
 /// The device number that stat(2) tells for the kernel's internal one.
