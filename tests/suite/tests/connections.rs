@@ -299,8 +299,11 @@ fn namespaces(scene: &Scene, label: &str, how: &[&str]) -> Outcome<(Running, i32
         let up = holder.output().contains("up\n").then_some(true);
         up.or_else(|| holder.ended().map(|_| false))
     })?;
+    // The shell, not what it starts every second.
+    let parent = format!("PPid:\t{}", holder.pid());
     let is_shell = |pid: &&i32| {
-        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sh\n")
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line == parent)
     };
     let inside = processes::descendants(holder.pid());
     match (up, inside.iter().find(is_shell)) {
