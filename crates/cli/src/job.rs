@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, stdin, stdout};
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cryonaut_launch::registry::{
     Held, InitIdentity, Job, NewJob, Notification, ProcessIdentity, Registry, RegistryError,
@@ -130,6 +130,23 @@ fn enter_held(held: &Held, new: &NewJob) -> Result<Job, RegistryError> {
         });
     }
     outcome
+}
+
+/// Waits for the end of a job's init, with which a job that was killed leaves the list of jobs; not for longer than this, and not
+/// while processes of the job live on.
+pub fn await_init(init: Option<InitIdentity>, limit: Duration) {
+    let start = Instant::now();
+    let Some(InitIdentity { process, .. }) = init else {
+        return;
+    };
+    let lives_on = || {
+        let stats = cryonaut_procfs::system::all_stats().unwrap_or_default();
+        let mut children = stats.iter().filter(|stat| stat.ppid == process.pid);
+        children.any(|stat| !matches!(stat.state, 'Z' | 'X'))
+    };
+    while process.is_alive() && start.elapsed() < limit && !lives_on() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// A job that was left to itself.

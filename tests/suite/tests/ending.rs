@@ -1,6 +1,7 @@
 //! A job that ends by itself while it is being checkpointed: there is an error and no image, or an image that can be restarted; and
 //! one that is killed, which has ended when that is said.
 
+use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,58 @@ fn killed_has_ended(scene: &Scene) -> Outcome {
             job.errors()
         )),
     }
+}
+
+/// A job that is said to be killed has left the list of jobs, also where the init of its namespaces takes its time to end.
+fn killed_has_left_the_list(scene: &Scene) -> Outcome {
+    let words = [
+        "run",
+        "--namespaces",
+        "--name",
+        "job",
+        "--",
+        "sleep",
+        "1000",
+    ];
+    let job = scene.cryo(words).start("job")?;
+    let listed = || -> Outcome<String> { Ok(scene.cryo(["list"]).run()?.success()?.stdout) };
+    let root = scene.wait_for("the job in the list", LIMIT, || {
+        let text = listed().ok()?;
+        text.split_once("  pid ")?
+            .1
+            .split(' ')
+            .next()?
+            .parse::<i32>()
+            .ok()
+    })?;
+    let stat = fs::read_to_string(format!("/proc/{root}/stat"))?;
+    let parent = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+    let Some(init) = parent else {
+        return failed(format!("who is the parent? {stat}"));
+    };
+    processes::signal(init, Signal::STOP);
+    let saving = scene
+        .cryo(["checkpoint", "job", "--kill", "-o"])
+        .arguments([scene.file("image")])
+        .start("saving")?;
+    scene.wait_for("the job's end", LIMIT, || {
+        matches!(processes::state(root), None | Some('Z')).then_some(())
+    })?;
+    std::thread::sleep(Duration::from_secs(1));
+    if saving.ended().is_some() {
+        return failed(format!(
+            "it is said to be killed, and listed: {}",
+            listed()?
+        ));
+    }
+    processes::signal(init, Signal::CONT);
+    if !scene.wait(&saving)?.success() || !listed()?.is_empty() {
+        return failed(format!("it is listed: {}", listed()?));
+    }
+    scene.wait(&job)?;
+    Ok(())
 }
 
 /// A job whose parent takes its time to take notice of its end: its numbers are waited for.
@@ -166,6 +219,20 @@ fn killed_root() {
 #[test]
 fn killed_user() {
     test("ending::killed_user", User::Ordinary, killed_has_ended);
+}
+
+#[test]
+fn left_root() {
+    test("ending::left_root", User::Root, killed_has_left_the_list);
+}
+
+#[test]
+fn left_user() {
+    test(
+        "ending::left_user",
+        User::Ordinary,
+        killed_has_left_the_list,
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, ValueHint};
 use cryonaut_engine::Error;
@@ -25,6 +26,7 @@ use crate::apart::apart;
 use crate::console::{Console, clean};
 use crate::exit::{self, Failure};
 use crate::interrupt::{Second, stoppable};
+use crate::job;
 use crate::notify::NotifyArguments;
 use crate::packing::PackingArguments;
 use crate::progress::{Count, Progress};
@@ -260,6 +262,10 @@ impl Arguments {
         let Some(report) = save(request, console)? else {
             return Ok(None);
         };
+        if afterwards == Afterwards::Kill {
+            // Whoever is told that it was killed finds its name free.
+            job::await_init(job.as_ref().and_then(|job| job.init), LEAVING);
+        }
         let path = path.map(|path| std::path::absolute(&path).unwrap_or(path));
         if let (Some(job), Some(path)) = (&job, &path) {
             note(&job.name, path, report.bytes, console);
@@ -347,6 +353,9 @@ fn standard_output() -> Result<File, Failure> {
         copy.map_err(Failure::system("use standard output"))?,
     ))
 }
+
+/// How long the init of a job that was killed may take to end.
+const LEAVING: Duration = Duration::from_secs(10);
 
 /// Gives nothing where a process apart has to do it.
 fn save(request: CheckpointRequest, console: Console) -> Result<Option<CheckpointReport>, Failure> {

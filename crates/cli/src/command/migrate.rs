@@ -19,7 +19,7 @@ use cryonaut_engine::checkpoint::{
 use cryonaut_engine::freeze::Afterwards;
 use cryonaut_engine::reference::Hashing;
 use cryonaut_image::LEVELS;
-use cryonaut_launch::registry::{InitIdentity, check_name};
+use cryonaut_launch::registry::check_name;
 use cryonaut_launch::{Child, ChildSpec, Direct, WatchedSignals};
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::spawn::signal::SignalSet;
@@ -39,6 +39,7 @@ use crate::handover::{
     token,
 };
 use crate::interrupt::stoppable_by;
+use crate::job;
 use crate::kept::quoted;
 use crate::line::{Beating, Kind, Line, Trouble};
 use crate::notify::NotifyArguments;
@@ -52,6 +53,8 @@ use crate::when;
 const CONNECTING: Duration = Duration::from_secs(300);
 /// How many times the patience the other side may take to rebuild the job, while it says that it is at work.
 const AT_WORK: u32 = 10;
+/// How long the end of the original's init is waited for, where the copy is to run on this very machine.
+const SAME_MACHINE: Duration = Duration::from_millis(500);
 /// How long the transport has to end by itself.
 const LEAVE: Duration = Duration::from_secs(5);
 
@@ -367,7 +370,8 @@ impl Arguments {
         // Should even this not be noted, it is seen that the job has ended.
         let _ = sending.notes.reached(Stage::Ended);
         if side.same_machine.get() {
-            await_init(init);
+            // There the job is to have its name.
+            job::await_init(init, SAME_MACHINE);
         }
         let running = sending.commit().map_err(|trouble| {
             let why = match side.failure(&trouble).message {
@@ -380,15 +384,6 @@ impl Arguments {
         drop((sending, progress));
         tell((report, running), side, start, console);
         Ok(())
-    }
-}
-
-/// Waits a moment for the end of its init, with which it leaves the list of jobs here: it may be moved to this very machine.
-fn await_init(init: Option<InitIdentity>) {
-    const MOMENT: Duration = Duration::from_millis(500);
-    let start = Instant::now();
-    while init.is_some_and(|init| init.process.is_alive()) && start.elapsed() < MOMENT {
-        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
