@@ -312,6 +312,11 @@ const ELSEWHERE: &[&str] = &[
     "tcp_unaccepted",
     "embedded",
     "blocking_continued",
+    "tcp_outside",
+    "expiring",
+    "file_pages",
+    "stays",
+    "warm",
 ];
 
 #[test]
