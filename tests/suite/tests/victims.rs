@@ -197,6 +197,7 @@ victims! {
     file_proc_dead => Victim::new("file_proc_dead");
     pipe_data => Victim::new("pipe_data");
     pipe_half_open => Victim::new("pipe_half_open");
+    pipe_packets => Victim::new("pipe_packets");
     pipe_stream => Victim::new("pipe_stream");
     pipe_fifo => Victim::new("pipe_fifo");
     eventfd => Victim::new("eventfd");

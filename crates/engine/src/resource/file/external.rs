@@ -371,8 +371,7 @@ pub(super) fn fed(
     flags: u32,
 ) -> Result<OwnedFd> {
     let what = || "making a pipe".into();
-    let packets = if queue.packets { libc::O_DIRECT } else { 0 };
-    let (reader, writer) = descriptor::pipe(libc::O_NONBLOCK | packets).attempt(what)?;
+    let (reader, writer) = descriptor::pipe(libc::O_NONBLOCK).attempt(what)?;
     queue.fill(&writer)?;
     set_flags(writer.as_fd(), 0).attempt(what)?;
     set_flags(reader.as_fd(), flags).attempt(what)?;

@@ -194,9 +194,6 @@ fn open(fifo: &Fifo, path: &Path) -> Result<Vec<(u64, OwnedFd)>> {
         None
     };
     if let Some(keeper) = &keeper {
-        if queue.packets {
-            set_flags(keeper.as_fd(), (libc::O_DIRECT | libc::O_NONBLOCK) as u32).attempt(what)?;
-        }
         queue.fill(keeper)?;
     }
     let mut ends = Vec::with_capacity(fifo.ends.len());
@@ -267,6 +264,7 @@ mod tests {
             size: 65_536,
             packets: false,
             pieces: vec![b"hello".to_vec()],
+            ..Queue::default()
         };
         let ends = vec![
             End {

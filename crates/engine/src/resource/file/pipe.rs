@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use cryonaut_image::{Kind, Record, RecordSet};
@@ -58,12 +58,15 @@ pub struct Queue {
     /// Size in bytes (F_GETPIPE_SZ).
     #[prost(uint32, tag = "1")]
     pub size: u32,
-    /// Whether it keeps packets apart (O_DIRECT).
+    /// Whether an end that is still open keeps packets apart (O_DIRECT).
     #[prost(bool, tag = "2")]
     pub packets: bool,
     /// The bytes, or each packet, in order.
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub pieces: Vec<Vec<u8>>,
+    /// Of each piece, whether it is a packet. Absent in earlier images: then all are what `packets` says.
+    #[prost(bool, repeated, tag = "4")]
+    pub borders: Vec<bool>,
 }
 
 impl Record for Pipe {
@@ -101,27 +104,15 @@ impl Queue {
         let mut queue = Self {
             size,
             packets,
-            pieces: Vec::new(),
+            ..Self::default()
         };
         let waiting = descriptor::readable_bytes(end).attempt(what)?;
         if waiting == 0 {
             return Ok(queue);
         }
-        let (reader, writer) = descriptor::pipe(libc::O_NONBLOCK).attempt(what)?;
-        // A smaller one may do; if it does not, that shows below.
-        let _ = descriptor::control(writer.as_fd(), libc::F_SETPIPE_SZ, size.into());
-        descriptor::tee(end, writer.as_fd(), i32::MAX as usize).attempt(what)?;
-        let mut reader = File::from(reader);
-        let mut piece = vec![0; size.max(4096) as usize];
-        loop {
-            match reader.read(&mut piece) {
-                Ok(0) => break,
-                Ok(length) => queue.pieces.push(piece[..length].to_vec()),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).attempt(what),
-            }
-        }
+        let copy = Contents::of(end, size).attempt(what)?;
+        let pieces = copy.pieces(size).attempt(what)?;
+        (queue.pieces, queue.borders) = pieces.into_iter().unzip();
         if queue.length() != waiting {
             return Err(Error::Failed(format!(
                 "a pipe holds {waiting} bytes, of which only {} could be copied: too much pipe memory is in use; \
@@ -130,6 +121,11 @@ impl Queue {
             )));
         }
         Ok(queue)
+    }
+
+    /// Whether a piece is a packet.
+    fn is_packet(&self, piece: usize) -> bool {
+        self.borders.get(piece).copied().unwrap_or(self.packets)
     }
 
     /// Puts the size and what was in flight into a pipe by its writable, non-blocking end.
@@ -143,10 +139,22 @@ impl Queue {
             let _ = descriptor::control(end.as_fd(), libc::F_SETPIPE_SZ, self.size.into());
         }
         let mut file = File::from(end.try_clone().attempt(what)?);
-        for piece in &self.pieces {
-            file.write_all(piece).attempt(what)?;
+        let flags = descriptor::control(end.as_fd(), libc::F_GETFL, 0).attempt(what)? as u32;
+        let direct = libc::O_DIRECT as u32;
+        for (number, piece) in self.pieces.iter().map(Vec::as_slice).enumerate() {
+            // What a packet is, is decided when it is written.
+            let packet = self.is_packet(number);
+            let kind = if packet { direct } else { 0 };
+            set_flags(end.as_fd(), flags & !direct | kind).attempt(what)?;
+            if !packet && number + 1 < self.pieces.len() && self.is_packet(number + 1) {
+                let rest = piece.len().saturating_sub(1) / LARGEST_PACKET * LARGEST_PACKET;
+                file.write_all(&piece[..rest]).attempt(what)?;
+                put_apart(end.as_fd(), &piece[rest..]).attempt(what)?;
+            } else {
+                file.write_all(piece).attempt(what)?;
+            }
         }
-        Ok(())
+        set_flags(end.as_fd(), flags).attempt(what)
     }
 
     /// Says what becomes of a size that this user may not set.
@@ -177,10 +185,132 @@ impl Queue {
 impl fmt::Display for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes in flight", self.length())?;
-        if self.packets {
-            write!(f, " in {} packets", self.pieces.len())?;
+        let packets = (0..self.pieces.len()).filter(|&piece| self.is_packet(piece));
+        match packets.count() {
+            0 => Ok(()),
+            packets => write!(f, ", {packets} packets among them"),
         }
-        Ok(())
+    }
+}
+
+/// The most that a packet has: a page (`pipe_write` in fs/pipe.c).
+const LARGEST_PACKET: usize = 4096;
+
+/// Puts up to a page of bytes into a pipe so that what is written after them does not become a part of them, as also packets do
+/// (`pipe_write` in fs/pipe.c); nothing is added to what has come by tee(2).
+fn put_apart(end: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
+    let (reader, writer) = descriptor::pipe(libc::O_NONBLOCK)?;
+    File::from(writer).write_all(bytes)?;
+    descriptor::tee(reader.as_fd(), end, bytes.len()).map(drop)
+}
+
+/// A pipe of our own with the buffers of another. Each keeps its mark of a packet (tee(2)), whatever the ends of the other have
+/// become since. Reading ends behind a packet, and what a read leaves of one is dropped: these show the marks.
+struct Contents {
+    reader: File,
+    writer: File,
+}
+
+impl Contents {
+    fn of(end: BorrowedFd<'_>, size: u32) -> io::Result<Self> {
+        let (reader, writer) = descriptor::pipe(libc::O_NONBLOCK)?;
+        // Room for two buffers at least, which `ends_in_packet` needs. A smaller one may do; if it does not, the length shows it.
+        let wanted = i64::from(size).max(2 * LARGEST_PACKET as i64);
+        let _ = descriptor::control(writer.as_fd(), libc::F_SETPIPE_SZ, wanted);
+        descriptor::tee(end, writer.as_fd(), i32::MAX as usize)?;
+        Ok(Self {
+            reader: reader.into(),
+            writer: writer.into(),
+        })
+    }
+
+    /// What one read of at most this many bytes gives; nothing when there is nothing left.
+    fn read(&mut self, most: usize) -> io::Result<Vec<u8>> {
+        let mut piece = vec![0; most];
+        loop {
+            match self.reader.read(&mut piece) {
+                Ok(length) => {
+                    piece.truncate(length);
+                    return Ok(piece);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Vec::new()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn waiting(&self) -> io::Result<usize> {
+        descriptor::readable_bytes(self.reader.as_fd())
+    }
+
+    /// The bytes and packets in order, each with whether it is a packet.
+    fn pieces(&self, size: u32) -> io::Result<Vec<(Vec<u8>, bool)>> {
+        let again = || Self::of(self.reader.as_fd(), size);
+        let most = size.max(4096) as usize;
+        let mut copy = again()?;
+        // Each ends with a packet, bytes before it or not; only the last need not.
+        let mut runs = Vec::new();
+        loop {
+            let run = copy.read(most)?;
+            if run.is_empty() {
+                break;
+            }
+            runs.push(run);
+        }
+        let Some(last) = runs.pop() else {
+            return Ok(Vec::new());
+        };
+        let mut copy = again()?;
+        for run in &runs {
+            copy.read(run.len())?;
+        }
+        let bytes = if copy.ends_in_packet(last.len())? {
+            runs.push(last);
+            Vec::new()
+        } else {
+            last
+        };
+        let mut copy = again()?;
+        let mut pieces = Vec::new();
+        for mut run in runs {
+            let packet = run.split_off(copy.before_packet(run.len())?);
+            if !run.is_empty() {
+                pieces.push((run, false));
+            }
+            pieces.push((packet, true));
+        }
+        if !bytes.is_empty() {
+            pieces.push((bytes, false));
+        }
+        Ok(pieces)
+    }
+
+    /// Whether the last bytes, so many, end in a packet.
+    fn ends_in_packet(&mut self, length: usize) -> io::Result<bool> {
+        self.read(length - 1)?;
+        if self.waiting()? == 0 {
+            return Ok(true);
+        }
+        // One byte is left, and a read goes on behind it unless it is a packet.
+        self.writer.write_all(b"x")?;
+        Ok(self.read(2)?.len() == 1)
+    }
+
+    /// Reads so many bytes that end with a packet, and tells how many come before that.
+    fn before_packet(&mut self, length: usize) -> io::Result<usize> {
+        let mut before = length.saturating_sub(LARGEST_PACKET);
+        self.read(before)?;
+        while before + 1 < length {
+            let waiting = self.waiting()?;
+            self.read(1)?;
+            if waiting > self.waiting()? + 1 {
+                return Ok(before);
+            }
+            before += 1;
+        }
+        self.read(1)?;
+        Ok(before)
     }
 }
 
@@ -203,7 +333,7 @@ pub(super) fn queue_of(ends: &[&Description], job: &Job<'_>) -> Result<Queue> {
         None => Ok(Queue {
             size: size_of_pipe(job.copy(ends[0])?.as_fd())?,
             packets,
-            pieces: Vec::new(),
+            ..Queue::default()
         }),
     }
 }
@@ -354,7 +484,7 @@ fn make(pipe: &Pipe) -> Result<Vec<(u64, OwnedFd)>> {
 }
 
 const SUPPORT: &[Support] = &[Support {
-    what: "Pipes: bytes in flight, size, packets (O_DIRECT), ends whose other end is closed",
+    what: "Pipes: bytes in flight, size, packets (O_DIRECT, also of a writer that has gone), ends whose other end is closed",
     level: Level::Restored,
     how: "what is in flight is copied without consuming it",
 }];
@@ -383,6 +513,7 @@ mod tests {
             size: 4096,
             packets: true,
             pieces: vec![b"a".to_vec(), b"bc".to_vec()],
+            borders: vec![true, false],
         };
         let pipe = Pipe {
             queue: Some(queue),
@@ -418,6 +549,7 @@ mod tests {
             }
             let queue = Queue::copy_of(reader.as_fd(), flags != 0).unwrap();
             assert_eq!(queue.pieces, pieces);
+            assert_eq!(queue.borders, vec![flags != 0; pieces.len()]);
             assert_eq!(read_all(&reader), pieces, "nothing was consumed");
 
             let nonblocking = libc::O_NONBLOCK as u32;
@@ -442,11 +574,74 @@ mod tests {
     }
 
     #[test]
+    fn bytes_and_packets_are_told_apart_whatever_the_ends_say_now() {
+        let packet = |length: usize| (vec![b'p'; length], true);
+        let bytes = |length: usize| (vec![b'b'; length], false);
+        for pieces in [
+            vec![bytes(1)],
+            vec![packet(1)],
+            vec![packet(2)],
+            vec![bytes(2), packet(1)],
+            vec![bytes(1), packet(2), bytes(1)],
+            vec![packet(1), bytes(3), packet(3), packet(1)],
+            vec![bytes(6000), packet(4096), bytes(5000), packet(1), packet(1)],
+            vec![packet(4096); 16],
+            vec![packet(1); 16],
+            vec![bytes(65_536)],
+        ] {
+            let (pieces, borders): (Vec<Vec<u8>>, Vec<bool>) = pieces.into_iter().unzip();
+            let queue = Queue {
+                size: 65_536,
+                packets: false,
+                pieces,
+                borders,
+            };
+            let ends = vec![End {
+                object: 1,
+                flags: libc::O_NONBLOCK as u32,
+            }];
+            let made = make(&Pipe {
+                queue: Some(queue.clone()),
+                ends,
+                ..Pipe::default()
+            })
+            .unwrap();
+            assert_eq!(Queue::copy_of(made[0].1.as_fd(), false).unwrap(), queue);
+            let (waiting, length) = (
+                descriptor::readable_bytes(made[0].1.as_fd()),
+                queue.length(),
+            );
+            assert_eq!(waiting.unwrap(), length, "nothing was consumed");
+        }
+    }
+
+    #[test]
+    fn an_earlier_image_tells_of_the_whole_queue_whether_it_has_packets() {
+        let queue = Queue {
+            size: 65_536,
+            packets: true,
+            pieces: vec![b"one".to_vec(), b"two".to_vec()],
+            borders: Vec::new(),
+        };
+        let made = make(&Pipe {
+            queue: Some(queue.clone()),
+            ends: vec![End {
+                object: 1,
+                flags: libc::O_NONBLOCK as u32,
+            }],
+            ..Pipe::default()
+        })
+        .unwrap();
+        assert_eq!(read_all(&made[0].1), queue.pieces);
+    }
+
+    #[test]
     fn an_end_alone_knows_that_the_other_is_closed() {
         let queue = Queue {
             size: 65_536 * 2,
             packets: false,
             pieces: vec![b"rest".to_vec()],
+            ..Queue::default()
         };
         let reader = make(&Pipe {
             queue: Some(queue),
