@@ -212,7 +212,11 @@ fn generations(scene: &Scene, setting: &Setting) -> Outcome {
         await_round(scene, &lives[0], number * 8)?;
         moment(&mut random);
         let holder = &lives[lives.len() - 1];
-        let life = generation(scene, holder, &target, number)?;
+        let life = match generation(scene, holder, &target, number) {
+            // It came to its end while it was being stopped.
+            Err(_) if number > 1 && holder.ended().is_some_and(|status| status.success()) => break,
+            life => life?,
+        };
         target = life.pid.to_string();
         lives.push(life.running);
     }

@@ -24,7 +24,7 @@ use crate::{Error, Result};
 /// How long a connection on this machine, or what is sent on it, may take.
 const LIMIT: Duration = Duration::from_secs(10);
 /// How long the remains of an earlier connection may stand in the way (TIME_WAIT: a second is what the kernel asks for here).
-const REMAINS: Duration = Duration::from_secs(4);
+const REMAINS: Duration = Duration::from_secs(20);
 /// Setting a port from which connect(2) takes its own.
 const IP_LOCAL_PORT_RANGE: i32 = 51;
 /// Leaving TCP_REPAIR without telling the peer.

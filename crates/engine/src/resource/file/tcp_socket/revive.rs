@@ -82,6 +82,10 @@ pub fn make(socket: &TcpSocket, kept: &Kept, unread: &[u8]) -> Result<OwnedFd> {
         repair::choose_queue(fd, queue).attempt(what)?;
         fill(fd, bytes).attempt(what)?;
     }
+    // What TCP had not sent goes in as well, as far as there is room: it is sent as what was lost on the way. So the less is left to
+    // whoever comes after the commit, when the job may run and write on.
+    let rest = &sent[under_way.len()..];
+    fill_what_fits(fd, rest).attempt(what)?;
     repair::choose_queue(fd, Queue::Neither).attempt(what)?;
     repair::set_window(fd, window(connection)).attempt(what)?;
     if connection.peer_ended || socket.shutdown & 1 != 0 {
@@ -213,6 +217,19 @@ fn fill(socket: BorrowedFd<'_>, mut bytes: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Fills a queue as far as there is room.
+fn fill_what_fits(socket: BorrowedFd<'_>, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let piece = &bytes[..bytes.len().min(PIECE)];
+        match socket::send(socket, piece, None, &[], libc::MSG_DONTWAIT) {
+            Ok(taken) => bytes = &bytes[taken..],
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// All options but those about filters, which would end that a socket is deaf.
 pub fn restore_early(socket: BorrowedFd<'_>, options: &[SocketOption]) -> Result<()> {
     let early: Vec<SocketOption> = options
@@ -240,12 +257,12 @@ impl Revival {
     /// # Errors
     /// When no copy of it can be made.
     pub fn new(made: BorrowedFd<'_>, socket: &TcpSocket, kept: &Kept) -> Result<Self> {
-        let under_way = usize::try_from(kept.connection.under_way).unwrap_or(usize::MAX);
+        let filled = socket::unreceived(made).attempt(|| "looking at a socket".into())?;
         let copy = made.try_clone_to_owned();
         Ok(Self {
             socket: copy.attempt(|| "copying a socket".into())?,
             options: socket.options.clone(),
-            unsent: kept.sent.get(under_way..).unwrap_or_default().to_vec(),
+            unsent: kept.sent.get(filled..).unwrap_or_default().to_vec(),
             ended: kept.connection.ended,
             table: Table::named(&kept.connection.table),
             name: super::make::name(socket.to()),
