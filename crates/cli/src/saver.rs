@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use cryonaut_engine::suspend::{Standing, standing};
 use cryonaut_launch::registry::{Job, ProcessIdentity, Registry};
-use cryonaut_sys::pidfd;
 use cryonaut_sys::terminal::{Readiness, wait_ready};
 
 use crate::console::Console;
@@ -96,9 +95,7 @@ impl Arguments {
         let registry = Registry::open()?;
         let every = Duration::from_millis(self.every);
         let identity = self.identity();
-        // In this order, so that the descriptor is that of the process that was meant.
-        let root = pidfd::open(self.root).ok().filter(|_| identity.is_alive());
-        let Some(root) = root else {
+        let Some(root) = identity.open() else {
             return Ok(0);
         };
         let mut due = Instant::now() + every;

@@ -109,12 +109,11 @@ fn nothing() -> io::Result<OwnedFd> {
 /// Ends the process that keeps a terminal open and does nothing else.
 pub fn end_keeper(keeper: ProcessIdentity) -> Result<(), Failure> {
     let failed = "end the process that keeps the job's terminal open";
-    // In this order, so that the descriptor is that of the process that was meant.
-    match pidfd::open(keeper.pid) {
-        Ok(process) if keeper.is_alive() => {
+    match keeper.open() {
+        Some(process) => {
             pidfd::send_signal(process.as_fd(), libc::SIGKILL).map_err(Failure::system(failed))
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

@@ -12,12 +12,13 @@ mod suspension;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use cryonaut_sys::pidfd;
 use cryonaut_sys::spawn::{self, FileLock};
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +88,12 @@ impl ProcessIdentity {
     pub fn of(pid: i32) -> io::Result<ProcessIdentity> {
         let (_, start_time) = state_and_start(pid)?;
         Ok(ProcessIdentity { pid, start_time })
+    }
+
+    /// A descriptor of it; none when it has ended, whoever has its number now.
+    pub fn open(&self) -> Option<OwnedFd> {
+        // In this order, so that the descriptor is that of the process that was meant.
+        pidfd::open(self.pid).ok().filter(|_| self.is_alive())
     }
 
     /// Whether it still runs; a zombie does not.

@@ -11,7 +11,6 @@ use clap::Args;
 use cryonaut_launch::HELD_TERMINAL;
 use cryonaut_launch::registry::{ProcessIdentity, Registry};
 use cryonaut_launch::terminal::{Holding, hold};
-use cryonaut_sys::pidfd;
 use cryonaut_sys::spawn::{self, OnExec};
 use cryonaut_sys::terminal::{Readiness, is_terminal, wait_ready};
 
@@ -50,8 +49,7 @@ impl Arguments {
             pid: self.root,
             start_time: self.start_time,
         };
-        // In this order, so that the descriptor is that of the process that was meant.
-        let root = pidfd::open(self.root).ok().filter(|_| identity.is_alive());
+        let root = identity.open();
         let listener = match &self.name {
             Some(name) => {
                 let listener = Registry::open()?.listen(name);

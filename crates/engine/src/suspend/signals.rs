@@ -87,14 +87,10 @@ impl Login {
 
 fn send(identity: ProcessIdentity, signal: i32) -> Result<()> {
     let pid = identity.pid;
-    // One that has ended meanwhile needs no signal, and one that has its number now is none of ours: the descriptor comes first,
-    // so that what is found to be the right one then is what it stands for.
-    let Ok(process) = pidfd::open(pid) else {
+    // One that has ended meanwhile needs no signal, and one that has its number now is none of ours.
+    let Some(process) = identity.open() else {
         return Ok(());
     };
-    if !identity.is_alive() {
-        return Ok(());
-    }
     match pidfd::send_signal(process.as_fd(), signal) {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => Err(Error::NotPermitted(
             format!("process {pid} may not be stopped: permission denied"),

@@ -208,26 +208,26 @@ pub fn most_unconfirmed() -> Option<usize> {
 }
 
 /// Puts bytes into the chosen queue; all of them.
-fn fill(socket: BorrowedFd<'_>, mut bytes: &[u8]) -> std::io::Result<()> {
+fn fill(socket: BorrowedFd<'_>, bytes: &[u8]) -> std::io::Result<()> {
+    send_all(socket, bytes, 0)
+}
+
+/// Sends in pieces, until all is sent or the kernel takes no more.
+fn send_all(socket: BorrowedFd<'_>, mut bytes: &[u8], flags: i32) -> std::io::Result<()> {
     while !bytes.is_empty() {
         let piece = &bytes[..bytes.len().min(PIECE)];
-        let taken = socket::send(socket, piece, None, &[], 0)?;
+        let taken = socket::send(socket, piece, None, &[], flags)?;
         bytes = &bytes[taken..];
     }
     Ok(())
 }
 
 /// Fills a queue as far as there is room.
-fn fill_what_fits(socket: BorrowedFd<'_>, mut bytes: &[u8]) -> std::io::Result<()> {
-    while !bytes.is_empty() {
-        let piece = &bytes[..bytes.len().min(PIECE)];
-        match socket::send(socket, piece, None, &[], libc::MSG_DONTWAIT) {
-            Ok(taken) => bytes = &bytes[taken..],
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
-        }
+fn fill_what_fits(socket: BorrowedFd<'_>, bytes: &[u8]) -> std::io::Result<()> {
+    match send_all(socket, bytes, libc::MSG_DONTWAIT) {
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
+        outcome => outcome,
     }
-    Ok(())
 }
 
 /// All options but those about filters, which would end that a socket is deaf.
