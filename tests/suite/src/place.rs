@@ -185,6 +185,34 @@ fn is_reachable(path: &Path) -> bool {
         .all(|part| fs::metadata(part).is_ok_and(|status| status.mode() & 0o005 == 0o005))
 }
 
+/// Compiles a program in C that is linked with a library of ours: its name, where it lies, and where its headers do.
+pub fn compile_with(
+    name: &str,
+    source: PathBuf,
+    (library, directory): (&str, &Path),
+    include: &Path,
+    headers: &[&str],
+) -> Outcome<PathBuf> {
+    let [directory, path] = [directory, include].map(|path| path.display().to_string());
+    // The library comes after the source, which `compile` puts last: as needed or not, it is named again there.
+    let options = [
+        "gcc",
+        "-O1",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-pthread",
+        &format!("-I{path}"),
+        "-Wl,--no-as-needed",
+        &format!("-L{directory}"),
+        &format!("-l{library}"),
+        &format!("-Wl,-rpath,{directory}"),
+    ];
+    let headers = headers.iter().map(|header| include.join(header));
+    let sources: Vec<PathBuf> = std::iter::once(source).chain(headers).collect();
+    compile(name, &options, &sources)
+}
+
 /// Compiles `sources` (the first by the compiler, the others only looked at) to a program in the cache; once for each
 /// content, command and compiler option.
 pub fn compile(name: &str, compiler: &[&str], sources: &[PathBuf]) -> Outcome<PathBuf> {

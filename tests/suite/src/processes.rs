@@ -40,6 +40,14 @@ fn all() -> HashMap<i32, Entry> {
     entries
 }
 
+/// All descendants of a process, and itself.
+#[must_use]
+pub fn family(pid: i32) -> Vec<i32> {
+    let mut family = descendants(pid);
+    family.push(pid);
+    family
+}
+
 /// All descendants of a process, zombies included, in no order.
 #[must_use]
 pub fn descendants(ancestor: i32) -> Vec<i32> {

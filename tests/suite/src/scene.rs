@@ -441,6 +441,14 @@ impl CryoCall<'_> {
         self
     }
 
+    /// Adds a program with its arguments, and its variables to the environment.
+    #[must_use]
+    pub fn program(mut self, program: &Program) -> Self {
+        self.environment.extend(program.environment.iter().cloned());
+        self.arguments([&program.path])
+            .arguments(&program.arguments)
+    }
+
     /// Sets a variable of its environment.
     #[must_use]
     pub fn variable(mut self, name: &str, value: impl Into<OsString>) -> Self {

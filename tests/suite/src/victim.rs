@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::huge_pages::HugePages;
 use crate::outcome::{Outcome, failed, skip};
 use crate::processes;
@@ -195,13 +197,9 @@ pub fn leave_ipc_namespace() {
 }
 
 fn start_named(scene: &Scene, program: &Program) -> Outcome<Running> {
-    let mut call = scene
+    let call = scene
         .cryo(["run", "--name", &job_name(), "--"])
-        .arguments([&program.path])
-        .arguments(&program.arguments);
-    for (name, value) in &program.environment {
-        call = call.variable(&name.to_string_lossy(), value);
-    }
+        .program(program);
     call.start("victim")
 }
 
@@ -261,6 +259,16 @@ pub fn checkpoint(scene: &Scene, target: &str, image: &Path, afterwards: &str) -
     } else {
         failed(format!("{} was not written", image.display()))
     }
+}
+
+/// Kills a job from outside, and who holds it.
+pub fn kill(scene: &Scene, holder: &Running) -> Outcome {
+    let family = processes::family(holder.pid());
+    for pid in &family {
+        processes::signal(*pid, Signal::KILL);
+    }
+    scene.wait(holder)?;
+    scene.wait_for_disappearance(&family)
 }
 
 /// What held a suspended job.
@@ -354,8 +362,7 @@ pub fn restart_within(scene: &Scene, image: &Path, label: &str, limit: Duration)
 /// One generation: checkpoint with --kill, see everything gone, restart.
 pub fn generation(scene: &Scene, holder: &Running, target: &str, number: u32) -> Outcome<Life> {
     let image = scene.file(format!("image.{number}"));
-    let mut family = processes::descendants(holder.pid());
-    family.push(holder.pid());
+    let family = processes::family(holder.pid());
     checkpoint(scene, target, &image, "--kill")?;
     scene.wait(holder)?;
     scene.wait_for_disappearance(&family)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cryonaut_suite::checksum::crc32c;
 use cryonaut_suite::scene::LIMIT;
-use cryonaut_suite::victim::checkpoint;
+use cryonaut_suite::victim::{checkpoint, kill};
 use cryonaut_suite::{
     Outcome, Program, Running, Scene, User, failed, for_each_user, processes, skip,
 };
@@ -31,17 +31,6 @@ fn finish(scene: &Scene, job: &Running) -> Outcome {
         return Ok(());
     }
     failed(format!("the job was hurt: {}", job.output()))
-}
-
-/// Kills a job by its pids.
-fn kill(scene: &Scene, job: &Running) -> Outcome {
-    let mut family = processes::descendants(job.pid());
-    family.push(job.pid());
-    for pid in &family {
-        processes::signal(*pid, Signal::KILL);
-    }
-    scene.wait(job)?;
-    scene.wait_for_disappearance(&family)
 }
 
 fn refuse_checkpoint(scene: &Scene, target: &str, words: &[&str]) -> Outcome {
@@ -82,8 +71,7 @@ fn refuse_restart(scene: &Scene, image: &Path, more: &[&str], words: &[&str]) ->
 fn image_of(scene: &Scene, source: &str) -> Outcome<(PathBuf, Running)> {
     let job = start(scene, source)?;
     let image = scene.file("image");
-    let mut family = processes::descendants(job.pid());
-    family.push(job.pid());
+    let family = processes::family(job.pid());
     checkpoint(scene, &job.pid().to_string(), &image, "--kill")?;
     scene.wait(&job)?;
     scene.wait_for_disappearance(&family)?;

@@ -7,7 +7,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
 
-use cryonaut_suite::lines::{await_lines, await_word, expect_end, lines};
+use cryonaut_suite::lines::{
+    ORDER, await_lines, await_word, comes_before, expect_end, in_order, lines,
+};
 use cryonaut_suite::scene::LIMIT;
 use cryonaut_suite::{
     CryoCall, Outcome, Program, Running, Scene, failed, for_each_user, place, processes,
@@ -16,27 +18,14 @@ use rustix::process::Signal;
 
 /// The program, compiled as one for BLCR is.
 fn program(arguments: &[&str]) -> Outcome<Program> {
-    let libraries = place::blcr()?;
-    let library = libraries.display().to_string();
-    let include = place::repository().join("crates/libcr/include");
-    let source = place::programs().join("blcr.c");
-    let options = [
-        "gcc",
-        "-O1",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-pthread",
-        &format!("-I{}", include.display()),
-        "-Wl,--no-as-needed",
-        &format!("-L{library}"),
-        "-lcr",
-        &format!("-Wl,-rpath,{library}"),
-    ];
-    let headers = ["libcr.h", "blcr_common.h", "blcr_errcodes.h"].map(|name| include.join(name));
-    let mut sources = vec![source];
-    sources.extend(headers);
-    let program = Program::at(place::compile("blcr", &options, &sources)?);
+    let program = place::compile_with(
+        "blcr",
+        place::programs().join("blcr.c"),
+        ("cr", &place::blcr()?),
+        &place::repository().join("crates/libcr/include"),
+        &["libcr.h", "blcr_common.h", "blcr_errcodes.h"],
+    );
+    let program = Program::at(program?);
     Ok(program.arguments(arguments.iter().copied()))
 }
 
@@ -81,34 +70,15 @@ fn expect_status(call: CryoCall<'_>, status: i32, words: &str) -> Outcome {
     ))
 }
 
-/// A callback or thread of the list comes before another in these lines.
-fn comes_before(lines: &[String], first: &str, second: &str) -> Outcome {
-    let at = |wanted: &str| lines.iter().position(|line| line == wanted);
-    match (at(first), at(second)) {
-        (Some(first), Some(second)) if first < second => Ok(()),
-        _ => failed(format!(
-            "{first:?} does not come before {second:?}: {lines:?}"
-        )),
-    }
-}
-
-/// Thread context in reverse, then all threads with callbacks in signal context, each in reverse; afterwards the other way round.
+/// As [`in_order`] says, and nobody is told the second before all were told the first.
 fn ordered(lines: &[String], event: &str) -> Outcome {
-    let pairs = [
-        ("second", "first"),
-        ("first", "main"),
-        ("first", "other-second"),
-        ("other-second", "other-first"),
-    ];
-    for (before, after) in pairs {
-        let line = |name: &str, event: &str| format!("{name} {event}");
+    in_order(lines, event)?;
+    for (before, after) in ORDER {
         comes_before(
             lines,
-            &line(before, "checkpoint"),
-            &line(after, "checkpoint"),
+            &format!("{after} checkpoint"),
+            &format!("{before} {event}"),
         )?;
-        comes_before(lines, &line(after, event), &line(before, event))?;
-        comes_before(lines, &line(after, "checkpoint"), &line(before, event))?;
     }
     Ok(())
 }

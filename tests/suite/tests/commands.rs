@@ -171,8 +171,7 @@ fn side_by_side(scene: &Scene) -> Outcome {
         job.output().contains("READY").then_some(())
     })?;
     let image = scene.file("image");
-    let mut family = processes::descendants(job.pid());
-    family.push(job.pid());
+    let family = processes::family(job.pid());
     checkpoint(scene, &job.pid().to_string(), &image, "--kill")?;
     scene.wait(&job)?;
     scene.wait_for_disappearance(&family)?;
@@ -250,8 +249,7 @@ fn detached(scene: &Scene) -> Outcome {
         job.output().contains("READY").then_some(())
     })?;
     let image = scene.file("image");
-    let mut family = processes::descendants(job.pid());
-    family.push(job.pid());
+    let family = processes::family(job.pid());
     checkpoint(scene, &job.pid().to_string(), &image, "--kill")?;
     scene.wait(&job)?;
     scene.wait_for_disappearance(&family)?;
@@ -290,8 +288,7 @@ fn streamed(scene: &Scene) -> Outcome {
         return failed("cryo checkpoint -o - failed");
     }
     scene.write(&image, &output.stdout)?;
-    let mut family = processes::descendants(job.pid());
-    family.push(job.pid());
+    let family = processes::family(job.pid());
     for pid in &family {
         processes::signal(*pid, rustix::process::Signal::KILL);
     }

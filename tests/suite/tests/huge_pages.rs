@@ -13,8 +13,7 @@ fn too_few(scene: &Scene) -> Outcome {
     let job = scene.start("victim", &Program::victim("mem_huge_private", &[])?)?;
     await_ready(scene, &job)?;
     let image = scene.file("image");
-    let mut family = processes::descendants(job.pid());
-    family.push(job.pid());
+    let family = processes::family(job.pid());
     checkpoint(scene, &job.pid().to_string(), &image, "--kill")?;
     scene.wait(&job)?;
     scene.wait_for_disappearance(&family)?;

@@ -36,8 +36,7 @@ fn start(scene: &Scene) -> Outcome<(Running, Vec<PathBuf>)> {
 }
 
 fn end(scene: &Scene, job: &Running) -> Outcome {
-    let mut family = processes::descendants(job.pid());
-    family.push(job.pid());
+    let family = processes::family(job.pid());
     job.signal(Signal::KILL);
     scene.wait(job)?;
     scene.wait_for_disappearance(&family)

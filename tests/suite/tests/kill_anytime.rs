@@ -58,8 +58,7 @@ fn kill_one(
 
 /// No task of the job may be left stopped or traced.
 fn expect_free(job: &Running) -> Outcome {
-    let mut family = processes::descendants(job.pid());
-    family.push(job.pid());
+    let family = processes::family(job.pid());
     for pid in family {
         for task in fs::read_dir(format!("/proc/{pid}/task"))
             .into_iter()

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cryonaut_suite::lines::{await_lines, await_word, expect_end, lines};
+use cryonaut_suite::lines::{await_lines, await_word, comes_before, expect_end, in_order, lines};
 use cryonaut_suite::scene::LIMIT;
 use cryonaut_suite::{
     Outcome, Program, Random, Running, Scene, failed, for_each_user, place, processes,
@@ -12,29 +12,10 @@ use rustix::process::Signal;
 
 /// A program in C that is linked with libcryo.
 fn linked(name: &str, source: PathBuf) -> Outcome<Program> {
-    let library = place::libcryo()?;
     let include = place::repository().join("crates/libcryo/include");
-    let [library, include] = [library, include].map(|path| path.display().to_string());
-    // The library comes after the source, which `compile` puts last: as needed or not, it is named again there.
-    let options = [
-        "gcc",
-        "-O1",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-pthread",
-        &format!("-I{include}"),
-        "-Wl,--no-as-needed",
-        &format!("-L{library}"),
-        "-lcryo",
-        &format!("-Wl,-rpath,{library}"),
-    ];
-    let header = place::repository().join("crates/libcryo/include/cryo.h");
-    Ok(Program::at(place::compile(
-        name,
-        &options,
-        &[source, header],
-    )?))
+    let library = ("cryo", &*place::libcryo()?);
+    let program = place::compile_with(name, source, library, &include, &["cryo.h"]);
+    Ok(Program::at(program?))
 }
 
 fn participant(what: &str) -> Outcome<Program> {
@@ -65,34 +46,10 @@ fn checkpoint<'a>(
     }
 }
 
-/// Where the two lines of a pair stand.
-fn comes_before(lines: &[String], first: &str, second: &str) -> Outcome {
-    let at = |wanted: &str| lines.iter().position(|line| line == wanted);
-    match (at(first), at(second)) {
-        (Some(first), Some(second)) if first < second => Ok(()),
-        _ => failed(format!(
-            "{first:?} does not come before {second:?}: {lines:?}"
-        )),
-    }
-}
-
-/// Thread context in reverse, then all threads with callbacks in signal context, each in reverse; afterwards the other way round.
+/// As [`in_order`] says, with a barrier, and each once.
 fn ordered(lines: &[String], event: &str) -> Outcome {
     let line = |name: &str, event: &str| format!("{name} {event}");
-    let pairs = [
-        ("second", "first"),
-        ("first", "main"),
-        ("first", "other-second"),
-        ("other-second", "other-first"),
-    ];
-    for (before, after) in pairs {
-        comes_before(
-            lines,
-            &line(before, "checkpoint"),
-            &line(after, "checkpoint"),
-        )?;
-        comes_before(lines, &line(after, event), &line(before, event))?;
-    }
+    in_order(lines, event)?;
     // The barrier.
     for name in ["main", "other-first", "first"] {
         for other in ["main", "other-first", "first"] {

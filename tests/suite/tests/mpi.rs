@@ -12,11 +12,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use cryonaut_suite::scene::describe_status;
-use cryonaut_suite::victim::{checkpoint, generation, leave_ipc_namespace, restart_within};
-use cryonaut_suite::{
-    Outcome, Program, Random, Running, Scene, User, failed, place, processes, skip, test,
-};
-use rustix::process::Signal;
+use cryonaut_suite::victim::{checkpoint, generation, kill, leave_ipc_namespace, restart_within};
+use cryonaut_suite::{Outcome, Program, Random, Running, Scene, User, failed, place, skip, test};
 
 /// How long anything may take on a busy machine: four ranks that spin, on few processors.
 const LIMIT: Duration = Duration::from_secs(280);
@@ -186,13 +183,7 @@ fn await_round(scene: &Scene, job: &Running, round: u32) -> Outcome {
 }
 
 fn start(scene: &Scene, program: &Program, name: &str) -> Outcome<Running> {
-    let mut call = scene
-        .cryo(["run", "--name", name, "--"])
-        .arguments([&program.path])
-        .arguments(&program.arguments);
-    for (name, value) in &program.environment {
-        call = call.variable(&name.to_string_lossy(), value);
-    }
+    let call = scene.cryo(["run", "--name", name, "--"]).program(program);
     call.start("job")
 }
 
@@ -237,26 +228,15 @@ fn older(scene: &Scene, setting: &Setting) -> Outcome {
     checkpoint(scene, &name, &image, "--leave-running")?;
     await_round(scene, &job, 20)?;
     // The ports of connections that are not closed in order are free again after a minute, which a restart waits for.
-    end(scene, &job)?;
+    kill(scene, &job)?;
     // Whatever another life has done since to what the ranks share must not be seen by the next.
     let life = restart_within(scene, &image, "restart.1", LIMIT)?;
     await_round(scene, &job, 30)?;
     moment(&mut random);
-    end(scene, &life.running)?;
+    kill(scene, &life.running)?;
     let life = restart_within(scene, &image, "restart.2", LIMIT)?;
     finish(scene, &life.running)?;
     expect_same(&job, &wanted)
-}
-
-/// Kills a job, and who holds it, from outside.
-fn end(scene: &Scene, holder: &Running) -> Outcome {
-    let mut family = processes::descendants(holder.pid());
-    family.push(holder.pid());
-    for pid in &family {
-        processes::signal(*pid, Signal::KILL);
-    }
-    scene.wait(holder)?;
-    scene.wait_for_disappearance(&family)
 }
 
 macro_rules! settings {

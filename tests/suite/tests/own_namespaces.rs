@@ -68,8 +68,7 @@ fn inside_of_ours(scene: &Scene) -> Outcome {
     let name = format!("own-{}-{:?}", std::process::id(), scene.user());
     let job = scene
         .cryo(["run", "--namespaces", "--name", &name, "--"])
-        .arguments([&program.path])
-        .arguments(&program.arguments)
+        .program(&program)
         .start("victim")?;
     await_ready(scene, &job)?;
     let life = generation(scene, &job, &name, 1)?;

@@ -9,11 +9,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use cryonaut_suite::scene::describe_status;
-use cryonaut_suite::victim::{checkpoint, generation, restart};
-use cryonaut_suite::{
-    Outcome, Program, Random, Running, Scene, User, failed, place, processes, skip, test,
-};
-use rustix::process::Signal;
+use cryonaut_suite::victim::{checkpoint, generation, kill, restart};
+use cryonaut_suite::{Outcome, Program, Random, Running, Scene, User, failed, place, skip, test};
 
 /// How long an uninterrupted run may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(100);
@@ -473,13 +470,7 @@ fn named(scene: &Scene, subject: &Subject) -> Outcome {
     let program = (subject.program)()?;
     let name = format!("program-{}", std::process::id());
     let start = |label: &str| {
-        let mut call = scene
-            .cryo(["run", "--name", &name, "--"])
-            .arguments([&program.path])
-            .arguments(&program.arguments);
-        for (name, value) in &program.environment {
-            call = call.variable(&name.to_string_lossy(), value);
-        }
+        let call = scene.cryo(["run", "--name", &name, "--"]).program(&program);
         call.start(label)
     };
     go_through_generations(scene, subject, start, |_| name.clone())
@@ -499,13 +490,7 @@ fn older(scene: &Scene, subject: &Subject) -> Outcome {
         |job| checkpoint(scene, &job.pid().to_string(), &image, "--leave-running"),
     )?;
     run_on(&mut random, &job, took, 10, 30);
-    let mut family = processes::descendants(job.pid());
-    family.push(job.pid());
-    for pid in &family {
-        processes::signal(*pid, Signal::KILL);
-    }
-    scene.wait(&job)?;
-    scene.wait_for_disappearance(&family)?;
+    kill(scene, &job)?;
     for number in 1..=2 {
         let life = restart(scene, &image, &format!("restart.{number}"))?;
         finish(scene, &life.running)?;

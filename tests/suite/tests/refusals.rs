@@ -39,8 +39,7 @@ fn queue_left(scene: &Scene) -> Outcome {
     let name = format!("refused-{}", std::process::id());
     let job = scene
         .cryo(["run", "--namespaces", "--name", &name, "--"])
-        .arguments([&program.path])
-        .arguments(&program.arguments)
+        .program(&program)
         .start("victim")?;
     await_ready(scene, &job)?;
     let image = scene.file("image");

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use cryonaut_suite::lines::await_word;
 use cryonaut_suite::scene::LIMIT;
 use cryonaut_suite::victim::{checkpoint, restart};
 use cryonaut_suite::{
@@ -40,11 +41,8 @@ fn settle(scene: &Scene) -> Outcome<Vec<i32>> {
 fn at_any_instant(scene: &Scene) -> Outcome {
     let program = Program::installed("dash")?.arguments(["-c", JOB]);
     let job = scene.start("job", &program)?;
-    scene.wait_for("READY", LIMIT, || {
-        job.output().contains("READY\n").then_some(())
-    })?;
-    let mut family = processes::descendants(job.pid());
-    family.push(job.pid());
+    await_word(scene, &job, "READY\n")?;
+    let family = processes::family(job.pid());
     let image = scene.file("image");
     checkpoint(scene, &job.pid().to_string(), &image, "--kill")?;
     scene.wait(&job)?;

@@ -13,11 +13,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cryonaut_suite::scene::{ORDINARY_ID, describe_status};
-use cryonaut_suite::victim::{Life, leave_ipc_namespace, restart_within};
+use cryonaut_suite::victim::{Life, kill, leave_ipc_namespace, restart_within};
 use cryonaut_suite::{
     Outcome, Program, Random, Running, Scene, User, failed, place, processes, skip, test,
 };
-use rustix::process::Signal;
 
 /// How long anything may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -141,13 +140,7 @@ fn start(scene: &Scene, program: &Program) -> Outcome<(Running, String)> {
         return Ok((job, target));
     }
     let name = format!("server-{}", std::process::id());
-    let mut call = scene
-        .cryo(["run", "--name", &name, "--"])
-        .arguments([&program.path])
-        .arguments(&program.arguments);
-    for (name, value) in &program.environment {
-        call = call.variable(&name.to_string_lossy(), value);
-    }
+    let call = scene.cryo(["run", "--name", &name, "--"]).program(program);
     Ok((call.start("job")?, name))
 }
 
@@ -171,8 +164,7 @@ fn save(scene: &Scene, target: &str, image: &Path, afterwards: &str) -> Outcome 
 /// One generation: saved and killed, everything gone, restarted.
 fn generation(scene: &Scene, holder: &Running, target: &str, number: u32) -> Outcome<Life> {
     let image = scene.file(format!("image.{number}"));
-    let mut family = processes::descendants(holder.pid());
-    family.push(holder.pid());
+    let family = processes::family(holder.pid());
     save(scene, target, &image, "--kill")?;
     scene.wait(holder)?;
     scene.wait_for_disappearance(&family)?;
@@ -209,13 +201,7 @@ fn older(scene: &Scene, subject: Subject) -> Outcome {
     let image = scene.file("older");
     save(scene, &target, &image, "--leave-running")?;
     let_it_run(scene, &job, &job, &mut random)?;
-    let mut family = processes::descendants(job.pid());
-    family.push(job.pid());
-    for pid in &family {
-        processes::signal(*pid, Signal::KILL);
-    }
-    scene.wait(&job)?;
-    scene.wait_for_disappearance(&family)?;
+    kill(scene, &job)?;
     let life = restart_within(scene, &image, "restart", LIMIT)?;
     let_it_run(scene, &job, &life.running, &mut random)?;
     finish(scene, &job, &life.running)

@@ -37,8 +37,7 @@ fn kill_one(
 /// Neither the list nor the kernel says that the job is suspended.
 fn expect_unsuspended(scene: &Scene, job: &Running) -> Outcome {
     let listed = scene.cryo(["list"]).run()?.success()?.stdout;
-    let mut family = processes::descendants(job.pid());
-    family.push(job.pid());
+    let family = processes::family(job.pid());
     let held = |pid: &&i32| {
         processes::state(**pid) == Some('T') || cgroup_of(**pid).contains("cryonaut-suspended")
     };

@@ -316,8 +316,7 @@ fn kill_one(
 
 /// Tasks of the job that are traced.
 fn traced(job: &Running) -> bool {
-    let mut family = processes::descendants(job.pid());
-    family.push(job.pid());
+    let family = processes::family(job.pid());
     family.iter().any(|pid| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let tracer = status
