@@ -8,8 +8,12 @@ use crate::scan;
 pub struct TcpEntry {
     /// Its own port.
     pub port: u16,
+    /// The port of its peer; 0 for none.
+    pub peer_port: u16,
     /// Its state (include/net/tcp_states.h): 6 is TIME_WAIT, 10 LISTEN.
     pub state: u8,
+    /// The inode number of the socket; 0 when no process has it, as what is left of a connection that was closed.
+    pub inode: u64,
 }
 
 /// Parses `/proc/net/tcp` or `tcp6`: a heading, then one line for each socket.
@@ -27,12 +31,20 @@ pub fn parse(text: &[u8]) -> Result<Vec<TcpEntry>, ParseError> {
 
 fn parse_line(line: &[u8]) -> Option<TcpEntry> {
     let mut words = scan::words(line).skip(1);
-    let own = std::str::from_utf8(words.next()?).ok()?;
-    let state = std::str::from_utf8(words.nth(1)?).ok()?;
+    let mut text = || std::str::from_utf8(words.next()?).ok();
+    let (own, peer, state) = (text()?, text()?, text()?);
+    // Queues, timer, retransmissions, user and timeout are between.
+    let inode = words.nth(5)?;
     Some(TcpEntry {
-        port: u16::from_str_radix(own.rsplit_once(':')?.1, 16).ok()?,
+        port: port(own)?,
+        peer_port: port(peer)?,
         state: u8::from_str_radix(state, 16).ok()?,
+        inode: std::str::from_utf8(inode).ok()?.parse().ok()?,
     })
+}
+
+fn port(address: &str) -> Option<u16> {
+    u16::from_str_radix(address.rsplit_once(':')?.1, 16).ok()
 }
 
 #[cfg(test)]
@@ -45,8 +57,13 @@ mod tests {
                      \x20  0: 0100007F:A1D1 0100007F:88DE 06 00000000:00000000 03:00000F6B 00000000     0        0 0 3 0000000000000000\n\
                      \x20  1: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 123 1\n";
         let entries = parse(text).unwrap();
-        assert_eq!((entries[0].port, entries[0].state), (41425, 6));
-        assert_eq!((entries[1].port, entries[1].state), (22, 10));
+        let found = |port, peer_port, state, inode| TcpEntry {
+            port,
+            peer_port,
+            state,
+            inode,
+        };
+        assert_eq!(entries, [found(41425, 35038, 6, 0), found(22, 0, 10, 123)]);
         assert!(parse(b"heading\n  0: 0100007F\n").is_err());
         assert!(parse(b"").unwrap().is_empty());
     }

@@ -13,7 +13,7 @@ use cryonaut_sys::descriptor;
 use cryonaut_sys::socket::{self, Address, End};
 
 use super::record::{Link, TcpSocket};
-use super::remains;
+use super::remains::{self, Wanted};
 use super::revive::{self, Kept};
 use super::settle::{self, Flow};
 use crate::error::Attempt;
@@ -23,8 +23,8 @@ use crate::{Error, Result};
 
 /// How long a connection on this machine, or what is sent on it, may take.
 const LIMIT: Duration = Duration::from_secs(10);
-/// How long the remains of an earlier connection may stand in the way (TIME_WAIT: a second is what the kernel asks for here).
-const REMAINS: Duration = Duration::from_secs(20);
+/// How long it is tried in turn which of two ends is to connect.
+const TURNS: Duration = Duration::from_secs(5);
 /// Setting a port from which connect(2) takes its own.
 const IP_LOCAL_PORT_RANGE: i32 = 51;
 /// Leaving TCP_REPAIR without telling the peer.
@@ -128,23 +128,20 @@ impl<'r> Workshop<'r> {
 
     /// A socket at its own address that is connected.
     fn client(&self, socket: &TcpSocket, to: &Address) -> Result<OwnedFd> {
-        let start = Instant::now();
         let own = socket.own().ok_or_else(damaged)?;
-        loop {
-            let fd = fresh(socket)?;
-            match connect_from(fd.as_fd(), &own, to) {
-                Err(error) if is_in_the_way(&error) && start.elapsed() < REMAINS => {
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-                connected => {
-                    let from = || name(Some(own.clone()));
-                    connected.attempt(|| {
-                        format!("connecting {} to {}", from(), name(Some(to.clone())))
-                    })?;
-                    return Ok(fd);
-                }
-            }
-        }
+        let ports = port(&own).zip(port(to)).ok_or_else(damaged)?;
+        let connected = remains::outlast(Wanted::Pair(ports.0, ports.1), || {
+            let fd = fresh(socket).map_err(std::io::Error::other)?;
+            connect_from(fd.as_fd(), &own, to).map(|()| fd)
+        });
+        let what = || {
+            format!(
+                "connecting {} to {}",
+                name(Some(own.clone())),
+                name(Some(to.clone()))
+            )
+        };
+        connected.attempt(what)
     }
 
     /// Takes the connection that `client` has made from a door; a stranger's is refused.
@@ -209,7 +206,7 @@ impl<'r> Workshop<'r> {
                     Err(error) => failed = failed.or(Some(error)),
                 }
             }
-            if start.elapsed() > REMAINS {
+            if start.elapsed() > TURNS {
                 return Err(failed.unwrap_or_else(damaged));
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -479,14 +476,6 @@ fn fresh(socket: &TcpSocket) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Whether an address is in use, or a connection between the same two was closed a moment ago.
-fn is_in_the_way(error: &std::io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EADDRINUSE | libc::EADDRNOTAVAIL)
-    )
-}
-
 /// Binds a socket; where remains of another connection are in the way, by force if that is permitted.
 fn bind_or_force(socket: BorrowedFd<'_>, own: &Address) -> std::io::Result<()> {
     let repair = |value: i32| {
@@ -505,12 +494,14 @@ fn bind_or_force(socket: BorrowedFd<'_>, own: &Address) -> std::io::Result<()> {
 }
 
 fn bind(socket: BorrowedFd<'_>, own: &Address) -> Result<()> {
-    remains::outlast(port(own), || bind_or_force(socket, own))
+    remains::outlast(Wanted::Port(port(own)), || bind_or_force(socket, own))
         .attempt(|| format!("binding a socket to {}", name(Some(own.clone()))))
 }
 
 fn listen(socket: BorrowedFd<'_>, own: Option<&Address>, backlog: i32) -> std::io::Result<()> {
-    remains::outlast(own.and_then(port), || socket::listen(socket, backlog))
+    remains::outlast(Wanted::Port(own.and_then(port)), || {
+        socket::listen(socket, backlog)
+    })
 }
 
 fn port(address: &Address) -> Option<u16> {
