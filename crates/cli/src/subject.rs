@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
 use cryonaut_engine::suspend::{Standing, discover, standing};
-use cryonaut_engine::target::{External, Firewall, Scope, Target};
+use cryonaut_engine::target::{Cut, External, Firewall, Scope, Target};
 use cryonaut_launch::registry::{Job, ProcessIdentity, Registry};
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_procfs::system::all_pids;
@@ -96,6 +96,34 @@ impl ExternalArguments {
         match self.chosen() {
             External::Keep(_) => External::Refuse,
             chosen => chosen,
+        }
+    }
+}
+
+/// What becomes of children that are not in scope.
+#[derive(Args, Debug, Clone, Copy, Default)]
+pub struct CutArguments {
+    /// With --process, --group or --session: how children that are not in scope look to their parents after a restart (without
+    /// it a checkpoint that has such is refused)
+    #[arg(long, value_name = "HOW", value_enum)]
+    cut: Option<CutChoice>,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy)]
+enum CutChoice {
+    /// As if they had just been killed: SIGCHLD comes, and waiting for them tells of SIGKILL
+    Killed,
+    /// As if there had never been any: waiting for them fails (ECHILD)
+    Gone,
+}
+
+impl CutArguments {
+    /// As the engine has it.
+    pub fn chosen(self) -> Cut {
+        match self.cut {
+            None => Cut::Refused,
+            Some(CutChoice::Killed) => Cut::Killed,
+            Some(CutChoice::Gone) => Cut::Gone,
         }
     }
 }

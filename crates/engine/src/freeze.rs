@@ -37,7 +37,7 @@ use crate::resource::file::{KeptConnections, Parted};
 use crate::resource::restriction;
 use crate::resource::sharing::{self, Shared, Sharing};
 use crate::suspend::Thawed;
-use crate::target::{External, Scope, Target, TargetProcess, parents_first};
+use crate::target::{Cut, External, Scope, Target, TargetProcess, parents_first};
 use crate::{Error, Result};
 
 use settle::settle;
@@ -229,6 +229,10 @@ pub struct Frozen {
     pub hashing: Hashing,
     /// What becomes of sockets whose peer is outside.
     pub external: External,
+    /// How children that are not in scope look afterwards.
+    pub cut: Cut,
+    /// Processes in scope that wanted to be no part of it, by their pids as we see them.
+    pub left_out: BTreeSet<i32>,
     /// Which files by reference go into the image.
     pub embedding: Arc<Embedding>,
     /// What its tasks share in an unusual way.
@@ -579,14 +583,7 @@ impl Hold {
             )));
         }
         let sharing = sharing::of_frozen(&processes);
-        for index in 0..processes.len() {
-            let holder = sharing.of_process(Shared::Memory, processes[index].pid);
-            if holder != processes[index].pid
-                && let Some(holder) = processes.iter().find(|process| process.pid == holder)
-            {
-                processes[index].guest = Arc::clone(&holder.guest);
-            }
-        }
+        share_guests(&mut processes, &sharing);
         Ok(Frozen {
             sharing,
             processes,
@@ -595,6 +592,8 @@ impl Hold {
             since,
             hashing: target.hashing,
             external: target.external,
+            cut: target.cut,
+            left_out: target.left_out.clone(),
             notification: target.notification,
             told: BTreeSet::new(),
             boards: BTreeMap::new(),
@@ -607,6 +606,18 @@ impl Hold {
             connections: Vec::new(),
             thawed: None,
         })
+    }
+}
+
+/// Processes that have one memory have one guest.
+fn share_guests(processes: &mut [FrozenProcess], sharing: &Sharing) {
+    for index in 0..processes.len() {
+        let holder = sharing.of_process(Shared::Memory, processes[index].pid);
+        if holder != processes[index].pid
+            && let Some(holder) = processes.iter().find(|process| process.pid == holder)
+        {
+            processes[index].guest = Arc::clone(&holder.guest);
+        }
     }
 }
 

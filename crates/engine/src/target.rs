@@ -34,6 +34,18 @@ pub enum Scope {
     Namespace,
 }
 
+/// How children that are not in scope look to their parents in the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Cut {
+    /// There must be none.
+    #[default]
+    Refused,
+    /// As if they had just been killed (SIGKILL).
+    Killed,
+    /// As if there had never been any: waiting for them finds no child.
+    Gone,
+}
+
 /// One process of a [`Target`].
 #[derive(Debug)]
 pub struct TargetProcess {
@@ -241,6 +253,8 @@ pub struct Target {
     pub hashing: Hashing,
     /// What becomes of sockets whose peer is outside.
     pub external: External,
+    /// What becomes of children that are not in scope.
+    pub cut: Cut,
     /// How programs are told of checkpoints, for the image to tell.
     pub notification: Notification,
     /// Which files by reference go into the image.
@@ -348,6 +362,7 @@ impl Target {
             inspection: Inspection::default(),
             hashing: Hashing::None,
             external: External::default(),
+            cut: Cut::default(),
             notification: Notification::default(),
             embedding: Arc::default(),
             suspension: None,
@@ -373,6 +388,7 @@ impl Target {
             inspection: self.inspection,
             hashing: self.hashing,
             external: self.external,
+            cut: self.cut,
             notification: self.notification,
             embedding: Arc::clone(&self.embedding),
             suspension: self.suspension.clone(),

@@ -103,4 +103,92 @@ fn stopped_afterwards(scene: &Scene) -> Outcome {
     }
 }
 
-for_each_user! { process_alone, group, stopped_afterwards }
+/// Waits for its child, and says how that ended.
+const WAITING: &str = r#"
+import os, signal
+child = os.fork()
+if child == 0:
+    signal.pause()
+signal.signal(signal.SIGCHLD, lambda *told: print("TOLD", flush=True))
+print("READY", flush=True)
+try:
+    print("ENDED", os.waitpid(child, 0)[1], flush=True)
+except ChildProcessError:
+    print("NO CHILD", flush=True)
+"#;
+
+/// A program whose child stays outside of the image, restarted when all of it has ended: what it is told of its child.
+fn cut(scene: &Scene, how: &str) -> Outcome<String> {
+    let program = Program::installed("python3")?.arguments(["-c", WAITING]);
+    let job = scene.start("job", &program)?;
+    scene.wait_for("the program", LIMIT, || {
+        job.output().contains("READY\n").then_some(())
+    })?;
+    let pid = job.pid().to_string();
+    let check = scene.cryo(["check", "--process", &pid]).run()?;
+    check.refusal_saying_all(&["its child", "--cut"])?;
+    let line = ["check", "--process", "--cut", how, &pid];
+    scene.cryo(line).run()?.success()?;
+    let image = scene.file("image");
+    let line = ["checkpoint", "--process", "--cut", how, &pid, "-o"];
+    scene.cryo(line).arguments([&image]).run()?.success()?;
+    // It must not see its child end before.
+    job.signal(Signal::KILL);
+    scene.wait(&job)?;
+    let life = restart(scene, &image, "restart")?;
+    scene.wait(&life.running)?;
+    Ok(job.output())
+}
+
+fn cut_as_killed(scene: &Scene) -> Outcome {
+    let told = cut(scene, "killed")?;
+    match told.contains("TOLD\nENDED 9\n") {
+        true => Ok(()),
+        false => failed(format!("it did not see its child killed: {told}")),
+    }
+}
+
+fn cut_as_gone(scene: &Scene) -> Outcome {
+    let told = cut(scene, "gone")?;
+    match told.contains("NO CHILD\n") && !told.contains("TOLD") {
+        true => Ok(()),
+        false => failed(format!("it found a child: {told}")),
+    }
+}
+
+/// Leads a session, which its child leaves.
+const LEAVING: &str = r#"
+import os, signal
+if os.getsid(0) != os.getpid():
+    os.setsid()
+child = os.fork()
+if child == 0:
+    os.setsid()
+    print("CHILD", os.getpid(), flush=True)
+signal.pause()
+"#;
+
+/// A child that has left the session would be lost without a word.
+fn session_with_a_child_outside(scene: &Scene) -> Outcome {
+    let program = Program::installed("python3")?.arguments(["-c", LEAVING]);
+    let job = scene.start("job", &program)?;
+    let child = scene.wait_for("the child", LIMIT, || {
+        let output = job.output();
+        let child = output.strip_prefix("CHILD ")?.strip_suffix('\n')?;
+        Some(child.to_owned())
+    })?;
+    let session = job.pid().to_string();
+    let image = scene.file("image");
+    scene
+        .cryo(["checkpoint", "--session", &session, "-o"])
+        .arguments([&image])
+        .run()?
+        .refusal_saying_all(&[&child, "--cut"])?;
+    let line = ["checkpoint", "--session", "--cut", "gone", &session, "-o"];
+    scene.cryo(line).arguments([&image]).run()?.success()?;
+    Ok(())
+}
+
+for_each_user! {
+    process_alone, group, stopped_afterwards, cut_as_killed, cut_as_gone, session_with_a_child_outside
+}

@@ -12,7 +12,7 @@ use cryonaut_engine::dialogue::{self, Customs, Details, Dialogue};
 use cryonaut_engine::freeze::Afterwards;
 use cryonaut_engine::reference::Hashing;
 use cryonaut_engine::resource::embedded::{Embedding, Extent};
-use cryonaut_engine::target::{External, Scope, Target};
+use cryonaut_engine::target::{Cut, External, Scope, Target};
 use cryonaut_launch::WatchedSignals;
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::spawn::{self, WaitFor, WaitStatus};
@@ -437,6 +437,8 @@ impl Request {
         let mut subject = Subject::find(&pid.to_string(), ScopeArguments::of(scope))?;
         let target = &mut subject.target;
         target.external = External::Close;
+        // Who names a process alone has it without its children, without a word.
+        target.cut = Cut::Gone;
         target.embedding = Arc::new(Embedding {
             extent: self.extent.clone(),
             ..Embedding::default()

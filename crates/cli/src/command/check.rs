@@ -16,7 +16,7 @@ use super::restart::Conditions;
 use crate::console::Console;
 use crate::exit::{self, Code, Failure};
 use crate::opening::{KeyArguments, open};
-use crate::subject::{ExternalArguments, ScopeArguments, Subject};
+use crate::subject::{CutArguments, ExternalArguments, ScopeArguments, Subject};
 
 /// Tells whether something can be checkpointed, or an image restarted here, and if not, every reason
 ///
@@ -32,6 +32,8 @@ pub struct Arguments {
     scope: ScopeArguments,
     #[command(flatten)]
     external: ExternalArguments,
+    #[command(flatten)]
+    cut: CutArguments,
     #[command(flatten)]
     conditions: Conditions,
     #[command(flatten)]
@@ -100,6 +102,7 @@ impl Arguments {
         }
         let mut target = Subject::find(&self.subject, self.scope)?.target;
         target.external = self.external.chosen();
+        target.cut = self.cut.chosen();
         let refusals = refusals_of(target.refusals().into_result())?;
         let threads = target
             .processes

@@ -30,7 +30,7 @@ use crate::job;
 use crate::notify::NotifyArguments;
 use crate::packing::PackingArguments;
 use crate::progress::{Count, Progress};
-use crate::subject::{ExternalArguments, Subject, TargetArguments};
+use crate::subject::{CutArguments, ExternalArguments, Subject, TargetArguments};
 use crate::units::{self, size};
 use crate::when;
 
@@ -56,6 +56,8 @@ pub struct Arguments {
     embedding: EmbeddingArguments,
     #[command(flatten)]
     external: ExternalArguments,
+    #[command(flatten)]
+    cut: CutArguments,
     #[command(flatten)]
     notify: NotifyArguments,
     #[command(flatten)]
@@ -167,6 +169,7 @@ impl Arguments {
             },
             hash_files: false,
             external: ExternalArguments::default(),
+            cut: CutArguments::default(),
             notify,
             packing: PackingArguments::default(),
             embedding: EmbeddingArguments::default(),
@@ -215,6 +218,7 @@ impl Arguments {
     fn find(&self) -> Result<Subject, Failure> {
         let mut subject = Subject::find(&self.target.target, self.target.scope)?;
         subject.target.external = self.external.chosen();
+        subject.target.cut = self.cut.chosen();
         subject.target.embedding = Arc::new(self.embedding.chosen()?);
         subject.target.hashing = match self.hash_files || self.embedding.hashing() {
             true => Hashing::Content,

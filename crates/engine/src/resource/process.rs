@@ -6,6 +6,7 @@
 //! start time, the processor time used so far.
 
 mod family;
+mod relatives;
 mod session;
 mod step;
 
@@ -70,6 +71,9 @@ pub struct ProcessRecord {
     /// For a process whose first thread has ended while others live on that one's wait status.
     #[prost(int32, optional, tag = "13")]
     pub leader_ended: Option<i32>,
+    /// For a zombie: whether its parent is yet to be told of its end. It was alive, and the job was saved without it.
+    #[prost(bool, tag = "14")]
+    pub end_is_news: bool,
 }
 
 impl Record for ProcessRecord {
@@ -106,13 +110,7 @@ impl Resource for Processes {
         for process in &target.processes {
             refuse_exit_signal(process, target, refusals);
         }
-        let pids = target.pids();
-        if matches!(
-            target.scope,
-            crate::target::Scope::Process | crate::target::Scope::Group
-        ) {
-            outside_relatives(&pids, &target.left_out, refusals);
-        }
+        relatives::inspect(target, refusals);
     }
 
     fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
@@ -127,9 +125,9 @@ impl Resource for Processes {
             .iter()
             .map(|process| (process.pid, process.inner))
             .collect();
-        for process in &frozen.processes {
+        let record = |process: &FrozenProcess| {
             let last = |ids: &[i32], outer: i32| ids.last().copied().unwrap_or(outer);
-            collection.put(&ProcessRecord {
+            ProcessRecord {
                 pid: process.inner,
                 parent: inner.get(&process.stat.ppid).copied().unwrap_or(0),
                 group: last(&process.status.namespace_pgid, process.stat.pgrp),
@@ -146,7 +144,16 @@ impl Resource for Processes {
                     .filter(|signal| *signal != libc::SIGCHLD)
                     .filter(|_| inner.contains_key(&process.stat.ppid)),
                 leader_ended: process.has_lost_leader().then_some(process.stat.exit_code),
-            })?;
+                end_is_news: false,
+            }
+        };
+        let of_job = frozen.processes.iter();
+        let known: BTreeMap<i32, _> = of_job.map(|one| (one.pid, record(one))).collect();
+        for process in &frozen.processes {
+            collection.put(&known[&process.pid])?;
+        }
+        for ended in relatives::collect(frozen, &known)? {
+            collection.put(&ended)?;
         }
         Ok(())
     }
@@ -195,7 +202,11 @@ impl Resource for Processes {
                         process: process.pid,
                         parent: process.parent,
                         status,
-                        exit_signal: process.exit_signal(),
+                        // What is news to its parent is not taken back.
+                        exit_signal: match process.end_is_news {
+                            true => 0,
+                            false => process.exit_signal(),
+                        },
                     },
                 );
             } else if let Some(signal) = process.stopped {
@@ -342,27 +353,6 @@ fn refuse_exit_signal(process: &TargetProcess, target: &Target, refusals: &mut R
     }
 }
 
-fn outside_relatives(pids: &BTreeSet<i32>, left_out: &BTreeSet<i32>, refusals: &mut Refusals) {
-    let Ok(all) = cryonaut_procfs::system::all_stats() else {
-        return;
-    };
-    for stat in all {
-        if pids.contains(&stat.ppid)
-            && !pids.contains(&stat.pid)
-            && !crate::target::is_own(stat.pid)
-            && !left_out.contains(&stat.pid)
-        {
-            let name = String::from_utf8_lossy(&stat.comm).into_owned();
-            refusals.add(
-                (stat.ppid, ""),
-                format!("its child {} ({name})", stat.pid),
-                "it is not in the scope that was asked for, and its parent would lose it",
-                "take the whole tree (--tree)",
-            );
-        }
-    }
-}
-
 const SUPPORT: &[Support] = &[
     Support {
         what: "Process trees: parents, pids, process groups, sessions, also those whose leader has gone, orphans",
@@ -373,6 +363,11 @@ const SUPPORT: &[Support] = &[
         what: "Processes that several relatives have adopted from one session whose leader has gone",
         level: Level::Refused,
         how: "none of these was ever in that session, so that none can bear them there; checkpoint before the program that started them has ended",
+    },
+    Support {
+        what: "Children outside of the scope that was asked for (--process, --group, --session)",
+        level: Level::Restored,
+        how: "refused, unless --cut says how they look to their parents afterwards: as if killed, or as if never born",
     },
     Support {
         what: "Zombies",

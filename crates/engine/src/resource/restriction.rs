@@ -254,6 +254,7 @@ mod tests {
             embedding: Default::default(),
             suspension: None,
             left_out: std::collections::BTreeSet::new(),
+            cut: Default::default(),
             dialogue: std::sync::Arc::default(),
         };
         let mut refusals = Refusals::default();

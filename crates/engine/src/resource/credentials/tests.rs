@@ -110,6 +110,7 @@ fn this_process_is_not_refused() {
         embedding: Default::default(),
         suspension: None,
         left_out: std::collections::BTreeSet::new(),
+        cut: Default::default(),
         dialogue: std::sync::Arc::default(),
     };
     let mut refusals = Refusals::default();
