@@ -128,10 +128,20 @@ impl TargetProcess {
         self.is_zombie() && self.stat.num_threads <= 1
     }
 
+    /// Whether it has ended since it was read, or has given up its memory and is about to: from then on the kernel shows what it
+    /// has to root alone (`task_dump_owner` in fs/proc/base.c).
+    fn is_ending(&self) -> bool {
+        const EXITING: u32 = 0x4;
+        match self.directory.stat() {
+            Ok(now) => matches!(now.state, 'Z' | 'X') || now.flags & EXITING != 0,
+            Err(error) => error.is_gone(),
+        }
+    }
+
     /// Why this user may not look into it, and the way out; none for who may.
     pub fn seclusion(&self) -> Option<(String, &'static str)> {
         let denied = |error: ProcError| error.is_denied();
-        if !self.directory.descriptors().is_err_and(denied) {
+        if !self.directory.descriptors().is_err_and(denied) || self.is_ending() {
             return None;
         }
         let own = cryonaut_sys::spawn::effective_user();
