@@ -1,7 +1,12 @@
-//! Namespaces that a job has made itself, by the commands that people use for it.
+//! Namespaces that a job has made itself, by the commands that people use for it; and what becomes of mounts that its namespace
+//! was born with.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use cryonaut_suite::victim::{await_ready, checkpoint, finish, finish_ok, generation, restart};
 use cryonaut_suite::{Outcome, Program, Running, Scene, failed, for_each_user, skip};
+use cryonaut_sys::spawn::{namespace, unshare as leave};
 
 /// The status of `cryo` for a refusal.
 const REFUSED: i32 = 3;
@@ -129,6 +134,88 @@ fn other_mounts(scene: &Scene) -> Outcome {
     refused(scene, &job, "mount namespace")
 }
 
+fn command(words: &[&str], place: &Path) -> Outcome {
+    let (program, arguments) = words.split_first().expect("a command");
+    let ended = Command::new(program).args(arguments).arg(place).output()?;
+    match ended.status.success() {
+        true => Ok(()),
+        false => failed(format!(
+            "{words:?} {}: {}",
+            place.display(),
+            String::from_utf8_lossy(&ended.stderr)
+        )),
+    }
+}
+
+/// A disk that is there for this test only, with a program on it.
+fn disk(scene: &Scene, program: &Path) -> Outcome<PathBuf> {
+    if leave(namespace::MOUNT).is_err() {
+        return skip("only root has disks to plug and unplug");
+    }
+    command(&["mount", "--make-rprivate"], Path::new("/"))?;
+    let place = scene.make_directory("disk")?;
+    command(&["mount", "-t", "tmpfs", "none"], &place)?;
+    let inner = place.join("inner");
+    std::fs::create_dir(&inner)?;
+    command(&["mount", "-t", "tmpfs", "none"], &inner)?;
+    std::fs::copy(program, place.join("program"))?;
+    Ok(place)
+}
+
+/// Starts a job in a mount namespace that is born with the disk, which is unplugged then.
+fn start_and_unplug(scene: &Scene, script: &str, name: &str) -> Outcome<Running> {
+    let victim = Program::victim("mem_private", &[])?;
+    let place = disk(scene, &victim.path)?;
+    let job = scene
+        .cryo(["run", "--namespaces", "--name", name, "--", "sh", "-c"])
+        .arguments([script])
+        .arguments([&place, &victim.path])
+        .start("victim")?;
+    await_ready(scene, &job)?;
+    command(&["umount", "--recursive"], &place)?;
+    Ok(job)
+}
+
+/// A disk that was unplugged since the job was started, and that the job does not use, is in nobody's way.
+fn unplugged(scene: &Scene) -> Outcome {
+    let name = format!("unplugged-{}-{:?}", std::process::id(), scene.user());
+    let job = start_and_unplug(scene, "exec \"$1\"", &name)?;
+    let life = generation(scene, &job, &name, 1)?;
+    finish(scene, &job, &life.running)
+}
+
+/// Whoever has something of the disk is refused, with what it is.
+fn unplugged_in_use(scene: &Scene, script: &str, what: &str) -> Outcome {
+    let name = format!("in-use-{}-{:?}", std::process::id(), scene.user());
+    let job = start_and_unplug(scene, script, &name)?;
+    scene
+        .cryo(["checkpoint", &name, "-o"])
+        .arguments([scene.file("image")])
+        .run()?
+        .refusal_with(&[REFUSED], &["disk", what, "not mounted here any more"])?;
+    finish_ok(scene, &job, &job)
+}
+
+/// What a job has mounted itself is never left out, used or not.
+fn own_mount_in_namespaces_of_run(scene: &Scene) -> Outcome {
+    let victim = Program::victim("mem_private", &[])?;
+    let name = format!("mounts-{}-{:?}", std::process::id(), scene.user());
+    let job = scene
+        .cryo(["run", "--namespaces", "--name", &name, "--", "sh", "-c"])
+        .arguments([
+            "mount -t tmpfs none /mnt || { echo SKIP: may not mount; exit 77; }; exec \"$0\"",
+        ])
+        .arguments([&victim.path])
+        .start("victim")?;
+    await_ready(scene, &job)?;
+    scene
+        .cryo(["checkpoint", &name, "-o"])
+        .arguments([scene.file("image")])
+        .run()?
+        .refusal_with(&[REFUSED], &["mount namespace", "/mnt"])?;
+    finish_ok(scene, &job, &job)
+}
+
 /// A pid namespace, with its init.
 fn own_pids(scene: &Scene) -> Outcome {
     let options = [
@@ -147,6 +234,9 @@ for_each_user! {
     uts_namespace => |scene| comes_back(scene, &["-Uru"], ("mem_private", &[]));
     network_namespace => |scene| comes_back(scene, &["-Urn"], ("pipe_data", &[]));
     mapped_to_itself => |scene| comes_back(scene, &["-c", "-u"], ("mem_private", &[]));
+    unplugged_open => |scene| unplugged_in_use(scene, "exec 3< \"$0\"/program; exec \"$1\"", "descriptor 3");
+    unplugged_directory => |scene| unplugged_in_use(scene, "here=$PWD; cd \"$0\"; exec \"$1\"", "working directory");
+    unplugged_program => |scene| unplugged_in_use(scene, "exec \"$0\"/program", "program");
     without_maps => |scene| comes_back(scene, &["-U"], ("mem_private", &[]));
 }
 for_each_user!(
@@ -155,5 +245,7 @@ for_each_user!(
     something_in_ipc,
     an_address_more,
     other_mounts,
+    own_mount_in_namespaces_of_run,
+    unplugged,
     own_pids
 );

@@ -12,6 +12,7 @@ mod clocks;
 mod made;
 mod mounts;
 mod survey;
+mod unmounted;
 
 use std::path::Path;
 
@@ -264,7 +265,8 @@ const SUPPORT: &[Support] = &[
     Support {
         what: "Mount namespaces with other mounts than here",
         level: Level::Refused,
-        how: "run cryo inside of them",
+        how: "run cryo inside of them. What was unmounted here since `cryo run` or `cryo restart` made the job's namespace is in the \
+              way only where the job uses it: a descriptor, a mapping, a directory",
     },
     Support {
         what: "A job in several pid, mount or time namespaces, or with the init of a pid namespace in it",

@@ -2,19 +2,40 @@
 
 use cryonaut_procfs::{Mount, ProcessDirectory};
 
+use super::unmounted::Unmounted;
 use crate::resource::embedded;
 
-/// Why a mount namespace cannot be made again; nothing when all its mounts but /proc are found here too. Mounts made here
-/// since then are no obstacle: files are checked one by one at the restart.
-pub(super) fn unusual(here: &ProcessDirectory, there: &ProcessDirectory) -> Option<String> {
+/// What is mounted in a job's namespace and not here, provided that it was there when the namespace was born: those that use it cannot
+/// be restarted. Mounts made here since then are no obstacle: files are checked one by one at the restart.
+///
+/// # Errors
+/// Why the namespace cannot be made again: the job has mounted something itself.
+pub(super) fn unmounted(
+    here: &ProcessDirectory,
+    there: &ProcessDirectory,
+) -> Result<Unmounted, String> {
     let (Ok(here), Ok(there)) = (here.mountinfo(), there.mountinfo()) else {
-        return Some("it has a mount namespace of its own that cannot be read".into());
+        return Err("it has a mount namespace of its own that cannot be read".into());
     };
-    let foreign = foreign(&here, &there)?;
-    Some(format!(
-        "it has a mount namespace of its own, where {} is mounted, which is not the case here",
-        String::from_utf8_lossy(&foreign.mount_point)
-    ))
+    let born = born_with(&here, &there);
+    let foreign: Vec<(usize, &Mount)> = foreign(&here, &there).collect();
+    if let Some((_, made)) = foreign.iter().find(|(index, _)| *index >= born) {
+        return Err(format!(
+            "it has a mount namespace of its own, where {} is mounted, which is not the case here",
+            String::from_utf8_lossy(&made.mount_point)
+        ));
+    }
+    let gone = foreign.into_iter().map(|(_, mount)| mount.clone());
+    Ok(Unmounted::new(gone.collect(), there.clone()))
+}
+
+/// How many of the first mounts of a namespace it was born with, as far as that can be told: they are shown in the order in which
+/// they were made, and the first thing that `cryo` mounts in a namespace that it has made is a /proc.
+fn born_with(here: &[Mount], there: &[Mount]) -> usize {
+    let is_proc = |mount: &Mount| mount.mount_point == b"/proc" && mount.file_system == b"proc";
+    let is_new =
+        |mount: &Mount| is_proc(mount) && here.iter().all(|other| other.device != mount.device);
+    there.iter().position(is_new).unwrap_or(0)
 }
 
 /// Whether it is a /dev/pts, which a restart makes anew where the job has pseudo-terminals.
@@ -22,16 +43,20 @@ fn is_own_terminals(mount: &Mount) -> bool {
     mount.mount_point == b"/dev/pts" && mount.file_system == b"devpts"
 }
 
-/// A mount of `there`, besides those at and below /proc, that is not found `here`.
-pub(super) fn foreign<'a>(here: &[Mount], there: &'a [Mount]) -> Option<&'a Mount> {
+/// The mounts of `there`, besides those at and below /proc, that are not found `here`, with their places in the list.
+fn foreign<'a>(here: &'a [Mount], there: &'a [Mount]) -> impl Iterator<Item = (usize, &'a Mount)> {
     let mut left: Vec<&Mount> = here.iter().collect();
     let has_view = there.iter().any(embedded::is_of_view);
+    let is_of_view = |mount: &Mount| embedded::is_of_view(mount) || is_at_its_place(here, mount);
     there
         .iter()
-        .filter(|mount| !mount.mount_point.starts_with(b"/proc/") && mount.mount_point != b"/proc")
-        .filter(|mount| !is_own_terminals(mount))
-        .filter(|mount| !has_view || !(embedded::is_of_view(mount) || is_at_its_place(here, mount)))
-        .find(|mount| {
+        .enumerate()
+        .filter(|(_, mount)| {
+            !mount.mount_point.starts_with(b"/proc/") && mount.mount_point != b"/proc"
+        })
+        .filter(|(_, mount)| !is_own_terminals(mount))
+        .filter(move |(_, mount)| !has_view || !is_of_view(mount))
+        .filter(move |(_, mount)| {
             let same = |other: &&Mount| {
                 (
                     &other.mount_point,
@@ -100,15 +125,21 @@ mod tests {
         let proc = mount("128 127 0:99 / /proc rw,nosuid - proc proc rw\n");
         let other = mount("129 127 0:50 / /data rw - tmpfs tmpfs rw\n");
         let here = [root.clone(), other.clone()];
-        assert_eq!(foreign(&here, &[private_root.clone(), proc.clone()]), None);
-        assert_eq!(
-            foreign(&here, &[private_root.clone(), proc, other.clone()]),
-            None
-        );
-        assert_eq!(
-            foreign(&here, &[private_root, other.clone(), other.clone()]),
-            Some(&other)
-        );
-        assert_eq!(foreign(&[root], std::slice::from_ref(&other)), Some(&other));
+        let found = |here: &[Mount], there: &[Mount]| {
+            let found: Vec<usize> = foreign(here, there).map(|(index, _)| index).collect();
+            found
+        };
+        let none: [usize; 0] = [];
+        assert_eq!(found(&here, &[private_root.clone(), proc.clone()]), none);
+        let all = [private_root.clone(), proc.clone(), other.clone()];
+        assert_eq!(found(&here, &all), none);
+        let twice = [private_root.clone(), other.clone(), other.clone()];
+        assert_eq!(found(&here, &twice), [2]);
+        let root = [root];
+        assert_eq!(found(&root, std::slice::from_ref(&other)), [0]);
+        // Before its own /proc it has what it was born with; without one nobody can tell.
+        let before = [private_root, other.clone(), proc, other.clone()];
+        assert_eq!(born_with(&root, &before), 2);
+        assert_eq!(born_with(&root, &twice), 0);
     }
 }

@@ -11,6 +11,7 @@ use cryonaut_sys::{namespace, spawn};
 
 use super::made::{Made, Surroundings};
 use super::mounts;
+use super::unmounted::Unmounted;
 use crate::Refusals;
 
 /// Kinds of namespaces, as /proc/PID/ns names them, with what to call them.
@@ -80,6 +81,8 @@ pub(super) struct Survey {
     /// What a restart makes for the whole job where it is needed: where the job's first process lives, as far as it has not made
     /// that itself.
     home: Option<Membership>,
+    /// What the job's mount namespace has that is no more mounted here.
+    unmounted: Unmounted,
     /// What the job has made itself.
     pub(super) made: Made,
 }
@@ -92,6 +95,7 @@ impl Survey {
             directory,
             here,
             home: None,
+            unmounted: Unmounted::default(),
             made: Made::default(),
         })
     }
@@ -111,6 +115,17 @@ impl Survey {
             None => self.choose_home(subject, &there, refusals),
         };
         self.note_made(subject, &home, &there, refusals);
+        if let Some(used) = self.unmounted.used_by(subject.directory) {
+            refusals.add(
+                subject.label(),
+                used.what,
+                format!(
+                    "it is on what is mounted on {} for the job, and not mounted here any more",
+                    String::from_utf8_lossy(&used.mount_point)
+                ),
+                "mount it here again, or have the program leave it",
+            );
+        }
         for (kind, for_children) in FOR_CHILDREN {
             if there.contains_key(for_children) && there.get(kind) != there.get(for_children) {
                 refusals.add(
@@ -147,7 +162,7 @@ impl Survey {
 
     /// What of the first process' namespaces a restart makes for the whole job.
     fn choose_home(
-        &self,
+        &mut self,
         subject: &Subject<'_>,
         there: &Membership,
         refusals: &mut Refusals,
@@ -168,7 +183,9 @@ impl Survey {
                 continue;
             }
             let reason = match kind {
-                "mnt" => mounts::unusual(&self.directory, subject.directory),
+                "mnt" => mounts::unmounted(&self.directory, subject.directory)
+                    .map(|unmounted| self.unmounted = unmounted)
+                    .err(),
                 _ => None,
             };
             let foreign = self.foreign_owner(subject, &home, kind);
