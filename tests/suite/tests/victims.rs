@@ -112,6 +112,7 @@ victims! {
     timer_fd => Victim::new("timer_fd");
     timer_clocks => Victim::new("timer_clocks");
     timer_kinds => Victim::new("timer_kinds");
+    timer_threads => Victim::new("timer_threads");
     clock_goes_on => Victim::new("clock_goes_on");
     aio => Victim::new("aio");
     aio_waiting => Victim::new("aio_waiting").unless_refused("have not completed");

@@ -11,6 +11,7 @@
 //! counted from there).
 
 mod listed;
+mod measured;
 mod step;
 mod times;
 
@@ -25,6 +26,7 @@ use crate::resource::{Level, Resource, Support};
 use crate::target::Target;
 use crate::{Error, Refusals, Result};
 use listed::{describe_all, tasks_of};
+use measured::find_measured;
 use step::{ArmTimers, ArmTrapping, CreateTimers};
 pub(super) use times::{is_expiry, is_from_timer};
 use times::{note_expired, read_times};
@@ -166,6 +168,7 @@ impl Resource for Timers {
             let mut timers = describe_all(&listed, (&label, process.inner), &tasks, &mut refusals);
             let mut interval_timers = read_times(process, &mut timers)?;
             note_expired(process, &mut timers, &mut interval_timers)?;
+            find_measured(process, &mut timers, &mut refusals)?;
             if !interval_timers.is_empty() || !timers.is_empty() {
                 collection.put(&TimersRecord {
                     process: process.inner,
@@ -290,11 +293,12 @@ const SUPPORT: &[Support] = &[
     },
     Support {
         what: "Timers of a thread's processor time (CLOCK_THREAD_CPUTIME_ID) in a program with several threads",
-        level: Level::Partly,
-        how: "taken to measure the thread that they notify (SIGEV_THREAD_ID); refused when they notify none",
+        level: Level::Restored,
+        how: "measuring the thread that created them, whichever they notify; refused when that has ended, or while the signal of \
+              a single expiry is pending",
     },
     Support {
-        what: "Timers on the processor time of another process or on the clock of a device",
+        what: "Timers on the processor time of another process, on that of a thread in ticks, or on the clock of a device",
         level: Level::Refused,
         how: "delete them before the checkpoint",
     },

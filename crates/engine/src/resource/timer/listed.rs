@@ -2,6 +2,7 @@
 
 use cryonaut_procfs::{NotifyKind, NotifyTarget, Timer};
 
+use super::measured::UNKNOWN;
 use super::{NOTIFY_NOBODY, NOTIFY_THREAD, PosixTimer};
 use crate::Refusals;
 use crate::target::TargetProcess;
@@ -47,7 +48,7 @@ pub fn describe_all(
     described
 }
 
-/// The record of a timer, without times; or why it cannot be rebuilt and what to do.
+/// The record of a timer, without times, and without its creator where that is to be found; or why it cannot be rebuilt and what to do.
 fn describe(
     timer: &Timer,
     process: i32,
@@ -66,18 +67,10 @@ fn describe(
             None => (NOTIFY_NOBODY, 0),
         },
     };
-    let measured = match measured_task(timer.clock, process, tasks)? {
-        Measured::Nothing => process,
-        // The kernel does not say which thread's. Who has a thread's own time measured has that thread told (profilers do).
-        Measured::Creator if tasks.len() == 1 => process,
-        Measured::Creator if target != 0 => target,
-        Measured::Creator => {
-            return Err((
-                "it measures the processor time of one of the threads, and the kernel does not tell of which",
-                "have the program name the clock by pthread_getcpuclockid(), or have the timer notify the thread \
-                 (SIGEV_THREAD_ID)",
-            ));
-        }
+    let creator = match (measured_task(timer.clock, process, tasks)?, tasks) {
+        (Measured::Nothing, _) => process,
+        (Measured::Creator, &[(_, only)]) => only,
+        (Measured::Creator, _) => UNKNOWN,
     };
     Ok(PosixTimer {
         id: timer.id,
@@ -86,7 +79,7 @@ fn describe(
         value: timer.value,
         notify,
         target,
-        creator: measured,
+        creator,
         interval: 0,
         left: 0,
         expired: false,
@@ -98,7 +91,7 @@ fn describe(
 enum Measured {
     /// It matters not.
     Nothing,
-    /// The task that creates the timer.
+    /// The task that created the timer.
     Creator,
 }
 
@@ -111,6 +104,8 @@ fn measured_task(
 ) -> std::result::Result<Measured, (&'static str, &'static str)> {
     const PER_THREAD: i32 = 4;
     const DEVICE: i32 = 3;
+    /// `CPUCLOCK_SCHED`: exact times.
+    const SCHEDULED: i32 = 2;
     if clock >= 0 {
         return Ok(Measured::Nothing);
     }
@@ -122,7 +117,11 @@ fn measured_task(
     }
     let thread = clock & PER_THREAD != 0;
     match !(clock >> 3) {
-        0 if thread => Ok(Measured::Creator),
+        0 if thread && (clock & 3 == SCHEDULED || tasks.len() == 1) => Ok(Measured::Creator),
+        0 if thread => Err((
+            "it measures the processor time of one of the threads in ticks, and the kernel does not tell of which",
+            "have the program use CLOCK_THREAD_CPUTIME_ID",
+        )),
         0 => Ok(Measured::Nothing),
         id if thread && tasks.iter().any(|(_, inner)| *inner == id) => Ok(Measured::Nothing),
         id if !thread && id == process => Ok(Measured::Nothing),
@@ -179,16 +178,20 @@ mod tests {
         assert_eq!(measured_task(of(7, 2), 7, &tasks), Ok(Measured::Nothing));
         assert!(measured_task(of(6, 2), 7, &tasks).is_err());
         assert!(measured_task(of(3, 3), 7, &tasks).is_err());
-        let notified = describe(&listed(OWN_THREAD, NotifyTarget::Thread(101)), 7, &tasks).unwrap();
-        assert_eq!(notified.creator, 8);
-        assert!(describe(&listed(OWN_THREAD, NotifyTarget::Process(100)), 7, &tasks).is_err());
-        assert!(
-            describe(
-                &listed(OWN_THREAD, NotifyTarget::Process(100)),
-                7,
-                &tasks[..1]
-            )
-            .is_ok()
+        const OWN_THREAD_TICKS: i32 = -4;
+        assert!(measured_task(OWN_THREAD_TICKS, 7, &tasks).is_err());
+        assert_eq!(
+            measured_task(OWN_THREAD_TICKS, 7, &tasks[..1]),
+            Ok(Measured::Creator)
         );
+        // Whoever is notified need not be who is measured.
+        let notified = describe(&listed(OWN_THREAD, NotifyTarget::Thread(101)), 7, &tasks).unwrap();
+        assert_eq!((notified.target, notified.creator), (8, UNKNOWN));
+        let alone = describe(
+            &listed(OWN_THREAD, NotifyTarget::Process(100)),
+            7,
+            &tasks[1..],
+        );
+        assert_eq!(alone.unwrap().creator, 8);
     }
 }
