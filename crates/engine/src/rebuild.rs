@@ -30,7 +30,7 @@ use crate::{Error, Result};
 
 pub use channel::CloseOnExec;
 pub use lent::Access;
-pub use life::{Descent, Sibling};
+pub use life::{Descent, Sibling, USUAL_SLACK};
 pub use memory::Executable;
 pub use places::Places;
 pub use queue::{Queue, write_memory};
@@ -98,6 +98,8 @@ pub struct Rebuild<'a> {
     apart: BTreeMap<i32, i32>,
     /// Processes that have entered a user namespace of the job's making: they may not choose ids any more.
     confined: BTreeSet<i32>,
+    /// The timer slack that tasks are born with, in ns, where it is not the usual.
+    slacks: BTreeMap<i32, u64>,
     lent: BTreeMap<(u64, Access), i32>,
     shared: BTreeMap<u64, u64>,
     arena_used: u64,
@@ -158,6 +160,7 @@ impl<'a> Rebuild<'a> {
             processes: BTreeMap::new(),
             apart: BTreeMap::new(),
             confined: BTreeSet::new(),
+            slacks: BTreeMap::new(),
             lent: BTreeMap::new(),
             shared: BTreeMap::new(),
             arena_used: 0,

@@ -258,6 +258,7 @@ victims! {
     task_credentials => Victim::new("task_credentials");
     task_limits => Victim::new("task_limits");
     task_settings => Victim::new("task_settings");
+    task_slack => Victim::new("task_slack");
     task_login => Victim::new("task_login");
     task_orphans => Victim::new("task_orphans");
     task_parent_death => Victim::new("task_parent_death");

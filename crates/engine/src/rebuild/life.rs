@@ -1,6 +1,6 @@
 //! Births, stops and ends of processes being rebuilt.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use cryonaut_launch::{ChildSpec, LaunchError, Program, Role, Session, StopBeforeExec};
@@ -15,7 +15,22 @@ use crate::resource::process::ProcessRecord;
 use crate::resource::sharing::ThreadBirths;
 use crate::{Error, Result};
 
+/// The timer slack that tasks mostly have, in ns (`init_task` in init/init_task.c).
+pub const USUAL_SLACK: u64 = 50_000;
+
 impl Rebuild<'_> {
+    /// Says with which timer slack tasks are to be born, in ns, those not named with the usual one. It is what they go back to.
+    pub fn note_slacks(&mut self, slacks: &BTreeMap<i32, u64>) {
+        self.slacks.clone_from(slacks);
+    }
+
+    /// Has the task that runs the list take the timer slack that the one it bears next is to be born with.
+    fn lend_slack(&self, list: &mut CallList, born: i32) {
+        let slack = self.slacks.get(&born).copied().unwrap_or(USUAL_SLACK);
+        let arguments = [libc::PR_SET_TIMERSLACK.into(), slack.into()];
+        list.call(libc::SYS_prctl, &arguments);
+    }
+
     /// Starts the process from which all others descend: it becomes no part of the job, but gives it its session and shared memory.
     ///
     /// # Errors
@@ -254,6 +269,7 @@ impl Rebuild<'_> {
     /// Has `parent` fork, with flags and an exit signal, a process with this pid or any; gives its pid in its own namespace.
     fn fork(&mut self, parent: i32, flags: u64, signal: u64, pid: Option<i32>) -> Result<i32> {
         let mut list = CallList::new();
+        self.lend_slack(&mut list, pid.unwrap_or(0));
         let call = clone_call(&mut list, flags, signal, pid);
         let by = self.built(parent)?.speaker;
         // What is not born with SIGCHLD is reported as a clone; only the progenitor always is to.
@@ -480,11 +496,14 @@ impl Rebuild<'_> {
         if self.confined.contains(&process) {
             return self.start_by_turns((process, pid, by), flags, &births.threads);
         }
-        for chunk in births.threads.chunks(700) {
+        for chunk in births.threads.chunks(500) {
             let mut list = CallList::new();
             let calls: Vec<CallId> = chunk
                 .iter()
-                .map(|&tid| clone_call(&mut list, flags, 0, Some(tid)))
+                .map(|&tid| {
+                    self.lend_slack(&mut list, tid);
+                    clone_call(&mut list, flags, 0, Some(tid))
+                })
                 .collect();
             let outcomes = self.stub.run(pid, by, &list)?;
             for (call, tid) in calls.iter().zip(chunk) {
@@ -527,6 +546,7 @@ impl Rebuild<'_> {
                 .choose_next_id(tid)
                 .map_err(|error| Error::Failed(format!("{}: {error}", what())))?;
             let mut list = CallList::new();
+            self.lend_slack(&mut list, tid);
             let call = clone_call(&mut list, flags, 0, None);
             let outcomes = self.stub.run(pid, by, &list)?;
             let born = outcomes.result(call).attempt(what)?;

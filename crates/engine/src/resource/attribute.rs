@@ -5,9 +5,8 @@
 //! permission for extended state (AMX), linear address masking, the nice value of its session's autogroup (sched(7)).
 //!
 //! Read from /proc/PID/task/TID/stat (flags) and status, by ptrace(2), and by getters in the task; those go into the list that
-//! [`super::thread`] runs anyway. Not preserved: which tracers Yama lets in (PR_SET_PTRACER), and the timer slack that children
-//! begin with, since the kernel tells neither; that a control of speculation stood as the system has it, where the restart
-//! itself runs with a stricter one.
+//! [`super::thread`] runs anyway. Not preserved: which tracers Yama lets in (PR_SET_PTRACER), since the kernel does
+//! not tell; that a control of speculation stood as the system has it, where the restart itself runs with a stricter one.
 
 mod landlock;
 mod login;
@@ -432,9 +431,9 @@ const SUPPORT: &[Support] = &[
         how: "those of the restart",
     },
     Support {
-        what: "Tracers that Yama lets in (PR_SET_PTRACER), the timer slack that children begin with",
+        what: "Tracers that Yama lets in (PR_SET_PTRACER)",
         level: Level::Partly,
-        how: "the kernel does not tell them: nobody is let in by Yama until the program asks again; children begin with 50 µs",
+        how: "the kernel does not tell them: nobody is let in until the program asks again",
     },
 ];
 

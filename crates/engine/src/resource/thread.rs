@@ -5,6 +5,8 @@
 //! the kernel's own restart block where the remaining time is known (the remainder argument of nanosleep); other relative
 //! time-outs start afresh. Not preserved: processor time used, the processor last run on.
 
+mod default_slack;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -96,6 +98,9 @@ pub struct TaskRecord {
     /// in bytes, and so on.
     #[prost(uint32, repeated, tag = "25")]
     pub extended_layout: Vec<u32>,
+    /// The timer slack in ns that it goes back to when it asks for none, if that is another than the usual 50 µs.
+    #[prost(uint64, optional, tag = "26")]
+    pub default_timer_slack: Option<u64>,
 }
 
 impl Record for TaskRecord {
@@ -146,6 +151,7 @@ impl Resource for Threads {
         let mut tasks = records.all::<TaskRecord>()?;
         memory::leave_out_policies(tasks.iter_mut().map(|task| &mut task.policy), plan);
         translate_states(&mut tasks, plan);
+        default_slack::plan(&tasks, plan);
         for task in tasks.iter().cloned() {
             if task.registers.len() != REGISTER_COUNT {
                 return Err(Error::Failed(format!(
@@ -303,6 +309,7 @@ fn collect_task(
     } else {
         process.directory.task(tid)?.stat()?
     };
+    let default_timer_slack = default_slack::ask(process, index, timer_slack)?;
     let mut attributes = questions.answers(&outcomes, process, index, stat.flags)?;
     attributes.core_group = groups.of(tid);
     let record = TaskRecord {
@@ -324,6 +331,7 @@ fn collect_task(
         affinity: task::affinity(tid).attempt(what("reading its affinity"))?,
         io_priority: task::io_priority(tid).attempt(what("reading its I/O priority"))?,
         timer_slack,
+        default_timer_slack,
         parent_death_signal: outcomes.word(death) as i32,
         remaining: remaining_time(process, &registers),
         extended_layout: processor::to_words(&arch::extended_state_layout()),
@@ -631,9 +639,10 @@ const SUPPORT: &[Support] = &[
         how: "with their mode flags; where none of the nodes exist, the default, and a remark says so",
     },
     Support {
-        what: "Scheduling policy with slice and utilization clamps, nice, I/O priority, affinity, timer slack, parent-death signal",
+        what: "Scheduling policy with slice and utilization clamps, nice, I/O priority, affinity, timer slack and its default, parent-death signal",
         level: Level::Restored,
-        how: "as far as the user may set them; processors that do not exist here are left out of the affinity",
+        how: "as far as the user may set them; processors that do not exist here are left out of the affinity; the default timer \
+              slack of a task with a real-time policy is 50 µs again",
     },
     Support {
         what: "Reserved processor time (SCHED_DEADLINE)",
