@@ -249,6 +249,7 @@ victims! {
     task_deep => Victim::new("task_deep");
     task_tree => Victim::new("task_tree");
     task_groups => Victim::new("task_groups");
+    task_groups_orphaned => Victim::new("task_groups_orphaned");
     task_sessions => Victim::new("task_sessions");
     task_zombies => Victim::new("task_zombies");
     task_stopped => Victim::new("task_stopped");
