@@ -1,6 +1,7 @@
 /*
- * A session on a terminal of the job's own: a leader, a background and a foreground group, /dev/tty opened twice. After the wait
- * it is the controlling terminal of all of them, keys reach the foreground group alone, the background one is stopped when it reads, and the end of the master hangs all up.
+ * A session on a terminal of the job's own: a leader, a background and a foreground group, /dev/tty opened several times. After
+ * the wait it is the controlling terminal of all of them, each open has the name that it had, keys reach the foreground group
+ * alone, the background one is stopped when it reads, and the end of the master hangs all up.
  */
 #include "pty.h"
 
@@ -12,6 +13,13 @@ static void note(int signal)
 		interrupted++;
 	else
 		resized++;
+}
+
+static void expect_name(const char *what, const char *expected, int tty)
+{
+	char name[64] = "";
+	expect_equal(what, 0, ttyname_r(tty, name, sizeof name));
+	expect_text(what, expected, name);
 }
 
 /* Sleeps until told by a file that its parent makes; counts its signals. */
@@ -41,6 +49,7 @@ static void leader(const char *name, int ready, int done)
 	must(setsid());
 	int slave = must(open(name, O_RDWR));
 	int first = must(open("/dev/tty", O_RDWR)), second = must(open("/dev/tty", O_RDONLY | O_NONBLOCK));
+	int writing = must(open("/dev/tty", O_WRONLY | O_APPEND)), shared = must(dup(first));
 	signal(SIGTTOU, SIG_IGN);
 	signal(SIGINT, SIG_IGN);
 	pid_t children[2];
@@ -62,6 +71,14 @@ static void leader(const char *name, int ready, int done)
 	expect_equal("foreground group", foreground, tcgetpgrp(slave));
 	expect_equal("foreground group by /dev/tty", foreground, tcgetpgrp(first));
 	expect_equal("flags", O_NONBLOCK, fcntl(second, F_GETFL) & (O_ACCMODE | O_NONBLOCK));
+	expect_equal("flags", O_WRONLY | O_APPEND, fcntl(writing, F_GETFL) & (O_ACCMODE | O_APPEND | O_NONBLOCK));
+	expect_name("name of the terminal", name, slave);
+	expect_name("name of /dev/tty", "/dev/tty", first);
+	expect_name("name of /dev/tty", "/dev/tty", second);
+	expect_name("name of /dev/tty", "/dev/tty", writing);
+	expect_success(fcntl(shared, F_SETFL, O_NONBLOCK));
+	expect_equal("shared flags", O_NONBLOCK, fcntl(first, F_GETFL) & O_NONBLOCK);
+	expect_success(fcntl(shared, F_SETFL, 0));
 	int now = expect_success(open("/dev/tty", O_RDWR));
 	expect_equal("foreground group by a new /dev/tty", foreground, tcgetpgrp(now));
 	struct stat one, two;

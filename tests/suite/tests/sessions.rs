@@ -119,10 +119,48 @@ fn orphaned(scene: &Scene) -> Outcome {
     leave(screen)
 }
 
+/// Tells by which name each of three descriptors was opened, and whether ps(1) finds the session by the name of its terminal.
+const NAMES: &str = r#"
+use POSIX;
+chomp(my $tty = `tty`);
+my @names = map { ttyname($_) } 7, 8, 9;
+my $own = $names[2] eq $tty && -c $tty ? "own" : "$names[2], not $tty";
+my $short = $tty =~ s,^/dev/,,r;
+my $ps = join "+", sort grep { /^(bash|cat|perl)$/ } split /\n/, `ps -t $short -o comm=`;
+print "names: $names[0] $names[1] $own; $ps.\n";
+"#;
+
+/// The terminal under all its names: tty(1), ttyname(3), ps(1), and /dev/tty opened several times.
+fn names(scene: &Scene) -> Outcome {
+    let perl = Program::installed("perl")?.path;
+    scene.write(&scene.work("names"), NAMES)?;
+    let tell = format!("{} names", perl.display());
+    let told = "names: /dev/tty /dev/tty own; bash+cat+perl.";
+    let shell = shell(scene)?;
+    ask(
+        &shell,
+        "exec 7<>/dev/tty 8</dev/tty 9<&0; cat & echo do''ne",
+        "done",
+    )?;
+    ask(&shell, &tell, told)?;
+    let screen = travel(scene, shell)?;
+    ask(&screen, &tell, told)?;
+    ask(&screen, "echo by na''me >&7", "by name")?;
+    ask(
+        &screen,
+        "echo rea''dy; read line <&8; echo \"<$line>\"",
+        "\rready\r",
+    )?;
+    screen.type_keys("typed\r")?;
+    screen.expect("<typed>")?;
+    ask(&screen, "kill -9 %1; wait; echo none le''ft", "none left")?;
+    leave(screen)
+}
+
 /// Leaves the shell with a status that `cryo` hands on.
 fn leave(mut screen: Screen<'_>) -> Outcome {
     screen.type_keys("exit 7\r")?;
     screen.wait_for_status(7)
 }
 
-for_each_user! {orphaned}
+for_each_user! {orphaned, names}

@@ -3,8 +3,8 @@
 //! The master tells nearly everything: number, settings, window, packet mode, lock, session and foreground group, whether the
 //! slave is open. What waits can only be taken out and put back (see `keeper`). The number is part of the state, since programs
 //! know their terminal by its name: where /dev/pts has it in use a restart goes to fresh namespaces with a /dev/pts of their own,
-//! in which all numbers are free. A slave that has been hung up comes back as such. Not preserved: the name by which a
-//! terminal was opened (/dev/tty comes back as /dev/pts/NUMBER), the column of the cursor, speeds that have no name.
+//! in which all numbers are free. A slave that has been hung up comes back as such. Not preserved: the column of
+//! the cursor, speeds that have no name.
 
 mod content;
 mod keeper;
@@ -24,6 +24,7 @@ use cryonaut_sys::terminal::{self, Settings};
 
 use super::DescriptorKind;
 use super::facts::{Description, FdFacts, Job};
+use super::terminal::by_name::{self, Opening};
 use super::terminal::plan_ties;
 use crate::checkpoint::Tracer;
 use crate::collect::Collection;
@@ -99,6 +100,9 @@ pub struct Slave {
     /// `O_*` flags.
     #[prost(uint32, tag = "2")]
     pub flags: u32,
+    /// Whether it was opened as /dev/tty.
+    #[prost(bool, tag = "3")]
+    pub by_name: bool,
 }
 
 /// Owner and permissions of a slave's name.
@@ -239,11 +243,15 @@ impl DescriptorKind for PseudoTerminals {
                 )));
             }
             check_number(terminal.number, host, plan);
+            let by_name = terminal.slaves.iter().filter(|slave| slave.by_name);
             plan_ties(
                 records,
                 plan,
                 make::slave_key(terminal.object),
                 (terminal.session, terminal.foreground),
+                by_name
+                    .map(|&Slave { object, flags, .. }| Opening { object, flags })
+                    .collect(),
             )?;
             plan.step(Stage::Objects, 0, make::Make { terminal });
         }
@@ -339,6 +347,7 @@ fn state_of(
             .map(|slave| Slave {
                 object: slave.object,
                 flags: slave.facts.flags(),
+                by_name: slave.facts.node == by_name::DEVICE,
             })
             .collect(),
         content: None,
@@ -455,7 +464,7 @@ const SUPPORT: &[Support] = &[
     Support {
         what: "Pseudo-terminals whose master is in the job (tmux, screen, script, expect): both sides, what waits in both directions, settings, window, packet mode, lock, exclusive mode, controlling terminal, foreground process group",
         level: Level::Restored,
-        how: "under the same number; where that is in use, in fresh namespaces with a /dev/pts of their own. Refused where the session in it is outside the job, and with EXTPROC. /dev/tty comes back as /dev/pts/NUMBER",
+        how: "under the same number; where that is in use, in fresh namespaces with a /dev/pts of their own. Refused where the session in it is outside the job, and with EXTPROC. What was opened as /dev/tty is called so again, unless the terminal is exclusive or locked, or has no session leader in the job",
     },
     Support {
         what: "Terminals that have been hung up",
@@ -476,6 +485,7 @@ mod tests {
             slaves: vec![Slave {
                 object: 3,
                 flags: 2,
+                by_name: true,
             }],
             ..PseudoTerminal::default()
         }

@@ -6,6 +6,8 @@
 //! terminal for itself alone gives it up again. Not preserved: what was typed and not read, the size of the window (it is that of
 //! the user's).
 
+pub(super) mod by_name;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::os::fd::AsFd;
@@ -28,6 +30,8 @@ use crate::resource::memory::printable;
 use crate::resource::process::ProcessRecord;
 use crate::resource::{Level, Support};
 use crate::{Error, Refusals, Result};
+
+use by_name::Opening;
 
 /// Where the terminal itself is kept among the objects while the job is rebuilt.
 const OWN_OBJECT: u64 = u64::MAX;
@@ -236,7 +240,7 @@ impl DescriptorKind for Terminals {
             .iter()
             .map(|terminal| terminal.path.as_slice())
             .collect();
-        let devices = names.iter().filter(|name| **name != b"/dev/tty").count();
+        let devices = names.iter().filter(|name| **name != by_name::NAME).count();
         if devices > 1 {
             plan.remarks.push(format!(
                 "the {devices} terminals of the job become one new terminal"
@@ -251,9 +255,16 @@ impl DescriptorKind for Terminals {
                 lost.session
             ));
         }
+        let by_name = terminals
+            .iter()
+            .filter(|terminal| terminal.path == by_name::NAME);
+        let by_name: Vec<Opening> = by_name
+            .map(|&Terminal { object, flags, .. }| Opening { object, flags })
+            .collect();
         plan.step(Stage::Objects, 0, MakeTerminal { terminals });
         if let Some(tie) = session {
-            plan_ties(records, plan, OWN_OBJECT, (tie.session, tie.foreground))?;
+            let ties = (tie.session, tie.foreground);
+            plan_ties(records, plan, OWN_OBJECT, ties, by_name)?;
         }
         Ok(())
     }
@@ -297,6 +308,7 @@ pub(super) fn plan_ties(
     plan: &mut Plan,
     terminal: u64,
     (session, group): (i32, i32),
+    by_name: Vec<Opening>,
 ) -> Result<()> {
     if session == 0 {
         return Ok(());
@@ -305,6 +317,7 @@ pub(super) fn plan_ties(
     let needs = vec![Token::SessionOf(session)];
     let gives = vec![Token::TerminalOf(session)];
     plan.linked_step(Stage::Tree, session, needs, gives, Control { tie });
+    by_name::plan(plan, session, by_name);
     let processes = records.all::<ProcessRecord>()?;
     // Only a leader can be given one: all others have it by birth (copy_process in kernel/fork.c).
     for member in processes
