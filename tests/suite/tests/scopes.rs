@@ -51,7 +51,7 @@ fn process_alone(scene: &Scene) -> Outcome {
         .cryo(["checkpoint", "--process", &parent, "-o"])
         .arguments([scene.file("refused")])
         .run()?
-        .refusal_saying_all(&[&child.to_string(), "--tree"])?;
+        .refusal(&[&child.to_string(), "--tree"])?;
     let image = scene.file("image");
     let line = [
         "checkpoint",
@@ -126,7 +126,7 @@ fn cut(scene: &Scene, how: &str) -> Outcome<String> {
     })?;
     let pid = job.pid().to_string();
     let check = scene.cryo(["check", "--process", &pid]).run()?;
-    check.refusal_saying_all(&["its child", "--cut"])?;
+    check.refusal(&["its child", "--cut"])?;
     let line = ["check", "--process", "--cut", how, &pid];
     scene.cryo(line).run()?.success()?;
     let image = scene.file("image");
@@ -183,7 +183,7 @@ fn session_with_a_child_outside(scene: &Scene) -> Outcome {
         .cryo(["checkpoint", "--session", &session, "-o"])
         .arguments([&image])
         .run()?
-        .refusal_saying_all(&[&child, "--cut"])?;
+        .refusal(&[&child, "--cut"])?;
     let line = ["checkpoint", "--session", "--cut", "gone", &session, "-o"];
     scene.cryo(line).arguments([&image]).run()?.success()?;
     Ok(())
