@@ -102,6 +102,8 @@ pub struct CheckpointReport {
     pub embedded: Vec<EmbeddedDescription>,
     /// What the user should know.
     pub remarks: Vec<String>,
+    /// What the user may have to do something about: it stays on the machine.
+    pub warnings: Vec<String>,
     /// The processes that are alive in the image, by their pids as we see them.
     #[serde(skip)]
     pub saved: Vec<i32>,
@@ -323,6 +325,7 @@ struct Extent {
     threads: usize,
     embedded: Vec<EmbeddedDescription>,
     remarks: Vec<String>,
+    warnings: Vec<String>,
     saved: Vec<i32>,
 }
 
@@ -363,12 +366,14 @@ impl Save<'_> {
         progress(Progress::Copying(pages * cryonaut_sys::PAGE_SIZE));
         let mut remarks = notified.remarks().to_vec();
         remarks.extend(external::remarks(&collection.records)?);
-        remarks.extend(connection_remarks(&collection.records)?);
+        let mut warnings = Vec::new();
+        connection_remarks(&collection.records, &mut remarks, &mut warnings)?;
         let extent = Extent {
             processes: frozen.processes.len(),
             threads: frozen.alive().map(|process| process.tasks.len()).sum(),
             embedded: crate::show::embedded(&collection.records)?,
             remarks,
+            warnings,
             saved: frozen.alive().map(|process| process.pid).collect(),
         };
         let preamble = self.preamble(&collection, frozen.generation)?;
@@ -528,6 +533,7 @@ impl Save<'_> {
             threads: extent.threads,
             embedded: extent.embedded,
             remarks: extent.remarks,
+            warnings: extent.warnings,
             saved: extent.saved,
             bytes: summary.bytes,
             pages: summary.stored_pages,

@@ -178,7 +178,13 @@ impl<'s> Talk<'s> {
                 cryo_must(scene, net, &["checkpoint", &pid, "-o", image])?;
                 continue;
             }
-            cryo_must(scene, net, &["checkpoint", &pid, "--kill", "-o", image])?;
+            let (status, said) = cryo(scene, net, &["checkpoint", &pid, "--kill", "-o", image])?;
+            // Whoever throws the image away has to know, also where a script called.
+            if status != Some(0) || !said.contains("nft delete table inet cryonaut-") {
+                return failed(format!(
+                    "cryo checkpoint --kill ended with {status:?}: {said}"
+                ));
+            }
             self.await_end(&pid)?;
             // Long enough for the peer to send again.
             std::thread::sleep(Duration::from_millis(300 * round));

@@ -402,7 +402,9 @@ impl Request {
             Ok(report) => {
                 prepared.keep()?;
                 self.finish(&report)?;
-                Ok(report.remarks)
+                let mut remarks = report.remarks;
+                remarks.extend(report.warnings);
+                Ok(remarks)
             }
             Err(Error::NeedsProcessApart) => {
                 prepared.undo();

@@ -154,6 +154,8 @@ struct Report {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     embedded: Vec<EmbeddedDescription>,
     remarks: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 impl Arguments {
@@ -277,8 +279,12 @@ impl Arguments {
         for remark in &report.remarks {
             console.remark(remark);
         }
+        for warning in &report.warnings {
+            console.warning(warning);
+        }
         let report = Report {
             remarks: report.remarks,
+            warnings: report.warnings,
             embedded: report.embedded,
             image: path,
             job: job.map(|job| job.name),

@@ -409,6 +409,7 @@ fn tell(
 ) {
     let still = report.still;
     let mut remarks = report.remarks;
+    remarks.extend(report.warnings);
     remarks.extend(running.remarks.iter().map(|remark| clean(remark)));
     for remark in &remarks {
         console.remark(remark);

@@ -376,26 +376,32 @@ fn cannot_leave(
     ))
 }
 
-/// What the user should know of the connections of an image that was just made.
+/// What the user should know of the connections of an image that was just made: a warning is what stays on this machine, and has to
+/// be undone by hand if the image is thrown away.
 ///
 /// # Errors
 /// When the records are damaged.
-pub(crate) fn remarks(records: &RecordSet) -> Result<Vec<String>> {
+pub(crate) fn remarks(
+    records: &RecordSet,
+    remarks: &mut Vec<String>,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
     let connections = records.all::<TcpConnection>()?;
     let Some(first) = connections.first() else {
-        return Ok(Vec::new());
+        return Ok(());
     };
     let count = super::Count(connections.len(), "connection");
-    Ok(vec![match first.table.as_str() {
-        "" => format!(
+    match first.table.as_str() {
+        "" => remarks.push(format!(
             "{count} to outside the job can be resumed only as long as neither side has sent anything more: peers forget what \
              a machine denies"
-        ),
-        table => format!(
+        )),
+        table => warnings.push(format!(
             "the firewall holds {count} to outside the job (table inet {table}) until the restart; peers wait for some minutes. To \
              give the job up: nft delete table inet {table}"
-        ),
-    }])
+        )),
+    }
+    Ok(())
 }
 
 /// What is being saved.
