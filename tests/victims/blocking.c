@@ -38,11 +38,9 @@ static int run_nanosleep(void)
 	return nanosleep(&timeout_spec, NULL);
 }
 
-static int run_clock_nanosleep(void)
-{
-	errno = clock_nanosleep(CLOCK_BOOTTIME, 0, &timeout_spec, NULL);
-	return errno;
-}
+/* What clock_nanosleep sleeps by: the name of the call is that of the clock, with "_until" for an absolute time. */
+static clockid_t sleeping_clock;
+static int sleeping_flags;
 
 static struct timespec after(clockid_t clock)
 {
@@ -50,18 +48,34 @@ static struct timespec after(clockid_t clock)
 	return (struct timespec){then / 1000000000, then % 1000000000};
 }
 
-static int run_clock_nanosleep_absolute(void)
+static int run_clock_nanosleep(void)
 {
-	struct timespec then = after(CLOCK_MONOTONIC);
-	errno = clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &then, NULL);
+	struct timespec until = after(sleeping_clock);
+	errno = clock_nanosleep(sleeping_clock, sleeping_flags, sleeping_flags == 0 ? &timeout_spec : &until, NULL);
 	return errno;
 }
 
-static int run_clock_nanosleep_realtime(void)
+/* Uses time of the process, so that its clock goes on. */
+static void *use_time(void *argument)
 {
-	struct timespec then = after(CLOCK_REALTIME);
-	errno = clock_nanosleep(CLOCK_REALTIME, TIMER_ABSTIME, &then, NULL);
-	return errno;
+	for (;;)
+		__asm__ volatile("pause");
+	return argument;
+}
+
+/* Clocks that wake a machine need a capability. */
+static void choose_clock(clockid_t clock, const char *name)
+{
+	struct timespec at_once = {0, 0};
+	pthread_t thread;
+	size_t length = strlen(name);
+	sleeping_clock = clock;
+	sleeping_flags = length > 6 && strcmp(name + length - 6, "_until") == 0 ? TIMER_ABSTIME : 0;
+	int error = clock_nanosleep(clock, sleeping_flags, &at_once, NULL);
+	if (error != 0)
+		skip("%s: %s", name, strerror(error));
+	if (clock == CLOCK_PROCESS_CPUTIME_ID)
+		must_zero(pthread_create(&thread, NULL, use_time, NULL));
 }
 
 static int run_poll(void)
@@ -142,6 +156,27 @@ static int run_futex_absolute(void)
 	int result = (int)syscall(SYS_futex, word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, 0, &then, NULL,
 				  FUTEX_BITSET_MATCH_ANY);
 	return result == -1 && errno == ETIMEDOUT ? 0 : -1;
+}
+
+/* Waits on two futexes at once, until this time or for ever. */
+static long wait_several(const struct timespec *then)
+{
+	struct futex_waitv several[2];
+	memset(several, 0, sizeof several);
+	for (int index = 0; index < 2; index++) {
+		several[index].uaddr = (uintptr_t)&word[index];
+		several[index].flags = FUTEX_32;
+	}
+	long result = syscall(SYS_futex_waitv, several, 2, 0, then, CLOCK_MONOTONIC);
+	if (result < 0 && errno == ENOSYS)
+		skip("no futex_waitv");
+	return result;
+}
+
+static int run_futex_several(void)
+{
+	struct timespec then = after(CLOCK_MONOTONIC);
+	return wait_several(&then) == -1 && errno == ETIMEDOUT ? 0 : -1;
 }
 
 static int run_condition(void)
@@ -238,6 +273,21 @@ static int run_futex_forever(void)
 		if (syscall(SYS_futex, word, FUTEX_WAIT, 0, NULL, NULL, 0) != 0 && errno != EAGAIN)
 			return -1;
 	return 0;
+}
+
+static int run_futex_several_forever(void)
+{
+	errno = 0;
+	long woken = wait_several(NULL);
+	/* Woken by the second, or come too late for that. */
+	return woken == 1 || (woken == -1 && errno == EAGAIN && word[1] != 0) ? 0 : -1;
+}
+
+static void act_wake_second(pid_t waiter)
+{
+	(void)waiter;
+	__atomic_store_n(word + 1, 1, __ATOMIC_SEQ_CST);
+	expect_success(syscall(SYS_futex, word + 1, FUTEX_WAKE, INT_MAX, NULL, NULL, 0));
 }
 
 static void act_wake(pid_t waiter)
@@ -374,9 +424,20 @@ static int run_join(void)
 
 static const struct call calls[] = {
 	{"nanosleep", run_nanosleep, NULL, CLOCK_MONOTONIC},
-	{"clock_nanosleep", run_clock_nanosleep, NULL, CLOCK_MONOTONIC},
-	{"clock_nanosleep_absolute", run_clock_nanosleep_absolute, NULL, CLOCK_MONOTONIC},
-	{"clock_nanosleep_realtime", run_clock_nanosleep_realtime, NULL, CLOCK_REALTIME},
+	{"sleep_monotonic", run_clock_nanosleep, NULL, CLOCK_MONOTONIC},
+	{"sleep_monotonic_until", run_clock_nanosleep, NULL, CLOCK_MONOTONIC},
+	{"sleep_boottime", run_clock_nanosleep, NULL, CLOCK_BOOTTIME},
+	{"sleep_boottime_until", run_clock_nanosleep, NULL, CLOCK_BOOTTIME},
+	{"sleep_boottime_alarm", run_clock_nanosleep, NULL, CLOCK_BOOTTIME_ALARM},
+	{"sleep_boottime_alarm_until", run_clock_nanosleep, NULL, CLOCK_BOOTTIME_ALARM},
+	{"sleep_realtime", run_clock_nanosleep, NULL, CLOCK_REALTIME},
+	{"sleep_realtime_until", run_clock_nanosleep, NULL, CLOCK_REALTIME},
+	{"sleep_realtime_alarm", run_clock_nanosleep, NULL, CLOCK_REALTIME_ALARM},
+	{"sleep_realtime_alarm_until", run_clock_nanosleep, NULL, CLOCK_REALTIME_ALARM},
+	{"sleep_tai", run_clock_nanosleep, NULL, CLOCK_TAI},
+	{"sleep_tai_until", run_clock_nanosleep, NULL, CLOCK_TAI},
+	{"sleep_process", run_clock_nanosleep, NULL, CLOCK_PROCESS_CPUTIME_ID},
+	{"sleep_process_until", run_clock_nanosleep, NULL, CLOCK_PROCESS_CPUTIME_ID},
 	{"poll", run_poll, NULL, CLOCK_MONOTONIC},
 	{"poll_nothing", run_poll_nothing, NULL, CLOCK_MONOTONIC},
 	{"ppoll", run_ppoll, NULL, CLOCK_MONOTONIC},
@@ -386,6 +447,7 @@ static const struct call calls[] = {
 	{"epoll_pwait", run_epoll_pwait, NULL, CLOCK_MONOTONIC},
 	{"futex", run_futex, NULL, CLOCK_MONOTONIC},
 	{"futex_absolute", run_futex_absolute, NULL, CLOCK_MONOTONIC},
+	{"futex_several", run_futex_several, NULL, CLOCK_MONOTONIC},
 	{"condition", run_condition, NULL, CLOCK_REALTIME},
 	{"sigtimedwait", run_sigtimedwait, NULL, CLOCK_MONOTONIC},
 	{"timerfd", run_timerfd, NULL, CLOCK_MONOTONIC},
@@ -395,6 +457,7 @@ static const struct call calls[] = {
 	{"select_forever", run_select_forever, act_write, CLOCK_MONOTONIC},
 	{"epoll_forever", run_epoll_forever, act_write, CLOCK_MONOTONIC},
 	{"futex_forever", run_futex_forever, act_wake, CLOCK_MONOTONIC},
+	{"futex_several_forever", run_futex_several_forever, act_wake_second, CLOCK_MONOTONIC},
 	{"pause", run_pause, act_signal, CLOCK_MONOTONIC},
 	{"sigsuspend", run_sigsuspend, act_signal, CLOCK_MONOTONIC},
 	{"sigwaitinfo", run_sigwaitinfo, act_signal, CLOCK_MONOTONIC},
@@ -459,7 +522,10 @@ int main(int count, char **arguments)
 	if (strcmp(name, "open_fifo") == 0)
 		must(mkfifo("blocking.fifo", 0600));
 	for (size_t index = 0; index < sizeof calls / sizeof calls[0]; index++)
-		if (strcmp(calls[index].name, name) == 0)
+		if (strcmp(calls[index].name, name) == 0) {
+			if (calls[index].run == run_clock_nanosleep)
+				choose_clock(calls[index].clock, name);
 			calls[index].act == NULL ? run_timed(&calls[index]) : run_untimed(&calls[index]);
+		}
 	broken("no such call: \"%s\"", name);
 }

@@ -1,4 +1,7 @@
-/* System call user dispatch: on, with its selector set to let calls pass, or to block them but for a region. */
+/*
+ * System call user dispatch: on, with its selector set to block calls but for a region; with the argument "inclusive" to block those
+ * of a region only.
+ */
 #include <linux/prctl.h>
 
 #include "victim.h"
@@ -6,6 +9,7 @@
 #ifndef PR_SET_SYSCALL_USER_DISPATCH
 #define PR_SET_SYSCALL_USER_DISPATCH 59
 #endif
+enum { BUT_FOR_REGION = 1, IN_REGION = 2 };
 
 static volatile char selector;
 static volatile sig_atomic_t caught;
@@ -27,9 +31,9 @@ __attribute__((noinline)) static long blocked_call(long number)
 	return result;
 }
 
-static void turn_on(unsigned long start, unsigned long length)
+static void turn_on(int how, unsigned long start, unsigned long length)
 {
-	if (prctl(PR_SET_SYSCALL_USER_DISPATCH, 1, start, length, &selector) != 0)
+	if (prctl(PR_SET_SYSCALL_USER_DISPATCH, how, start, length, &selector) != 0)
 		skip("no system call user dispatch: %s", strerror(errno));
 }
 
@@ -42,25 +46,27 @@ static void *elsewhere(void *argument)
 	return argument;
 }
 
-int main(void)
+int main(int count, char **arguments)
 {
+	bool inclusive = count > 1 && strcmp(arguments[1], "inclusive") == 0;
+	unsigned long inside = inclusive ? (unsigned long)&blocked_call : (unsigned long)&nanosleep;
 	pthread_t thread;
 	struct sigaction action = {.sa_sigaction = on_call, .sa_flags = SA_SIGINFO};
 	must(sigaction(SIGSYS, &action, NULL));
 	must_zero(pthread_create(&thread, NULL, elsewhere, NULL));
 	while (!atomic_load(&there))
 		victim_nap(1000);
-	/* All of the C library may call; the region is the mapping of its text. */
+	/* All of the C library may call: the region is the mapping of its text, or that of this program's. */
 	FILE *maps = fopen("/proc/self/maps", "re");
 	char line[512], protection[8];
 	unsigned long start = 0, end = 0;
 	while (maps != NULL && fgets(line, sizeof line, maps) != NULL)
 		if (sscanf(line, "%lx-%lx %7s", &start, &end, protection) == 3 && protection[2] == 'x' &&
-		    (unsigned long)&nanosleep >= start && (unsigned long)&nanosleep < end)
+		    inside >= start && inside < end)
 			break;
 	if (maps != NULL)
 		fclose(maps);
-	turn_on(start, end - start);
+	turn_on(inclusive ? IN_REGION : BUT_FOR_REGION, start, end - start);
 	selector = 1;
 	victim_ready();
 	victim_wait();

@@ -18,6 +18,7 @@ pub mod checksum;
 pub mod huge_pages;
 pub mod lines;
 pub mod machine;
+pub mod mount;
 pub mod outcome;
 pub mod place;
 pub mod processes;
@@ -29,6 +30,7 @@ pub mod swap;
 pub mod victim;
 
 pub use huge_pages::HugePages;
+pub use mount::{Mounted, leave_mount_namespace};
 pub use outcome::{Outcome, Stop, failed, skip, test};
 pub use program::Program;
 pub use random::{Random, kill_rounds};

@@ -1,12 +1,12 @@
 //! Namespaces that a job has made itself, by the commands that people use for it; and what becomes of mounts that its namespace
 //! was born with.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use cryonaut_suite::victim::{await_ready, checkpoint, finish, finish_ok, generation, restart};
-use cryonaut_suite::{Outcome, Program, Running, Scene, failed, for_each_user, skip};
-use cryonaut_sys::spawn::{namespace, unshare as leave};
+use cryonaut_suite::{
+    Mounted, Outcome, Program, Running, Scene, failed, for_each_user, leave_mount_namespace, skip,
+};
 
 /// The status of `cryo` for a refusal.
 const REFUSED: i32 = 3;
@@ -134,45 +134,29 @@ fn other_mounts(scene: &Scene) -> Outcome {
     refused(scene, &job, "mount namespace")
 }
 
-fn command(words: &[&str], place: &Path) -> Outcome {
-    let (program, arguments) = words.split_first().expect("a command");
-    let ended = Command::new(program).args(arguments).arg(place).output()?;
-    match ended.status.success() {
-        true => Ok(()),
-        false => failed(format!(
-            "{words:?} {}: {}",
-            place.display(),
-            String::from_utf8_lossy(&ended.stderr)
-        )),
-    }
-}
-
 /// A disk that is there for this test only, with a program on it.
-fn disk(scene: &Scene, program: &Path) -> Outcome<PathBuf> {
-    if leave(namespace::MOUNT).is_err() {
-        return skip("only root has disks to plug and unplug");
-    }
-    command(&["mount", "--make-rprivate"], Path::new("/"))?;
+fn disk(scene: &Scene, program: &Path) -> Outcome<[Mounted; 2]> {
+    leave_mount_namespace()?;
     let place = scene.make_directory("disk")?;
-    command(&["mount", "-t", "tmpfs", "none"], &place)?;
+    let outer = Mounted::new(&["-t", "tmpfs", "none"], &place)?;
     let inner = place.join("inner");
     std::fs::create_dir(&inner)?;
-    command(&["mount", "-t", "tmpfs", "none"], &inner)?;
+    let inner = Mounted::new(&["-t", "tmpfs", "none"], &inner)?;
     std::fs::copy(program, place.join("program"))?;
-    Ok(place)
+    Ok([inner, outer])
 }
 
 /// Starts a job in a mount namespace that is born with the disk, which is unplugged then.
 fn start_and_unplug(scene: &Scene, script: &str, name: &str) -> Outcome<Running> {
     let victim = Program::victim("mem_private", &[])?;
-    let place = disk(scene, &victim.path)?;
+    let disk = disk(scene, &victim.path)?;
     let job = scene
         .cryo(["run", "--namespaces", "--name", name, "--", "sh", "-c"])
         .arguments([script])
-        .arguments([&place, &victim.path])
+        .arguments([disk[1].place(), &victim.path])
         .start("victim")?;
     await_ready(scene, &job)?;
-    command(&["umount", "--recursive"], &place)?;
+    drop(disk);
     Ok(job)
 }
 

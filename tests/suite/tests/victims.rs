@@ -75,12 +75,17 @@ victims! {
     mem_lock_present => Victim::new("mem_lock_all").arguments(&["present"]);
     mem_file_reopened => Victim::new("mem_file_reopened");
     mem_code => Victim::new("mem_code");
+    mem_execute_gain => Victim::new("mem_execute_gain");
+    mem_execute_gain_alone => Victim::new("mem_execute_gain").arguments(&["alone"]);
+    mem_merge => Victim::new("mem_merge");
+    mem_keys => Victim::new("mem_keys").unless_refused("protection keys");
     mem_layout => Victim::new("mem_layout");
     mem_personality => Victim::new("mem_personality");
 
     threads_100 => Victim::new("threads").arguments(&["100"]);
     threads_1000 => Victim::new("threads").arguments(&["1000"]);
     thread_robust => Victim::new("thread_robust");
+    thread_inheriting => Victim::new("thread_inheriting");
     thread_names => Victim::new("thread_names");
     thread_altstack => Victim::new("thread_altstack");
     thread_masks => Victim::new("thread_masks");
@@ -118,9 +123,18 @@ victims! {
     aio_waiting => Victim::new("aio_waiting").unless_refused("have not completed");
 
     blocking_nanosleep => Victim::new("blocking").arguments(&["nanosleep"]);
-    blocking_clock_nanosleep => Victim::new("blocking").arguments(&["clock_nanosleep"]);
-    blocking_clock_nanosleep_absolute => Victim::new("blocking").arguments(&["clock_nanosleep_absolute"]);
-    blocking_clock_nanosleep_realtime => Victim::new("blocking").arguments(&["clock_nanosleep_realtime"]);
+    blocking_sleep_monotonic => Victim::new("blocking").arguments(&["sleep_monotonic"]);
+    blocking_sleep_monotonic_until => Victim::new("blocking").arguments(&["sleep_monotonic_until"]);
+    blocking_sleep_boottime => Victim::new("blocking").arguments(&["sleep_boottime"]);
+    blocking_sleep_boottime_until => Victim::new("blocking").arguments(&["sleep_boottime_until"]);
+    blocking_sleep_boottime_alarm => Victim::new("blocking").arguments(&["sleep_boottime_alarm"]);
+    blocking_sleep_realtime => Victim::new("blocking").arguments(&["sleep_realtime"]);
+    blocking_sleep_realtime_until => Victim::new("blocking").arguments(&["sleep_realtime_until"]);
+    blocking_sleep_realtime_alarm_until => Victim::new("blocking").arguments(&["sleep_realtime_alarm_until"]);
+    blocking_sleep_tai => Victim::new("blocking").arguments(&["sleep_tai"]);
+    blocking_sleep_tai_until => Victim::new("blocking").arguments(&["sleep_tai_until"]);
+    blocking_sleep_process => Victim::new("blocking").arguments(&["sleep_process"]);
+    blocking_sleep_process_until => Victim::new("blocking").arguments(&["sleep_process_until"]);
     blocking_poll => Victim::new("blocking").arguments(&["poll"]);
     blocking_poll_nothing => Victim::new("blocking").arguments(&["poll_nothing"]);
     blocking_ppoll => Victim::new("blocking").arguments(&["ppoll"]);
@@ -130,6 +144,7 @@ victims! {
     blocking_epoll_pwait => Victim::new("blocking").arguments(&["epoll_pwait"]);
     blocking_futex => Victim::new("blocking").arguments(&["futex"]);
     blocking_futex_absolute => Victim::new("blocking").arguments(&["futex_absolute"]);
+    blocking_futex_several => Victim::new("blocking").arguments(&["futex_several"]);
     blocking_condition => Victim::new("blocking").arguments(&["condition"]);
     blocking_sigtimedwait => Victim::new("blocking").arguments(&["sigtimedwait"]);
     blocking_timerfd => Victim::new("blocking").arguments(&["timerfd"]);
@@ -139,6 +154,7 @@ victims! {
     blocking_select_forever => Victim::new("blocking").arguments(&["select_forever"]);
     blocking_epoll_forever => Victim::new("blocking").arguments(&["epoll_forever"]);
     blocking_futex_forever => Victim::new("blocking").arguments(&["futex_forever"]);
+    blocking_futex_several_forever => Victim::new("blocking").arguments(&["futex_several_forever"]);
     blocking_pause => Victim::new("blocking").arguments(&["pause"]);
     blocking_sigsuspend => Victim::new("blocking").arguments(&["sigsuspend"]);
     blocking_sigwaitinfo => Victim::new("blocking").arguments(&["sigwaitinfo"]);
@@ -151,14 +167,20 @@ victims! {
 
     file_deleted => Victim::new("file_deleted");
     file_deleted_links => Victim::new("file_deleted_links");
+    file_deleted_elsewhere => Victim::new("file_deleted_elsewhere");
     file_deleted_nodes => Victim::new("file_deleted_nodes");
     directory_removed => Victim::new("directory_removed");
+    directory_deep_working => Victim::new("directory_deep").arguments(&["working"]).unless_refused("longer than 4095 bytes");
+    directory_deep => Victim::new("directory_deep").arguments(&["directory"]).unless_refused("longer than 4095 bytes");
+    directory_deep_file => Victim::new("directory_deep").arguments(&["file"]).unless_refused("longer than 4095 bytes");
+    directory_deep_mapped => Victim::new("directory_deep").arguments(&["mapped"]).unless_refused("longer than 4095 bytes");
     directory_ended => Victim::new("directory_ended");
     memfd_hugetlb => Victim::new("memfd_hugetlb").huge_pages(16);
     mem_huge_private => Victim::new("mem_huge_private").huge_pages(16);
     mem_sparse_file => Victim::new("mem_sparse_file");
     file_executable_deleted => Victim::new("file_executable_deleted");
     file_executable_replaced => Victim::new("file_executable_deleted").arguments(&["replaced"]);
+    file_executable_memory => Victim::new("file_executable_memory");
     memfd => Victim::new("memfd");
     memfd_seals => Victim::new("memfd_seals");
     mem_shm_file => Victim::new("mem_shm_file");
@@ -257,6 +279,7 @@ victims! {
     task_identity => Victim::new("task_identity");
     task_programs => Victim::new("task_programs");
     task_credentials => Victim::new("task_credentials");
+    task_ambient => Victim::new("task_ambient");
     task_limits => Victim::new("task_limits");
     task_settings => Victim::new("task_settings");
     task_slack => Victim::new("task_slack");
@@ -273,6 +296,7 @@ victims! {
     task_no_counter => Victim::new("task_no_counter");
     task_descriptor_table => Victim::new("task_descriptor_table");
     task_dispatch => Victim::new("task_dispatch");
+    task_dispatch_inclusive => Victim::new("task_dispatch").arguments(&["inclusive"]);
     task_breakpoint => Victim::new("task_breakpoint");
     thread_deadline => Victim::new("thread_deadline").only(User::Root);
     thread_slice => Victim::new("thread_slice");
@@ -319,6 +343,7 @@ const ELSEWHERE: &[&str] = &[
     "tcp_outside",
     "expiring",
     "file_pages",
+    "file_huge_pages",
     "stays",
     "warm",
 ];

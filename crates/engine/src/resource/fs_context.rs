@@ -187,8 +187,23 @@ fn directories(
     ((pid, name), members): (&(i32, String), &[i32]),
     refusals: &mut Refusals,
 ) -> Result<Directories> {
-    let root = directory.link("root")?;
-    let working_directory = directory.link("cwd")?;
+    let mut shown = |link: &str, what: &str| {
+        let path = directory.link(link);
+        if let Err(error) = &path
+            && error.errno() == Some(libc::ENAMETOOLONG)
+        {
+            refusals.add(
+                (*pid, name),
+                format!("its {what}"),
+                "its path is longer than 4095 bytes, and the kernel neither shows nor takes such a one",
+                "have the program change to a directory further up, or move that one, or one above it",
+            );
+        }
+        path
+    };
+    let root = shown("root", "root directory");
+    let working_directory = shown("cwd", "working directory");
+    let (root, working_directory) = (root?, working_directory?);
     let base = base(directory, &root)?;
     let mut ended = None;
     for (link, what, path) in [

@@ -442,7 +442,7 @@ const SUPPORT: &[Support] = &[
     Support {
         what: "Deleted files that are open, mapped or executed; files without a name (O_TMPFILE)",
         level: Level::Restored,
-        how: "by content, holes as holes; made again in the old directory, or else in TMPDIR, and deleted again. One whose other name (hard link) is in the directory where it was, or open or mapped in the same process, is found by that; otherwise writing to it is a refusal",
+        how: "by content, holes as holes; made again in the old directory, or else in TMPDIR, and deleted again. One whose other name (hard link) is in the directory where it was, or open or mapped in any process that may be looked at, is found by that; otherwise writing to it is a refusal",
     },
     Support {
         what: "Huge pages (hugetlb): memory files, files on hugetlbfs, shared memory (MAP_HUGETLB)",

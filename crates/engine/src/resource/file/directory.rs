@@ -1,7 +1,9 @@
 //! Open directories, by reference: path, flags, position.
 //!
 //! /proc/PID/fd shows the path, fdinfo flags and position. The position is the file system's own cookie; on the same file
-//! system it means the same entry. That entries have come and gone since is no change that matters to a program.
+//! system it means the same entry. That entries have come and gone since is no change that matters to a program. An overlay merges
+//! layers when a directory is first read, and counts entries: one that is opened anew has none that were removed since (ovl_iterate in
+//! fs/overlayfs/readdir.c), so that those after them come too early.
 
 use std::fmt;
 use std::os::fd::AsFd;
@@ -167,8 +169,9 @@ impl Action for Open {
 
 const SUPPORT: &[Support] = &[Support {
     what: "Open directories",
-    level: Level::Restored,
-    how: "by reference, with the position that the file system gave",
+    level: Level::Partly,
+    how: "by reference, with the position that the file system gave; an overlay counts entries: of a directory with entries in several \
+          layers the next ones may be skipped where some of the upper layer were removed since it was first read",
 }];
 
 #[cfg(test)]

@@ -50,6 +50,12 @@ const BY_LINK: &[(&str, &str, &str, &str)] = &[
         "save it by its own program's means",
     ),
     (
+        TOO_DEEP,
+        "a file or directory that lies too deep",
+        "its path is longer than 4095 bytes, and the kernel neither shows nor takes such a one",
+        "move what lies there, or a directory above it, further up, or close it before the checkpoint",
+    ),
+    (
         "/secretmem",
         "secret memory",
         "nobody else may read it",
@@ -62,6 +68,9 @@ const BY_LINK: &[(&str, &str, &str, &str)] = &[
         "close the device first",
     ),
 ];
+
+/// What stands for the path of what lies so deep that the kernel shows none (PATH_MAX).
+pub(super) const TOO_DEEP: &str = "(a path of more than 4095 bytes)";
 
 /// Whether a path lies where files are the kernel's own doing.
 pub(crate) fn is_kernel_file(link: &[u8]) -> bool {
@@ -151,6 +160,11 @@ pub(super) const SUPPORT: &[Support] = &[
         what: "io_uring, perf events, BPF objects, userfaultfd, seccomp listeners, KVM, device buffers",
         level: Level::Refused,
         how: "the kernel has no way to hand them over",
+    },
+    Support {
+        what: "Files and directories whose path is longer than 4095 bytes (PATH_MAX): open, mapped, or as working directory",
+        level: Level::Refused,
+        how: "the kernel neither shows nor takes such a path; move them, or a directory above them, further up",
     },
     Support {
         what: "Files that their path no longer reaches",

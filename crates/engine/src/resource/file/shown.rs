@@ -6,6 +6,7 @@ use std::io::Read;
 use cryonaut_procfs::FdInfo;
 
 use super::facts::Motion;
+use super::refused;
 use crate::error::Attempt;
 use crate::{Error, Result};
 
@@ -66,8 +67,12 @@ fn read_slot(pid: i32, number: i32, motion: Motion, buffer: &mut Vec<u8>) -> Res
         let link = if info.eventfd.is_some() {
             b"anon_inode:[eventfd]".to_vec()
         } else {
-            let link = std::fs::read_link(format!("/proc/{pid}/fd/{number}"))?;
-            std::os::unix::ffi::OsStringExt::into_vec(link.into_os_string())
+            match std::fs::read_link(format!("/proc/{pid}/fd/{number}")) {
+                Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => {
+                    refused::TOO_DEEP.into()
+                }
+                link => std::os::unix::ffi::OsStringExt::into_vec(link?.into_os_string()),
+            }
         };
         Ok((link, info))
     };

@@ -108,17 +108,27 @@ impl Search<'_> {
         }
         // Some file systems (btrfs, overlay) tell stat(2) other devices than they have, an overlay also other inode numbers.
         (numbered_alike || is_overlay(path))
-            && self.probe(path) == Some((sought.device, sought.inode))
+            && self.probe(path, libc::IN_DONT_FOLLOW) == Some((sought.device, sought.inode))
     }
 
-    /// What fdinfo calls the file at a path.
-    fn probe(&mut self, path: &Path) -> Option<Identity> {
+    /// Whether the file that a link of /proc leads to is the one sought.
+    fn is_behind(&mut self, index: usize, link: &Path) -> bool {
+        let Sought {
+            device: of, inode, ..
+        } = self.sought[index];
+        let is_alike = |file: std::fs::Metadata| (file.dev(), file.ino()) == (device(of), inode);
+        std::fs::metadata(link).is_ok_and(is_alike)
+            || is_overlay(link) && self.probe(link, 0) == Some((of, inode))
+    }
+
+    /// What fdinfo calls the file at a path, which is followed as these flags of inotify_add_watch(2) say.
+    fn probe(&mut self, path: &Path, follow: u32) -> Option<Identity> {
         let path = CString::new(path.as_os_str().as_bytes()).ok()?;
         if self.probe.is_none() {
             self.probe = Some(watch::inotify().ok()?);
         }
         let probe = self.probe.as_ref()?;
-        let mask = libc::IN_DELETE_SELF | libc::IN_DONT_FOLLOW;
+        let mask = libc::IN_DELETE_SELF | follow;
         let number = watch::add_watch(probe.as_fd(), &path, mask).ok()?;
         let own = ProcessDirectory::open(std::process::id() as i32).ok()?;
         let shown = own.fdinfo(probe.as_raw_fd()).ok()?.inotify_watches;
@@ -146,23 +156,21 @@ impl Search<'_> {
     fn among_descriptors(&mut self) {
         let job = self.job;
         for index in self.missing() {
-            let sought = &self.sought[index];
+            let sought = self.sought[index].inode;
+            let own = self.description.object;
             let alike = |candidate: &&Description| {
-                candidate.object != self.description.object
+                candidate.object != own
                     && candidate.facts.place != Place::Nameless
                     && candidate
                         .facts
                         .info
                         .inode
-                        .is_none_or(|inode| inode == sought.inode)
+                        .is_none_or(|inode| inode == sought)
             };
             for candidate in job.descriptions.iter().filter(alike) {
                 let slot = candidate.first();
                 let link = format!("/proc/{}/fd/{}", job.owner(slot).pid, slot.number);
-                let is_it = std::fs::metadata(&link).is_ok_and(|file| {
-                    (file.dev(), file.ino()) == (device(sought.device), sought.inode)
-                });
-                if !is_it {
+                if !self.is_behind(index, link.as_ref()) {
                     continue;
                 }
                 if candidate.facts.place == Place::Leads {
@@ -345,7 +353,7 @@ impl Search<'_> {
             for entry in entries.into_iter().flatten().flatten() {
                 let mut index = wanted.get(&entry.ino());
                 if index.is_none() && overlay {
-                    let (_, inode) = self.probe(&entry.path()).unzip();
+                    let (_, inode) = self.probe(&entry.path(), libc::IN_DONT_FOLLOW).unzip();
                     index = inode.and_then(|inode| wanted.get(&inode));
                 }
                 if let Some(&index) = index

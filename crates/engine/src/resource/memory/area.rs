@@ -1,7 +1,7 @@
 //! Telling what an area is, and whether it can be saved.
 
 use std::collections::HashMap;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -42,6 +42,9 @@ const FLAGS: [(VmFlag, u64); 15] = [
     (VmFlag::Sealed, attribute::SEALED),
 ];
 
+/// How much of a path is shown that nobody can use.
+const SHOWN: usize = 64;
+
 /// Describes an area; `None` for those that every process has by itself. `files` are looked at once each.
 pub fn describe(area: &SmapsArea, files: &mut Files) -> Result<Option<AreaRecord>, Unsupported> {
     let range = || format!("memory at {:#x}-{:#x}", area.area.start, area.area.end);
@@ -70,6 +73,13 @@ pub fn describe(area: &SmapsArea, files: &mut Files) -> Result<Option<AreaRecord
             path,
             deleted: false,
         } if path == b"/dev/zero" && !shared => Backing::Anonymous,
+        AreaName::File { path, .. } if path.len() >= libc::PATH_MAX as usize => {
+            return unsupported(
+                lossy(&path[..SHOWN]) + "…",
+                "the mapped file lies too deep: its path is longer than 4095 bytes, which the kernel does not take",
+                "move it, or a directory above it, further up, or have the program unmap it",
+            );
+        }
         AreaName::File {
             path,
             deleted: false,
@@ -387,17 +397,27 @@ pub fn device_of(area: &cryonaut_procfs::maps::Area) -> u64 {
 }
 
 /// Another name of a file that was deleted at `path` but has names left: one by which the process itself has it open or mapped,
-/// or one in the directory where it was. The file is given as (device, inode).
+/// one in the directory where it was, or one by which any other process that may be looked at has it. The file is given as
+/// (device, inode).
 pub fn other_name(
     process: &ProcessDirectory,
     root: &Path,
     path: &[u8],
     file: (u64, u64),
 ) -> Option<Vec<u8>> {
-    name_in_use(process, root, file).or_else(|| name_in_directory(root, path, file))
+    let with_others = || {
+        let others = cryonaut_procfs::system::all_pids().unwrap_or_default();
+        let others = others.into_iter().filter(|&pid| pid != process.pid());
+        let mut others = others.filter_map(|pid| ProcessDirectory::open(pid).ok());
+        others.find_map(|other| name_in_use(&other, root, file))
+    };
+    name_in_use(process, root, file)
+        .or_else(|| name_in_directory(root, path, file))
+        .or_else(with_others)
 }
 
-/// A path by which a process has a file open or mapped, and which leads to it.
+/// A path by which a process has a file open or mapped, and which leads to it. No path is looked at but of files with that number:
+/// others may be where nothing answers.
 fn name_in_use(
     process: &ProcessDirectory,
     root: &Path,
@@ -408,15 +428,13 @@ fn name_in_use(
             && std::fs::symlink_metadata(under(root, path))
                 .is_ok_and(|found| found.ino() == inode && device_number(found.dev()) == device)
     };
-    let descriptors = std::fs::read_dir(process.path().join("fd"));
-    let opened = descriptors
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| {
-            let link = std::fs::read_link(entry.path()).ok()?;
-            Some(link.into_os_string().into_vec())
-        });
+    let descriptors = process.descriptors().unwrap_or_default();
+    let opened = descriptors.into_iter().filter_map(|descriptor| {
+        let shown = process.fdinfo(descriptor).ok()?;
+        // Kernels before 5.14 do not tell.
+        let is_it = shown.inode.is_none_or(|found| found == inode);
+        is_it.then(|| process.descriptor_link(descriptor).ok())?
+    });
     let mapped = process.maps().unwrap_or_default();
     let mapped = mapped.into_iter().filter_map(|area| match area.name {
         AreaName::File {
