@@ -1,10 +1,16 @@
-/* A Landlock domain: no files may be written any more, but what is open. */
+/* A Landlock domain: no files may be written any more, but what is open. With an argument, of a process of that user. */
 #include "victim.h"
 
 #define LANDLOCK_WRITE 2ull /* LANDLOCK_ACCESS_FS_WRITE_FILE */
 
-int main(void)
+int main(int count, char **arguments)
 {
+	if (count > 1) {
+		uid_t user = (uid_t)atoi(arguments[1]);
+		must(setresgid(user, user, user));
+		must(setresuid(user, user, user));
+		must(prctl(PR_SET_DUMPABLE, 1));
+	}
 	struct {
 		uint64_t files;
 	} rules = {LANDLOCK_WRITE};

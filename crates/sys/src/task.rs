@@ -388,6 +388,36 @@ pub fn create_core_scheduling_cookie(tid: i32) -> Result<()> {
     check(i64::from(answer)).map(drop)
 }
 
+/// Has the calling thread be of this user and group from now on: real, effective and saved (setresgid(2), setresuid(2)).
+///
+/// # Errors
+/// EPERM without CAP_SETUID and CAP_SETGID; EINVAL for what its user namespace does not know.
+pub fn become_user(user: u32, group: u32) -> Result<()> {
+    // SAFETY: no pointers are passed.
+    check(unsafe { libc::syscall(libc::SYS_setresgid, group, group, group) })?;
+    // SAFETY: no pointers are passed.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) }).map(drop)
+}
+
+/// Whether there can be Landlock domains (landlock_create_ruleset(2) for the version); where nobody may ask, there can.
+pub fn knows_landlock() -> bool {
+    const LANDLOCK_CREATE_RULESET_VERSION: u64 = 1;
+    let none = std::ptr::null::<u8>();
+    // SAFETY: asked for the version the kernel reads nothing.
+    let version = check(unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            none,
+            0_usize,
+            LANDLOCK_CREATE_RULESET_VERSION,
+        )
+    });
+    let absent = |error: std::io::Error| {
+        matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EOPNOTSUPP))
+    };
+    !version.is_err_and(absent)
+}
+
 /// Whether others with the caller's users and capabilities may look at it (prctl(2), PR_GET_DUMPABLE).
 pub fn is_dumpable() -> bool {
     // SAFETY: no pointers are passed.

@@ -51,6 +51,32 @@ fn queue_left(scene: &Scene) -> Outcome {
     finish(scene, &job, &job)
 }
 
+/// Cryo is not in the namespaces of the job, and so cannot be looked at from there anyway.
+fn landlock_in_namespaces(scene: &Scene) -> Outcome {
+    let program = Program::victim("landlock", &[])?;
+    let name = format!("landlock-{}", std::process::id());
+    let job = scene
+        .cryo(["run", "--namespaces", "--name", &name, "--"])
+        .program(&program)
+        .start("victim")?;
+    await_ready(scene, &job)?;
+    let image = scene.file("image");
+    scene
+        .cryo(["checkpoint", &name, "-o"])
+        .arguments([&image])
+        .run()?
+        .refusal_with(&[REFUSED], &["confined by landlock"])?;
+    finish(scene, &job, &job)
+}
+
+/// A process of another user may not look at cryo anyway.
+fn landlock_of_another_user(scene: &Scene) -> Outcome {
+    match scene.user() {
+        User::Root => refused_victim(scene, ("landlock", &["4343"]), &["confined by landlock"]),
+        User::Ordinary => skip("only root checkpoints programs of others"),
+    }
+}
+
 /// A tracer outside of the job is named.
 fn tracer_outside(scene: &Scene) -> Outcome {
     let job = start(scene, "refused_state", &["nothing"])?;
@@ -127,6 +153,8 @@ for_each_user! {
     directory_outside => |scene| refused(scene, "directory-outside", &["is not in the job"]);
     not_dumpable => not_dumpable;
     landlock => |scene| refused_victim(scene, ("landlock", &[]), &["landlock"]);
+    landlock_in_namespaces => landlock_in_namespaces;
+    landlock_of_another_user => landlock_of_another_user;
     keyring => |scene| refused_victim(scene, ("keyring", &[]), &["keyring"]);
     socket_named => |scene| refused(scene, "socket-named", &["a socket that is in use"]);
     queue_to_tell_of => |scene| refused(scene, "queue-notify", &["mq_notify"]);

@@ -12,6 +12,7 @@ mod landlock;
 mod login;
 mod question;
 mod step;
+mod witness;
 
 use std::collections::BTreeMap;
 
@@ -32,6 +33,7 @@ use crate::{Error, Refusals, Result};
 
 pub(crate) use question::Questions;
 use step::{ArmTask, RestoreProcess, RestoreTask, ShareCore};
+pub(crate) use witness::Witnesses;
 
 /// Speculation controls by their numbers (PR_SPEC_STORE_BYPASS …): names, and the state that a program must ask for.
 const CONTROLS: [&str; 3] = [
@@ -412,8 +414,8 @@ const SUPPORT: &[Support] = &[
     Support {
         what: "Landlock domains",
         level: Level::Refused,
-        how: "the kernel has no way to hand them over; not seen where the job runs in other pid or user namespaces, or as another \
-              user, than the cryo that saves it: there the restarted job is without",
+        how: "the kernel has no way to hand them over, so start the program without its sandbox; not seen where a security label \
+              other than that of cryo keeps the job from looking at others, and where cryo is in the same domain",
     },
     Support {
         what: "Login user (audit)",

@@ -23,7 +23,7 @@ use crate::host::Host;
 use crate::plan::{Action, Plan, Stage};
 use crate::processor;
 use crate::rebuild::Rebuild;
-use crate::resource::attribute::{Groups, Questions, TaskAttributesRecord};
+use crate::resource::attribute::{Groups, Questions, TaskAttributesRecord, Witnesses};
 use crate::resource::memory::{self, MemoryPolicy, PolicyQuestion};
 use crate::resource::sharing::{Shared, Sharing};
 use crate::resource::{Level, Resource, Support, scheduling};
@@ -131,9 +131,11 @@ impl Resource for Threads {
     fn collect(&self, frozen: &mut Frozen, collection: &mut Collection) -> Result<()> {
         let mut largest = 0;
         let mut groups = Groups::default();
+        let mut witnesses = Witnesses::none();
         for process in frozen.alive_mut() {
             for index in 0..process.tasks.len() {
-                let (record, attributes) = collect_task(process, index, &mut groups)?;
+                let knowing = (&mut groups, &mut witnesses);
+                let (record, attributes) = collect_task(process, index, knowing)?;
                 largest = largest.max(record.extended.len());
                 collection.put(&record)?;
                 attributes.put(collection)?;
@@ -245,7 +247,7 @@ fn translate_states(tasks: &mut [TaskRecord], plan: &mut Plan) {
 fn collect_task(
     process: &mut FrozenProcess,
     index: usize,
-    groups: &mut Groups,
+    (groups, witnesses): (&mut Groups, &mut Witnesses),
 ) -> Result<(TaskRecord, TaskAttributesRecord)> {
     let (tid, inner) = (
         process.tasks[index].stopped.tid(),
@@ -310,6 +312,7 @@ fn collect_task(
         process.directory.task(tid)?.stat()?
     };
     let default_timer_slack = default_slack::ask(process, index, timer_slack)?;
+    questions.refuse_domain(&outcomes, (process, index), witnesses)?;
     let mut attributes = questions.answers(&outcomes, process, index, stat.flags)?;
     attributes.core_group = groups.of(tid);
     let record = TaskRecord {

@@ -3,6 +3,7 @@
 use cryonaut_sys::ptrace::segment;
 use cryonaut_tracee::{BufferId, CallId, CallList, Outcomes};
 
+use super::witness::Witnesses;
 use super::{CONTROLS, DISABLED, ENABLED, SELECTABLE, TaskAttributesRecord, landlock, refused};
 use crate::Result;
 use crate::error::Attempt;
@@ -63,15 +64,6 @@ impl Questions {
         let task = &process.tasks[index];
         let tid = task.stopped.tid();
         self.refuse_keys(outcomes, process, tid)?;
-        if self.landlock.finds_domain(outcomes, process, tid) {
-            return Err(refused(
-                process,
-                tid,
-                "the Landlock domain",
-                "it is confined by Landlock, and the kernel has no way to hand that over to another life",
-                "start the program without its sandbox",
-            ));
-        }
         if segment::uses_ports(tid) {
             return Err(refused(
                 process,
@@ -98,6 +90,32 @@ impl Questions {
             breakpoints: breakpoints(tid)?,
             core_group: 0,
         })
+    }
+
+    /// Refuses a task that is in a Landlock domain.
+    ///
+    /// # Errors
+    /// The refusal; when the task stumbles.
+    pub(crate) fn refuse_domain(
+        &self,
+        outcomes: &Outcomes,
+        (process, index): (&mut FrozenProcess, usize),
+        witnesses: &mut Witnesses,
+    ) -> Result<()> {
+        if !witnesses.are_needed() {
+            return Ok(());
+        }
+        let asked = (&mut *process, index);
+        match self.landlock.reason_against(outcomes, asked, witnesses)? {
+            None => Ok(()),
+            Some(reason) => Err(refused(
+                process,
+                process.tasks[index].stopped.tid(),
+                "the Landlock domain",
+                &reason,
+                "start the program without its sandbox",
+            )),
+        }
     }
 
     /// Controls that stand otherwise than in a task that never asked.
