@@ -44,7 +44,7 @@ static void expect_service(const char *what, int listener, union place at)
 
 int main(void)
 {
-	enum { FOUR, SIX, WILD, ONLY_SIX, FIRST, SECOND, BOUND, FRESH, COUNT };
+	enum { FOUR, SIX, WILD, ONLY_SIX, FIRST, SECOND, GIVEN_UP, AGREED, ABROAD, BOUND, FRESH, COUNT };
 	int sockets[COUNT], before[COUNT][KEPT], after[COUNT][KEPT];
 	union place names[COUNT];
 	sockets[FOUR] = bound_at(SOCK_STREAM, "127.0.0.1");
@@ -65,6 +65,22 @@ int main(void)
 		must(bind(sockets[index], &place.any, place_length(place)));
 		must(listen(sockets[index], 4));
 	}
+	/* Two share a port, and one has said since that it does not. */
+	for (int index = GIVEN_UP; index <= AGREED; index++) {
+		union place place = index == GIVEN_UP ? place_at("127.0.0.1", 0) : own_place(sockets[GIVEN_UP]);
+		sockets[index] = must(socket(AF_INET, SOCK_STREAM, 0));
+		set_option_at(sockets[index], SOL_SOCKET, SO_REUSEPORT, 1);
+		must(bind(sockets[index], &place.any, place_length(place)));
+		must(listen(sockets[index], 4));
+	}
+	set_option_at(sockets[GIVEN_UP], SOL_SOCKET, SO_REUSEPORT, 0);
+	/* An address that the machine does not have. */
+	union place abroad = place_at("192.0.2.77", 0);
+	sockets[ABROAD] = must(socket(AF_INET, SOCK_STREAM, 0));
+	set_option_at(sockets[ABROAD], IPPROTO_IP, IP_FREEBIND, 1);
+	must(bind(sockets[ABROAD], &abroad.any, place_length(abroad)));
+	must(listen(sockets[ABROAD], 4));
+	set_option_at(sockets[ABROAD], IPPROTO_IP, IP_FREEBIND, 0);
 	sockets[BOUND] = bound_at(SOCK_STREAM | SOCK_NONBLOCK, "127.0.0.1");
 	sockets[FRESH] = must(socket(AF_INET6, SOCK_STREAM, 0));
 	set_option_at(sockets[FRESH], IPPROTO_TCP, TCP_USER_TIMEOUT, 4321);
@@ -107,6 +123,9 @@ int main(void)
 	expect_error("without sharing", EADDRINUSE, bind(third, &names[FIRST].any, place_length(names[FIRST])));
 	set_option_at(third, SOL_SOCKET, SO_REUSEPORT, 1);
 	expect_success(bind(third, &names[FIRST].any, place_length(names[FIRST])));
+	expect_equal("sharing that was given up", 0, option_of(sockets[GIVEN_UP], SOL_SOCKET, SO_REUSEPORT));
+	expect_equal("sharing", 1, option_of(sockets[AGREED], SOL_SOCKET, SO_REUSEPORT));
+	expect_equal("names of others", 0, option_of(sockets[ABROAD], IPPROTO_IP, IP_FREEBIND));
 	expect_equal("flags of the bound one", O_RDWR | O_NONBLOCK, fcntl(sockets[BOUND], F_GETFL));
 	expect_success(listen(sockets[BOUND], 1));
 	expect_equal("time-out of the fresh one", 4321, option_of(sockets[FRESH], IPPROTO_TCP, TCP_USER_TIMEOUT));

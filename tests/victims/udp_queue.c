@@ -107,6 +107,15 @@ int main(void)
 	union place wild_place = own_place(wild);
 	set_option_at(wild, IPPROTO_IP, IP_PKTINFO, 1);
 	send_to(client, "to all", place_at("127.0.0.1", place_port(wild_place)));
+	/* One that sends no more, and one with an address that the machine does not have. */
+	int silent = bound_at(SOCK_DGRAM, "127.0.0.1"), abroad = must(socket(AF_INET6, SOCK_DGRAM, 0));
+	must(connect(silent, &own.any, place_length(own)));
+	must(shutdown(silent, SHUT_WR));
+	union place far = place_at("2001:db8::77", 0);
+	set_option_at(abroad, IPPROTO_IPV6, IPV6_FREEBIND, 1);
+	must(bind(abroad, &far.any, place_length(far)));
+	set_option_at(abroad, IPPROTO_IPV6, IPV6_FREEBIND, 0);
+	far = own_place(abroad);
 
 	victim_ready();
 	victim_wait();
@@ -120,6 +129,10 @@ int main(void)
 	expect_equal("only six", 1, option_of(fresh, IPPROTO_IPV6, IPV6_V6ONLY));
 	expect_equal("flags", O_RDWR | O_NONBLOCK, fcntl(fresh, F_GETFL));
 	expect_place("to all", wild_place, own_place(wild));
+	expect_error("sending no more", EPIPE, send(silent, "x", 1, MSG_NOSIGNAL));
+	expect_error("still receiving", EAGAIN, recv(silent, &(char){0}, 1, MSG_DONTWAIT));
+	expect_place("abroad", far, own_place(abroad));
+	expect_equal("names of others", 0, option_of(abroad, IPPROTO_IPV6, IPV6_FREEBIND));
 	char control[256], text[16] = "";
 	struct iovec vector = {text, sizeof text};
 	struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};

@@ -306,9 +306,7 @@ pub fn start_ready(scene: &Scene, source: &str, arguments: &[&str]) -> Outcome<R
         "victim",
         &Program::victim(source, &[])?.arguments(arguments),
     )?;
-    scene.wait_for("READY", LIMIT, || {
-        job.output().contains("READY\n").then_some(())
-    })?;
+    await_ready(scene, &job)?;
     Ok(job)
 }
 

@@ -33,6 +33,11 @@ fn refused_victim(scene: &Scene, (source, arguments): (&str, &[&str]), words: &[
     finish(scene, &job, &job)
 }
 
+/// A checkpoint is refused because of a descriptor, with one of `words`.
+fn refused_descriptor(scene: &Scene, what: &str, words: &[&str]) -> Outcome {
+    refused_victim(scene, ("refused_descriptors", &[what]), words)
+}
+
 /// A queue that only its name leads to, in an IPC namespace of the job's own.
 fn queue_left(scene: &Scene) -> Outcome {
     let program = Program::victim("refused_state", &[])?.argument("queue-left");
@@ -157,6 +162,18 @@ for_each_user! {
     landlock_of_another_user => landlock_of_another_user;
     keyring => |scene| refused_victim(scene, ("keyring", &[]), &["keyring"]);
     socket_named => |scene| refused(scene, "socket-named", &["a socket that is in use"]);
+    io_uring => |scene| refused_descriptor(scene, "io-uring", &["an io_uring"]);
+    perf_event => |scene| refused_descriptor(scene, "perf", &["a perf event"]);
+    bpf_map => |scene| refused_descriptor(scene, "bpf", &["a bpf object"]);
+    userfaultfd => |scene| refused_descriptor(scene, "userfaultfd", &["a userfaultfd"]);
+    vsock => |scene| refused_descriptor(scene, "vsock", &["a vsock stream socket"]);
+    crypto_socket => |scene| refused_descriptor(scene, "crypto", &["a crypto (af_alg) seqpacket socket"]);
+    xdp_socket => |scene| refused_descriptor(scene, "xdp", &["an xdp raw socket"]);
+    sctp_socket => |scene| refused_descriptor(scene, "sctp", &["an sctp socket"]);
+    connector_socket => |scene| refused_descriptor(scene, "connector", &["a netlink datagram socket of protocol 11"]);
+    several_paths => |scene| refused_descriptor(scene, "multipath", &["connected over multipath tcp"]);
+    netlink_waiting => |scene| refused_descriptor(scene, "netlink-waiting", &["messages wait in it"]);
+    encrypted_connection => |scene| refused_descriptor(scene, "encrypted", &["speaks tls on it"]);
     queue_to_tell_of => |scene| refused(scene, "queue-notify", &["mq_notify"]);
     queue_left => queue_left;
     queue_outside => |scene| refused(scene, "queue-outside", &["has it open too"]);

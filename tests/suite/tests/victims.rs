@@ -247,7 +247,9 @@ victims! {
     unix_credentials => Victim::new("unix_credentials");
     udp_queue => Victim::new("udp_queue");
     udp_groups => Victim::new("udp_groups");
+    netlink => Victim::new("netlink");
     tcp_listen => Victim::new("tcp_listen");
+    tcp_multipath => Victim::new("tcp_multipath");
     tcp_pair => Victim::new("tcp_pair");
     tcp_pair_six => Victim::new("tcp_pair").arguments(&["::1"]);
     tcp_pair_mapped => Victim::new("tcp_pair").arguments(&["mapped"]);
@@ -332,6 +334,7 @@ const ELSEWHERE: &[&str] = &[
     "landlock",
     "heartbeat",
     "counting",
+    "refused_descriptors",
     "refused_state",
     "pipe_external",
     "unix_external",

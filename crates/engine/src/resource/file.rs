@@ -25,6 +25,7 @@ mod internet;
 pub(crate) mod kernel_file;
 mod lock;
 mod message_queue;
+mod netlink_socket;
 mod numbers;
 mod owner;
 mod pidfd;
@@ -165,6 +166,7 @@ static KINDS: &[&dyn DescriptorKind] = &[
     &unix_socket::UnixSockets,
     &tcp_socket::TcpSockets,
     &datagram_socket::DatagramSockets,
+    &netlink_socket::NetlinkSockets,
 ];
 
 /// The descriptors of one process.

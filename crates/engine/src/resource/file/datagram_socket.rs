@@ -13,7 +13,7 @@ mod group;
 mod make;
 mod queue;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use cryonaut_image::{Kind, Record, RecordSet};
@@ -21,7 +21,7 @@ use cryonaut_sys::descriptor;
 use cryonaut_sys::socket::{self, Address, End};
 
 use super::facts::{Description, FdFacts, Job};
-use super::internet::{self, Listing, check_name, readable};
+use super::internet::{self, Listing, Ownership, check_name, readable};
 use super::socket::{SocketFacts, SocketOption, Usual, check, options};
 use super::{Count, DescriptorKind, holders};
 use crate::collect::Collection;
@@ -75,6 +75,9 @@ pub struct DatagramSocket {
     /// What it has not received yet, in order.
     #[prost(message, repeated, tag = "12")]
     pub queue: Vec<Datagram>,
+    /// Whether its own address was none of the machine's (IP_FREEBIND).
+    #[prost(bool, tag = "13")]
+    pub foreign: bool,
 }
 
 impl Record for DatagramSocket {
@@ -166,6 +169,7 @@ impl DescriptorKind for DatagramSockets {
         let mut usual = Usual::default();
         let mut refusals = Refusals::default();
         let mut records = Vec::new();
+        let mut listings = BTreeMap::new();
         let candidates = if descriptions.is_empty() {
             Vec::new()
         } else {
@@ -198,6 +202,9 @@ impl DescriptorKind for DatagramSockets {
                     port != 0 && facts.kind != libc::SOCK_RAW || !ip.is_unspecified()
                 })
             });
+            let listing = listings
+                .entry(facts.protocol)
+                .or_insert_with(|| Listing::read(facts.protocol));
             let shutdown = descriptor::poll_now(socket, libc::POLLRDHUP)
                 .attempt(|| "looking at a socket".into())?;
             records.push(DatagramSocket {
@@ -208,10 +215,13 @@ impl DescriptorKind for DatagramSockets {
                 kind: facts.kind,
                 protocol: facts.protocol,
                 options: options(socket, &facts, &mut usual)?,
+                foreign: own.as_ref().is_some_and(is_foreign),
                 own_address: own.map(|own| own.bytes().to_vec()),
                 peer_address: address(End::Peer).map(|to| to.bytes().to_vec()),
-                // Both show as a hang-up; sending alone shows nowhere but in the listing.
-                shutdown: closed(shutdown),
+                shutdown: match listing.of(facts.inode) {
+                    Some(listed) => listed.shutdown.into(),
+                    None => closed(shutdown),
+                },
                 groups: group::of(socket, &candidates),
                 queue,
             });
@@ -233,7 +243,7 @@ impl DescriptorKind for DatagramSockets {
             true => BTreeSet::new(),
             false => sockets.iter().map(|socket| socket.inode).collect(),
         };
-        let mut listings = std::collections::BTreeMap::new();
+        let mut listings = BTreeMap::new();
         for socket in &sockets {
             let (process, number) = holders.get(&socket.object).copied().unwrap_or_default();
             let what = facts_of(socket).name();
@@ -255,7 +265,8 @@ impl DescriptorKind for DatagramSockets {
                     let is_port =
                         matches!(socket.protocol, libc::IPPROTO_UDP | libc::IPPROTO_UDPLITE);
                     let named = if is_port { own } else { own.with_port(0) };
-                    check_name(&named, about, host, plan);
+                    let ownership = Ownership::of(&socket.options, socket.foreign);
+                    check_name(&named, ownership, about, host, plan);
                 }
                 let listing = listings
                     .entry(socket.protocol)
@@ -269,7 +280,13 @@ impl DescriptorKind for DatagramSockets {
     }
 }
 
-/// What poll(2) shows of closed directions.
+/// Whether a name is none of this machine's; groups are nobody's.
+fn is_foreign(own: &Address) -> bool {
+    let group = own.place().is_some_and(|(ip, _)| ip.is_multicast());
+    !group && !internet::is_local(own)
+}
+
+/// What poll(2) shows of closed directions, where the kernel has no listing: not whether sending alone is.
 fn closed(events: i16) -> u32 {
     match (events & libc::POLLHUP != 0, events & libc::POLLRDHUP != 0) {
         (true, _) => 3,
@@ -421,9 +438,9 @@ const SUPPORT: &[Support] = &[
         how: "nobody can send them again, or no interface shows them; what passes by itself is tried for two seconds",
     },
     Support {
-        what: "UDP: empty datagrams that wait behind others; a direction of sending that alone was closed (SHUT_WR)",
+        what: "UDP: empty datagrams that wait behind others; closed directions of sockets that have no port yet",
         level: Level::Partly,
-        how: "the kernel shows the former once: a second checkpoint misses those that still wait; the latter nowhere",
+        how: "the kernel shows the former once: a second checkpoint misses those that still wait; of the latter it shows only both together",
     },
 ];
 

@@ -9,7 +9,7 @@ use cryonaut_sys::socket::diagnosis::{InternetSocket, internet_sockets};
 use cryonaut_sys::socket::{self, Address, state};
 
 use super::facts::Job;
-use super::socket::inode_of;
+use super::socket::{SocketOption, inode_of};
 use super::unix_socket::holder;
 use crate::host::Host;
 use crate::plan::Plan;
@@ -142,9 +142,59 @@ pub fn is_local(address: &Address) -> bool {
     probe.is_ok_and(|probe| socket::bind(probe.as_fd(), &address.with_port(0)).is_ok())
 }
 
+/// Whose a name may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// It has to be one of this machine's.
+    Required,
+    /// The socket has it whether or not the machine has (IP_FREEBIND, IP_TRANSPARENT).
+    Free,
+}
+
+impl Ownership {
+    /// What a socket with these options needs; `foreign` is one whose name was not the machine's at the checkpoint.
+    pub fn of(options: &[SocketOption], foreign: bool) -> Self {
+        let free = options.iter().any(|option| {
+            FREE_NAMES.contains(&(option.level, option.name))
+                && option.value.iter().any(|byte| *byte != 0)
+        });
+        if free || foreign {
+            Self::Free
+        } else {
+            Self::Required
+        }
+    }
+}
+
+/// IP_FREEBIND, IP_TRANSPARENT, IPV6_FREEBIND, IPV6_TRANSPARENT.
+const FREE_NAMES: [(i32, i32); 4] = [
+    (libc::IPPROTO_IP, libc::IP_FREEBIND),
+    (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
+    (libc::IPPROTO_IPV6, libc::IPV6_FREEBIND),
+    (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT),
+];
+
+/// Gives a socket a name that the machine need not have; afterwards its option is as it was.
+///
+/// # Errors
+/// Those of bind(2).
+pub fn bind_freely(socket: BorrowedFd<'_>, own: &Address) -> std::io::Result<()> {
+    let (level, name) = match own.family() {
+        libc::AF_INET6 => (libc::IPPROTO_IPV6, libc::IPV6_FREEBIND),
+        _ => (libc::IPPROTO_IP, libc::IP_FREEBIND),
+    };
+    let set = |value: i32| socket::set_option(socket, level, name, &value.to_ne_bytes());
+    let before = socket::number_option(socket, level, name)?;
+    set(1)?;
+    let bound = socket::bind(socket, own);
+    set(before)?;
+    bound
+}
+
 /// Refuses a name that this machine or this user cannot give a socket.
 pub fn check_name(
     address: &Address,
+    ownership: Ownership,
     (label, object): ((i32, &str), &str),
     host: &Host,
     plan: &mut Plan,
@@ -152,7 +202,7 @@ pub fn check_name(
     let Some((ip, port)) = address.place() else {
         return;
     };
-    if !is_local(address) {
+    if ownership == Ownership::Required && !is_local(address) {
         plan.refusals.add(
             label,
             object,

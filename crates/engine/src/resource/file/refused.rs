@@ -152,7 +152,7 @@ pub(super) fn refuse(description: &Description, job: &Job<'_>, refusals: &mut Re
 /// What is refused.
 pub(super) const SUPPORT: &[Support] = &[
     Support {
-        what: "Packet and netlink sockets, Multipath TCP, SCTP, vsock, AF_ALG and all other families of sockets, namespaces of others as descriptors",
+        what: "Packet sockets, SCTP, vsock, AF_ALG and all other families of sockets, namespaces of others as descriptors",
         level: Level::Refused,
         how: "not saved yet; close them before the checkpoint",
     },

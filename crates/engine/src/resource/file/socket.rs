@@ -97,7 +97,14 @@ impl SocketFacts {
             (libc::AF_TIPC, ..) => "TIPC",
             (family, ..) => return format!("a {kind} socket of family {family}"),
         };
-        format!("a {family} {kind} socket of protocol {}", self.protocol)
+        let article = match family {
+            "IPv4" | "IPv6" | "XDP" => "an",
+            _ => "a",
+        };
+        format!(
+            "{article} {family} {kind} socket of protocol {}",
+            self.protocol
+        )
     }
 }
 

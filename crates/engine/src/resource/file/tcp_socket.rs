@@ -29,7 +29,7 @@ use cryonaut_sys::descriptor;
 use cryonaut_sys::socket::{self, state};
 
 use super::facts::{Description, FdFacts, Job};
-use super::internet::{Listing, Place, holders_outside, reaches, readable, whose};
+use super::internet::{Listing, Place, holders_outside, is_local, reaches, readable, whose};
 use super::socket::{SO_BUF_LOCK, SocketFacts, SocketOption, Usual, options, stored_number};
 use super::{DescriptorKind, raise_limit};
 use crate::checkpoint::Tracer;
@@ -60,6 +60,11 @@ const REMEDY: &str = "take that process into the job as well, or say what become
 const NOT_PERMITTED: &str =
     "; only who has CAP_NET_ADMIN over its network namespace may take a connection along";
 
+const MULTIPATH_CONNECTED: &str =
+    "it is connected over Multipath TCP, and the kernel has no way to hand such a connection over";
+const WITHOUT_MULTIPATH: &str =
+    "have the program use plain TCP (for Go GODEBUG=multipathtcp=0; or sysctl net.mptcp.enabled=0)";
+
 /// The kind.
 pub(super) struct TcpSockets;
 
@@ -83,7 +88,7 @@ impl DescriptorKind for TcpSockets {
         facts.socket.is_some_and(|socket| {
             matches!(socket.family, libc::AF_INET | libc::AF_INET6)
                 && socket.kind == libc::SOCK_STREAM
-                && socket.protocol == libc::IPPROTO_TCP
+                && (socket.protocol == libc::IPPROTO_TCP || is_multipath(&socket))
         })
     }
 
@@ -99,7 +104,15 @@ impl DescriptorKind for TcpSockets {
         let Ok((copy, sight)) = sight else {
             return;
         };
-        if let Some(protocol) = upper_protocol(copy.as_fd()) {
+        if is_multipath(&facts) {
+            let plain = matches!(
+                sight.standing,
+                Standing::Alone | Standing::Listening { .. } | Standing::Unknown(_)
+            );
+            if !plain {
+                return refusals.add(label, object, MULTIPATH_CONNECTED, WITHOUT_MULTIPATH);
+            }
+        } else if let Some(protocol) = upper_protocol(copy.as_fd()) {
             return refusals.add(
                 label,
                 object,
@@ -282,6 +295,10 @@ impl Held<'_> {
     fn about<'j>(&self, job: &'j Job<'_>) -> ((i32, &'j str), String) {
         about(self.description, &self.facts, job)
     }
+}
+
+fn is_multipath(facts: &SocketFacts) -> bool {
+    facts.protocol == libc::IPPROTO_MPTCP
 }
 
 /// The directions in which something may be under way.
@@ -486,6 +503,7 @@ impl Saved<'_, '_> {
                 .map(|own| own.bytes().to_vec()),
             peer_address: sight.to.map(|to| to.bytes().to_vec()),
             shutdown: listed.map_or(0, |listed| listed.shutdown.into()),
+            multipath: is_multipath(&held.facts),
             ..TcpSocket::default()
         };
         let link = match sight.standing {
@@ -508,6 +526,13 @@ impl Saved<'_, '_> {
             Standing::Unknown(why) => return Err(Error::Failed(why)),
         };
         record.set_link(link);
+        if record.multipath && !matches!(link, Link::Alone | Link::Listening) {
+            self.refuse(held, MULTIPATH_CONNECTED, WITHOUT_MULTIPATH);
+            return Ok((record, Vec::new()));
+        }
+        let named = matches!(link, Link::Alone | Link::Listening);
+        let own = record.own().filter(|_| named);
+        record.foreign = own.is_some_and(|own| !is_local(&own));
         let mut bytes = Vec::new();
         if matches!(
             link,
@@ -623,7 +648,19 @@ const SUPPORT: &[Support] = &[
     Support {
         what: "TCP sockets, IPv4 and IPv6: bound, listening (SO_REUSEPORT groups too), with connections not accepted yet, connecting",
         level: Level::Restored,
-        how: "at the same addresses, with backlog and options; a port that somebody else has by then is a refusal",
+        how: "at the same addresses, also such as the machine does not have (IP_FREEBIND), with backlog and options; a port that \
+              somebody else has by then is a refusal. The kernel does not show programs that choose within a group \
+              (SO_ATTACH_REUSEPORT_CBPF, _EBPF): it chooses itself then",
+    },
+    Support {
+        what: "Multipath TCP: sockets that listen, as those of Go programs do, and what they have accepted from peers with plain TCP",
+        level: Level::Restored,
+        how: "as those of TCP",
+    },
+    Support {
+        what: "Connections over Multipath TCP",
+        level: Level::Refused,
+        how: "the kernel has no way to hand them over; have the program use plain TCP (GODEBUG=multipathtcp=0)",
     },
     Support {
         what: "TCP connections with both ends in the job: open, half-closed, closed, with a peer that has gone",

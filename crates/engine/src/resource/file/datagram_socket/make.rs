@@ -13,6 +13,7 @@ use cryonaut_sys::socket::{self, Address};
 
 use super::{Datagram, DatagramSocket, group};
 use crate::error::Attempt;
+use crate::resource::file::internet::bind_freely;
 use crate::resource::file::set_flags;
 use crate::resource::file::socket::{prepare, restore, set_sharing};
 use crate::{Error, Result};
@@ -30,7 +31,11 @@ pub(super) fn make(sockets: &[DatagramSocket]) -> Result<Vec<OwnedFd>> {
         if let Some(own) = socket.own() {
             // One that sends from there, or shares the port, may be bound already.
             share(fd.as_fd())?;
-            socket::bind(fd.as_fd(), &own).attempt(|| name("binding a socket to", &own))?;
+            let bound = match socket.foreign {
+                true => bind_freely(fd.as_fd(), &own),
+                false => socket::bind(fd.as_fd(), &own),
+            };
+            bound.attempt(|| name("binding a socket to", &own))?;
         }
         made.push(fd);
     }

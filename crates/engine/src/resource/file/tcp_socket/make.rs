@@ -4,8 +4,8 @@
 //! end is bound to its old address and connects. What was under way is sent again by the peer. An end that nobody has any more is
 //! made as well, and closed when it has served. While names are given, all sockets share their ports (SO_REUSEADDR).
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -72,6 +72,7 @@ impl<'r> Workshop<'r> {
             }
         }
         self.doors.clear();
+        let shared = shared_ports(sockets);
         for socket in sockets {
             let bound = matches!(
                 socket.link(),
@@ -79,8 +80,19 @@ impl<'r> Workshop<'r> {
             );
             if bound {
                 let fd = fresh(socket)?;
-                if let Some(own) = socket.own().filter(|_| socket.link() != Link::Again) {
-                    bind(fd.as_fd(), &own)?;
+                let own = socket.own().filter(|_| socket.link() != Link::Again);
+                let own = own.as_ref();
+                if let Some(own) = own {
+                    if shared.contains(&port(own)) {
+                        set(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
+                            .attempt(|| "letting a socket share its port".into())?;
+                    }
+                    match socket.foreign {
+                        true => internet::bind_freely(fd.as_fd(), own).attempt(|| {
+                            format!("binding a socket to {}", name(Some(own.clone())))
+                        })?,
+                        false => bind(fd.as_fd(), own)?,
+                    }
                 }
                 self.made.insert(socket.inode, fd);
             }
@@ -466,9 +478,29 @@ fn set(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> std::io::Re
     socket::set_option(socket, level, name, &value.to_ne_bytes())
 }
 
+/// The ports that several sockets have without a connection. They all shared it (SO_REUSEPORT) when they were bound, also those
+/// whose programs have taken that back since.
+fn shared_ports(sockets: &[TcpSocket]) -> BTreeSet<Option<u16>> {
+    let mut once = BTreeSet::new();
+    let mut shared = BTreeSet::new();
+    let bound = sockets
+        .iter()
+        .filter(|it| matches!(it.link(), Link::Alone | Link::Listening));
+    for port in bound.filter_map(|socket| port(&socket.own()?)) {
+        if !once.insert(port) {
+            shared.insert(Some(port));
+        }
+    }
+    shared
+}
+
 /// A socket that is not connected, with the options that decide on names, and its port to be shared.
 fn fresh(socket: &TcpSocket) -> Result<OwnedFd> {
-    let fd = socket::socket(socket.family, libc::SOCK_STREAM, libc::IPPROTO_TCP)
+    let protocol = match socket.multipath {
+        true => libc::IPPROTO_MPTCP,
+        false => libc::IPPROTO_TCP,
+    };
+    let fd = socket::socket(socket.family, libc::SOCK_STREAM, protocol)
         .attempt(|| "making a socket".into())?;
     prepare(fd.as_fd(), &socket.options)?;
     set(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)

@@ -14,7 +14,7 @@ use crate::Result;
 use crate::host::Host;
 use crate::plan::{Action, Plan, Stage};
 use crate::rebuild::Rebuild;
-use crate::resource::file::internet::{Listing, check_name, reaches, readable, whose};
+use crate::resource::file::internet::{Listing, Ownership, check_name, reaches, readable, whose};
 use crate::resource::file::socket::{check, stored_number};
 use crate::resource::file::{Count, holders, object};
 
@@ -56,6 +56,11 @@ pub fn plan(records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
         let about = ((process, ""), object.as_str());
         check(&socket.options, about.0, about.1, plan);
         check_algorithm(socket, about, host, plan);
+        if socket.multipath && !has_multipath() {
+            let reason = format!("Multipath TCP is not to be had here ({MULTIPATH})");
+            let remedy = "switch it on, or have the program use plain TCP (GODEBUG=multipathtcp=0)";
+            plan.refusals.add(about.0, about.1, reason, remedy);
+        }
         if socket.link() == Link::Kept && !permitted {
             let reason = "its peer is outside the job, and only who has CAP_NET_ADMIN may resume a connection";
             plan.refusals.add(about.0, about.1, reason, RESUMING);
@@ -72,7 +77,8 @@ pub fn plan(records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
         }
         let named = !matches!(socket.link(), Link::Ended | Link::Again);
         if let Some(address) = socket.own().filter(|_| named) {
-            check_name(&address, about, host, plan);
+            let ownership = Ownership::of(&socket.options, socket.foreign);
+            check_name(&address, ownership, about, host, plan);
             check_free(socket, &listing, &own, about, plan);
         }
         if let (Some(to), Link::Again) = (socket.to().and_then(|to| to.place()), socket.link()) {
@@ -98,6 +104,13 @@ pub fn plan(records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
         },
     );
     Ok(())
+}
+
+/// Says whether the network namespace lets programs use Multipath TCP.
+const MULTIPATH: &str = "/proc/sys/net/mptcp/enabled";
+
+fn has_multipath() -> bool {
+    std::fs::read_to_string(MULTIPATH).is_ok_and(|text| text.trim() != "0")
 }
 
 /// A process that has a connection that goes on.
@@ -172,6 +185,8 @@ fn check_records(
                 own.is_some() && to.is_some()
             }
         };
+        let fits =
+            fits && (!socket.multipath || matches!(socket.link(), Link::Alone | Link::Listening));
         if !fits || ![libc::AF_INET, libc::AF_INET6].contains(&socket.family) {
             return Err(damaged());
         }
@@ -351,6 +366,9 @@ mod tests {
         let mut short = socket(1, Link::Listening, 0);
         short.own_address = Some(vec![2, 0, 1]);
         assert!(check(&[short]).is_err());
+        let mut multipath = socket(1, connected, 1);
+        multipath.multipath = true;
+        assert!(check(&[multipath]).is_err());
         let data = BTreeMap::from([(1, vec![1]), (2, vec![])]);
         assert!(check_records(&[socket(1, Link::Ended, 0)], &data, &BTreeMap::new()).is_err());
         let data = BTreeMap::from([(1, vec![1])]);

@@ -48,6 +48,12 @@ pub struct TcpSocket {
     /// Whether that one has been received.
     #[prost(bool, tag = "13")]
     pub urgent_taken: bool,
+    /// Whether its own address was none of the machine's (IP_FREEBIND).
+    #[prost(bool, tag = "14")]
+    pub foreign: bool,
+    /// Whether it is one of Multipath TCP, which takes connections of plain TCP as well.
+    #[prost(bool, tag = "15")]
+    pub multipath: bool,
 }
 
 impl Record for TcpSocket {
