@@ -425,12 +425,18 @@ const SUPPORT: &[Support] = &[
     Support {
         what: "Keyrings of threads and processes",
         level: Level::Refused,
-        how: "have the program keep its keys in its session or user keyring",
+        how: "have the program keep its keys in its user keyring",
     },
     Support {
         what: "Session keyrings; the cgroup",
         level: Level::Partly,
-        how: "those of the restart",
+        how: "those of the restart: what only the session keyring led to is not there; have the program link it to its user keyring",
+    },
+    Support {
+        what: "I/O ports: those of ioperm; all of them by iopl",
+        level: Level::Partly,
+        how: "a program with those of ioperm is refused, being a driver of devices; the kernel does not show what iopl permits, to \
+              root alone: not there after a restart",
     },
     Support {
         what: "Tracers that Yama lets in (PR_SET_PTRACER)",

@@ -144,7 +144,7 @@ impl Questions {
                     tid,
                     &format!("the {whose} keyring"),
                     "its keys are in the kernel, and are not saved",
-                    "have the program keep them in its session or user keyring, or revoke them first (keyctl)",
+                    "have the program keep them in its user keyring, or revoke them first (keyctl)",
                 ));
             }
         }
