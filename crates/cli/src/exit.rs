@@ -174,6 +174,13 @@ impl From<Error> for Failure {
                 refusals,
                 ..Failure::new(Code::Refused, "refused, nothing was disturbed")
             },
+            Error::Withdrawn(refusals) => Failure {
+                refusals,
+                ..Failure::new(
+                    Code::Refused,
+                    "refused when programs had been told of it; they were told that there is no checkpoint, and the job runs on",
+                )
+            },
             Error::NotPermitted(..) => Failure::new(Code::NotPermitted, error.to_string()),
             Error::Failed(message) => Failure::new(Code::Failed, message),
             Error::Interrupted

@@ -135,7 +135,8 @@ pub enum Progress {
 /// Makes a checkpoint.
 ///
 /// # Errors
-/// [`Error::Refused`] before anything is disturbed; otherwise the job runs on and no image is left.
+/// [`Error::Refused`] before anything is disturbed, [`Error::Withdrawn`] once programs were told; otherwise the job runs on and no image
+/// is left.
 pub fn checkpoint(
     request: CheckpointRequest,
     stop: &AtomicBool,
@@ -355,8 +356,9 @@ impl Save<'_> {
             progress(Progress::Telling);
         }
         let notified = Notified::tell(&self.target, self.stop)?;
-        self.look_again(notified.left_out())?;
-        let (mut frozen, collection) = self.freeze(&notified, progress)?;
+        let judge = |error| notified.judge(error);
+        self.look_again(notified.left_out()).map_err(judge)?;
+        let (mut frozen, collection) = self.freeze(&notified, progress).map_err(judge)?;
         let pages: u64 = collection
             .spaces
             .iter()

@@ -111,6 +111,9 @@ pub enum Error {
     /// Refusals of which the reason may pass by itself when the job runs on; nothing was disturbed.
     #[error("{}", one_per_line(.0))]
     Unsettled(Vec<Refusal>),
+    /// Refusals that came when programs had been told of the checkpoint; they were told that there is none, and the job runs on.
+    #[error("{}", one_per_line(.0))]
+    Withdrawn(Vec<Refusal>),
     /// The kernel does not permit it: what, and what to do.
     #[error("{0}; {1}")]
     NotPermitted(String, String),
@@ -133,6 +136,17 @@ pub enum Error {
     /// The image cannot be used.
     #[error("{0}")]
     Image(#[from] ImageError),
+}
+
+impl Error {
+    /// The same, of a checkpoint that programs had been told of.
+    #[must_use]
+    pub fn once_told(self) -> Self {
+        match self {
+            Self::Refused(refusals) | Self::Unsettled(refusals) => Self::Withdrawn(refusals),
+            other => other,
+        }
+    }
 }
 
 fn one_per_line(refusals: &[Refusal]) -> String {

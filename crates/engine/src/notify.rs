@@ -137,8 +137,8 @@ impl Notified {
     /// asked at the same time, and waited for until all are ready.
     ///
     /// # Errors
-    /// [`Error::Refused`] by a participant, or because of one that is not ready in time; [`Error::Interrupted`]. Those that were told
-    /// are told to go on.
+    /// [`Error::Withdrawn`] by a participant, or because of one that is not ready in time; [`Error::Refused`] before anybody was told;
+    /// [`Error::Interrupted`]. Those that were told are told to go on.
     pub fn tell(target: &Target, stop: &AtomicBool) -> Result<Self> {
         Self::tell_with(Participants::of(target), target, stop)
     }
@@ -194,7 +194,7 @@ impl Notified {
             // Before anybody is told otherwise.
             kill_all(target);
         }
-        ready?;
+        ready.map_err(Error::once_told)?;
         Ok(notified)
     }
 
@@ -256,6 +256,14 @@ impl Notified {
         for guardian in self.more_guardians.drain(..).chain(self.guardian.take()) {
             // One that cannot be told wakes them, which those who are held by then sleep through.
             let _ = guardian.dismiss();
+        }
+    }
+
+    /// An error that comes now, as it is to be told.
+    pub(crate) fn judge(&self, error: Error) -> Error {
+        match &self.guardian {
+            Some(_) => error.once_told(),
+            None => error,
         }
     }
 

@@ -95,7 +95,7 @@ impl From<Error> for Trouble {
     fn from(error: Error) -> Trouble {
         let number = match &error {
             Error::Usage(_) => libc::ESRCH,
-            Error::Refused(_) | Error::Unsettled(_) => libc::EOPNOTSUPP,
+            Error::Refused(_) | Error::Unsettled(_) | Error::Withdrawn(_) => libc::EOPNOTSUPP,
             Error::NotPermitted(..) => libc::EPERM,
             Error::Interrupted => libc::EINTR,
             Error::Image(_) => cause(&error).unwrap_or(libc::EIO),
@@ -103,7 +103,7 @@ impl From<Error> for Trouble {
             Error::Failed(_) | Error::NeedsProcessApart => libc::EIO,
         };
         let details = match error {
-            Error::Refused(refusals) | Error::Unsettled(refusals) => {
+            Error::Refused(refusals) | Error::Unsettled(refusals) | Error::Withdrawn(refusals) => {
                 refusals.iter().map(ToString::to_string).collect()
             }
             error => vec![error.to_string()],
