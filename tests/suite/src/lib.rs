@@ -14,12 +14,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod blcr;
 pub mod checksum;
 pub mod huge_pages;
 pub mod lines;
 pub mod machine;
 pub mod mount;
 pub mod outcome;
+pub mod participant;
 pub mod place;
 pub mod processes;
 pub mod program;

@@ -27,6 +27,12 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+/// A program of the examples.
+#[must_use]
+pub fn example(name: &str) -> PathBuf {
+    repository().join("examples").join(name)
+}
+
 /// A directory of this user for compiled programs, which ordinary users can read too.
 pub fn cache() -> Outcome<PathBuf> {
     let own = rustix::process::geteuid().as_raw();
@@ -185,9 +191,17 @@ fn is_reachable(path: &Path) -> bool {
         .all(|part| fs::metadata(part).is_ok_and(|status| status.mode() & 0o005 == 0o005))
 }
 
-/// Compiles a program in C that is linked with a library of ours: its name, where it lies, and where its headers do.
+/// Compiles a program in C that is linked with libcryo.
+pub fn compile_with_libcryo(compiler: &str, name: &str, source: PathBuf) -> Outcome<PathBuf> {
+    let include = repository().join("crates/libcryo/include");
+    let library = ("cryo", &*libcryo()?);
+    compile_with((compiler, name), source, library, &include, &["cryo.h"])
+}
+
+/// Compiles a program in C that is linked with a library of ours: by which compiler and under which name, what the library is called
+/// and where it lies, and where its headers do.
 pub fn compile_with(
-    name: &str,
+    (compiler, name): (&str, &str),
     source: PathBuf,
     (library, directory): (&str, &Path),
     include: &Path,
@@ -196,7 +210,7 @@ pub fn compile_with(
     let [directory, path] = [directory, include].map(|path| path.display().to_string());
     // The library comes after the source, which `compile` puts last: as needed or not, it is named again there.
     let options = [
-        "gcc",
+        compiler,
         "-O1",
         "-Wall",
         "-Wextra",

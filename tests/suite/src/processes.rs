@@ -19,6 +19,12 @@ pub fn state(pid: i32) -> Option<char> {
     entry(pid).map(|entry| entry.state)
 }
 
+/// A process's parent; none if the process has gone.
+#[must_use]
+pub fn parent(pid: i32) -> Option<i32> {
+    entry(pid).map(|entry| entry.parent)
+}
+
 fn entry(pid: i32) -> Option<Entry> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat[stat.rfind(')')? + 2..].split(' ');

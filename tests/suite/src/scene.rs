@@ -337,6 +337,46 @@ impl Scene {
         Ok(status)
     }
 
+    /// Waits until these processes, as many as they are, stand in calls of their own with nobody tracing them, or nothing is left that
+    /// this test has started; gives what is left. They are known by their names.
+    pub fn whole_or_nothing(&self, names: &[&str]) -> Outcome<Vec<i32>> {
+        let read = |pid: &i32, what: &str| {
+            fs::read_to_string(format!("/proc/{pid}/{what}")).unwrap_or_default()
+        };
+        let is_free = |pid: &i32| {
+            let status = read(pid, "status");
+            processes::state(*pid) == Some('S')
+                && status.lines().any(|line| line == "TracerPid:\t0")
+        };
+        let mut wanted = names.to_vec();
+        wanted.sort_unstable();
+        self.wait_for("the whole job, or nothing", LIMIT, || {
+            processes::reap_orphans(&Default::default());
+            let left = processes::descendants(std::process::id() as i32);
+            let named = left.iter().map(|pid| (pid, read(pid, "comm")));
+            let job: Vec<_> = named
+                .filter(|(_, name)| wanted.contains(&name.trim()))
+                .collect();
+            let mut found: Vec<_> = job.iter().map(|(_, name)| name.trim()).collect();
+            found.sort_unstable();
+            let whole = found == wanted && job.iter().all(|(pid, _)| is_free(pid));
+            (whole || left.is_empty()).then_some(left)
+        })
+    }
+
+    /// Kills these processes, and waits until nothing is left that this test has started.
+    pub fn end_all(&self, pids: Vec<i32>) -> Outcome {
+        for pid in pids {
+            processes::signal(pid, Signal::KILL);
+        }
+        self.wait_for("the job to be gone", LIMIT, || {
+            processes::reap_orphans(&Default::default());
+            processes::descendants(std::process::id() as i32)
+                .is_empty()
+                .then_some(())
+        })
+    }
+
     /// Waits until these processes, killed before, have gone; reaps those that are left to this one.
     pub fn wait_for_disappearance(&self, pids: &[i32]) -> Outcome {
         self.wait_for("the killed processes to disappear", LIMIT, || {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cryonaut_suite::checksum::crc32c;
 use cryonaut_suite::scene::LIMIT;
-use cryonaut_suite::victim::{checkpoint, kill};
+use cryonaut_suite::victim::{await_ready, checkpoint, kill};
 use cryonaut_suite::{
     Outcome, Program, Running, Scene, User, failed, for_each_user, processes, skip,
 };
@@ -263,6 +263,31 @@ fn pids_taken(scene: &Scene) -> Outcome {
     finish(scene, &job)
 }
 
+/// Fewer threads than the job has may be started here: those that were are gone again.
+fn too_many_threads(scene: &Scene) -> Outcome {
+    if scene.user() == User::Root {
+        return skip("root is not held to the limit on processes");
+    }
+    let job = scene.start("victim", &Program::victim("threads", &[])?.argument("400"))?;
+    await_ready(scene, &job)?;
+    let image = scene.file("image");
+    checkpoint(scene, &job.pid().to_string(), &image, "--kill")?;
+    scene.wait(&job)?;
+    // In a user namespace, where other processes of this user do not count.
+    scene
+        .cryo(["--user", "--map-current-user", "prlimit", "--nproc=200"])
+        .by(Program::installed("unshare")?.path)
+        .arguments([scene.cryo_path()])
+        .arguments(["restart", "--clamp-limits"])
+        .arguments([&image])
+        .run()?
+        .refusal_with(
+            &[125],
+            &["starting thread", "resource temporarily unavailable"],
+        )?;
+    scene.end_all(Vec::new())
+}
+
 fn files_gone(scene: &Scene) -> Outcome {
     let (image, _) = image_of(scene, "file_offsets")?;
     fs::remove_file(scene.work("offsets.data"))?;
@@ -387,6 +412,7 @@ for_each_user!(
     foreign_image,
     damaged_image,
     pids_taken,
+    too_many_threads,
     files_gone,
     files_changed,
     directory_gone,

@@ -7,6 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
 
+use cryonaut_suite::blcr::{checkpoint, command, program, restart, start};
 use cryonaut_suite::lines::{
     ORDER, await_lines, await_word, comes_before, expect_end, in_order, lines,
 };
@@ -15,48 +16,6 @@ use cryonaut_suite::{
     CryoCall, Outcome, Program, Running, Scene, failed, for_each_user, place, processes,
 };
 use rustix::process::Signal;
-
-/// The program, compiled as one for BLCR is.
-fn program(arguments: &[&str]) -> Outcome<Program> {
-    let program = place::compile_with(
-        "blcr",
-        place::programs().join("blcr.c"),
-        ("cr", &place::blcr()?),
-        &place::repository().join("crates/libcr/include"),
-        &["libcr.h", "blcr_common.h", "blcr_errcodes.h"],
-    );
-    let program = Program::at(program?);
-    Ok(program.arguments(arguments.iter().copied()))
-}
-
-fn start(scene: &Scene, arguments: &[&str]) -> Outcome<Running> {
-    let command = scene.cryo_path().to_path_buf();
-    let job = scene.start(
-        "job",
-        &program(arguments)?.variable("CRYO_COMMAND", command),
-    )?;
-    await_word(scene, &job, "READY")?;
-    Ok(job)
-}
-
-/// One of the commands.
-fn command<'a>(scene: &'a Scene, name: &str, arguments: &[&str]) -> Outcome<CryoCall<'a>> {
-    Ok(scene.cryo(arguments).by(place::blcr()?.join(name)))
-}
-
-/// `cr_checkpoint` of the job into the scene's image.
-fn checkpoint<'a>(scene: &'a Scene, job: &Running, options: &[&str]) -> Outcome<CryoCall<'a>> {
-    let (image, pid) = (scene.file("image"), job.pid().to_string());
-    let call = command(scene, "cr_checkpoint", options)?;
-    Ok(call.arguments(["-f"]).arguments([image]).arguments([pid]))
-}
-
-/// Starts `cr_restart` of the image.
-fn restart(scene: &Scene, options: &[&str]) -> Outcome<Running> {
-    command(scene, "cr_restart", options)?
-        .arguments([scene.file("image")])
-        .start("restart")
-}
 
 /// Runs it; it has to end with this status, and to say this.
 fn expect_status(call: CryoCall<'_>, status: i32, words: &str) -> Outcome {

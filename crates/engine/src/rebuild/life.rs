@@ -496,6 +496,7 @@ impl Rebuild<'_> {
         if self.confined.contains(&process) {
             return self.start_by_turns((process, pid, by), flags, &births.threads);
         }
+        let mut born = Vec::new();
         for chunk in births.threads.chunks(500) {
             let mut list = CallList::new();
             let calls: Vec<CallId> = chunk
@@ -506,10 +507,20 @@ impl Rebuild<'_> {
                 })
                 .collect();
             let outcomes = self.stub.run(pid, by, &list)?;
-            for (call, tid) in calls.iter().zip(chunk) {
-                outcomes
-                    .result(*call)
-                    .attempt(|| format!("process {process}: starting thread {tid}"))?;
+            let mut failure = None;
+            for (call, &tid) in calls.iter().zip(chunk) {
+                match outcomes.result(*call) {
+                    Ok(_) => born.push(tid),
+                    Err(error) => failure = failure.or(Some((tid, error))),
+                }
+            }
+            if let Some((tid, error)) = failure {
+                // Those that are there are to be ended with the rest.
+                self.note_threads(process, pid, &born)?;
+                return match error.raw_os_error() {
+                    Some(libc::EEXIST) => Err(Error::PidTaken(tid)),
+                    _ => Err(error).attempt(|| format!("process {process}: starting thread {tid}")),
+                };
             }
         }
         self.note_threads(process, pid, &births.threads)
