@@ -1,6 +1,8 @@
 //! MPI jobs on one node, launcher and all, come back as they were: messages on their way, shared segments, connections.
 //!
 //! - *generations*: started by `cryo run`, checkpointed at random times, killed and restarted, three times in a row;
+//! - *quiet*: a program that quiesces its communication in callbacks (examples/ring.c), checkpointed and left running, then killed
+//!   and restarted;
 //! - *older*: checkpointed and left running, killed later, restarted from the older image, killed again, and restarted once more
 //!   from it: shared memory must come back as it was saved, not as it is found.
 //!
@@ -25,6 +27,8 @@ enum Ranks {
     Exchange,
     /// numpy and mpi4py, with large messages.
     Arrays,
+    /// The example that has nothing on its way during a checkpoint.
+    Quiet,
 }
 
 /// One library with one transport.
@@ -99,6 +103,15 @@ const MPI4PY: Setting = Setting {
 /// As it comes: System V segments that are marked for removal, deleted files in /dev/shm, process_vm_readv(2).
 const MPICH: Setting = mpich(&[]);
 const MPICH_SYSTEM_V: Setting = mpich(&[("UCX_TLS", "self,sysv")]);
+const QUIET_OPEN_MPI: Setting = Setting {
+    ranks: Ranks::Quiet,
+    ..OPEN_MPI_CMA
+};
+const QUIET_MPICH: Setting = Setting {
+    ranks: Ranks::Quiet,
+    ..MPICH
+};
+
 impl Setting {
     /// The launcher with the ranks of what they run, for so many rounds that there are some after the last checkpoint.
     fn program(&self) -> Outcome<Program> {
@@ -116,6 +129,11 @@ impl Setting {
                 Program::installed(self.compiler)?;
                 let compiler = [self.compiler, "-O2", "-Wall", "-Wextra", "-Werror"];
                 program.argument(place::compile("mpi_exchange", &compiler, &sources)?)
+            }
+            Ranks::Quiet => {
+                let source = place::example("ring.c");
+                Program::installed(self.compiler)?;
+                program.argument(place::compile_with_libcryo(self.compiler, "ring", source)?)
             }
             Ranks::Arrays => {
                 // Debian's, which goes with its libraries.
@@ -136,6 +154,7 @@ impl Setting {
             Ranks::Exchange => ["100", "20000"],
             // Messages of 2 MiB.
             Ranks::Arrays => ["34", "262144"],
+            Ranks::Quiet => ["300", "20000"],
         }))
     }
 }
@@ -239,6 +258,43 @@ fn older(scene: &Scene, setting: &Setting) -> Outcome {
     expect_same(&job, &wanted)
 }
 
+/// The lines that tell of a checkpoint, and all others.
+fn split(output: &str) -> (Vec<&str>, Vec<&str>) {
+    output.lines().partition(|line| line.starts_with("quiet"))
+}
+
+/// All ranks stand at one step with nothing on its way, in both lives, and come to the undisturbed result.
+fn quiet(scene: &Scene, setting: &Setting) -> Outcome {
+    leave_ipc_namespace();
+    let program = setting.program()?;
+    let (wanted, _) = reference(scene, &program)?;
+    let name = format!("mpi-{}", std::process::id());
+    let job = start(scene, &program, &name)?;
+    scene.wait_for("its first steps", LIMIT, || {
+        job.output().contains("step 10\n").then_some(())
+    })?;
+    let image = scene.file("image");
+    for afterwards in ["--leave-running", "--kill"] {
+        let call = scene.cryo(["checkpoint", &name, afterwards, "--grace", "2m", "-o"]);
+        call.arguments([&image]).run()?.success()?;
+    }
+    scene.wait_within(&job, LIMIT)?;
+    let life = restart_within(scene, &image, "restart", LIMIT)?;
+    finish(scene, &life.running)?;
+    let (output, wanted) = (job.output(), String::from_utf8_lossy(&wanted).into_owned());
+    let (told, others) = split(&output);
+    let lives = ["continue in life 0", "restart in life 1"];
+    let all_told = told.len() == 2
+        && told
+            .iter()
+            .zip(lives)
+            .all(|(line, life)| line.ends_with(life));
+    if !all_told || others != split(&wanted).1 {
+        return failed(format!("the ranks wrote {output:?} instead of {wanted:?}"));
+    }
+    Ok(())
+}
+
 macro_rules! settings {
     ($($name:ident $setting:ident;)*) => {
         $(mod $name {
@@ -255,6 +311,20 @@ macro_rules! settings {
             test(name, User::$user, |scene| $scenario(scene, &$setting));
         })*
     };
+}
+
+macro_rules! quiet {
+    ($($name:ident $setting:ident;)*) => {
+        $(mod $name {
+            use super::*;
+            settings!(@tests $name $setting root_quiet Root quiet, user_quiet Ordinary quiet);
+        })*
+    };
+}
+
+quiet! {
+    quiet_open_mpi QUIET_OPEN_MPI;
+    quiet_mpich QUIET_MPICH;
 }
 
 settings! {
