@@ -269,7 +269,10 @@ pub enum Standard {
 pub fn start_quietly(path: &CStr, arguments: &[&CStr], standard: Standard) -> Result<i32> {
     let mut vector: Vec<*const c_char> = arguments.iter().map(|text| text.as_ptr()).collect();
     vector.push(null());
-    let allow_tracing = libc::PR_SET_PTRACER;
+    // Where Yama keeps processes from tracing others than their children: whoever descends from this one may trace it now. Elsewhere it
+    // says that it is not there.
+    // SAFETY: a call with numbers only.
+    unsafe { libc::prctl(libc::PR_SET_PTRACER, process_id(), 0, 0, 0) };
     // SAFETY: like fork, but for the exit signal. The child makes only calls that signal handlers may make, on memory that was
     // laid out before, and then executes or ends. The environment is read as execvp does.
     unsafe {
@@ -295,8 +298,6 @@ pub fn start_quietly(path: &CStr, arguments: &[&CStr], standard: Standard) -> Re
             libc::execvp(path.as_ptr(), vector.as_ptr());
             libc::_exit(127);
         }
-        // Where Yama keeps children from tracing their parents; elsewhere it says that it is not there.
-        libc::prctl(allow_tracing, child, 0, 0, 0);
         Ok(child as i32)
     }
 }

@@ -114,7 +114,9 @@ impl DescriptorKind for Epolls {
 
     fn inspect(&self, description: &Description, job: &Job<'_>, refusals: &mut Refusals) {
         for (entry, offset) in with_offsets(&description.facts.info.epoll_targets) {
-            if find_target(description, entry, offset, job).is_none() {
+            if find_target(description, entry, offset, job).is_none()
+                && !is_omitted(description, entry, offset, job)
+            {
                 refusals.add(
                     job.owner(description.first()).label(),
                     job.name(description),
@@ -134,12 +136,17 @@ impl DescriptorKind for Epolls {
         for description in descriptions {
             let mut entries = Vec::new();
             for (entry, offset) in with_offsets(&description.facts.info.epoll_targets) {
-                let target = find_target(description, entry, offset, job).ok_or_else(|| {
-                    Error::Failed(format!(
-                        "{}: what it watches could not be found",
-                        job.name(description)
-                    ))
-                })?;
+                let target = match find_target(description, entry, offset, job) {
+                    Some(target) => target,
+                    // What is closed in the restarted life is in no set there, as after close(2).
+                    None if is_omitted(description, entry, offset, job) => continue,
+                    None => {
+                        return Err(Error::Failed(format!(
+                            "{}: what it watches could not be found",
+                            job.name(description)
+                        )));
+                    }
+                };
                 let EpollTarget {
                     descriptor: number,
                     events,
@@ -252,6 +259,15 @@ fn with_offsets(targets: &[EpollTarget]) -> Vec<(&EpollTarget, u32)> {
         *count += 1;
     }
     offsets
+}
+
+/// Whether a registration watches what is not saved because its program opens it again itself.
+fn is_omitted(epoll: &Description, entry: &EpollTarget, offset: u32, job: &Job<'_>) -> bool {
+    let home = epoll.first();
+    let owner = (job.owner(home).task, home.number);
+    job.omitted().any(|omitted| {
+        task::is_epoll_target(omitted, owner, entry.descriptor, offset).unwrap_or(false)
+    })
 }
 
 /// The description that a registration watches: mostly the one at its number, otherwise any of the job's.

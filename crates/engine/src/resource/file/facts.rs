@@ -200,6 +200,8 @@ pub struct Job<'a> {
     by_slot: BTreeMap<(usize, i32), usize>,
     /// Index of the description of each socket, by its inode number.
     by_inode: BTreeMap<u64, usize>,
+    /// The descriptors that are not saved, by process.
+    omitted: Omitted,
     /// What is in the queues of the job's sockets; empty while it runs.
     flight: Flight,
     /// What the kernel lists of unix sockets.
@@ -214,6 +216,7 @@ pub struct Job<'a> {
 #[derive(Debug)]
 pub struct Known {
     descriptions: Vec<Description>,
+    omitted: Omitted,
     flight: Flight,
 }
 
@@ -326,6 +329,7 @@ impl<'a> Job<'a> {
     pub fn into_known(self) -> Known {
         Known {
             descriptions: self.descriptions,
+            omitted: self.omitted,
             flight: self.flight,
         }
     }
@@ -435,6 +439,7 @@ impl<'a> Job<'a> {
         }
         let known = Known {
             descriptions,
+            omitted,
             flight,
         };
         let mut job = Self::assemble((owners, members), known, manner);
@@ -452,6 +457,7 @@ impl<'a> Job<'a> {
     ) -> Self {
         let Known {
             descriptions,
+            omitted,
             flight,
         } = known;
         let mut by_slot = BTreeMap::new();
@@ -476,6 +482,7 @@ impl<'a> Job<'a> {
             afterwards: manner.afterwards,
             by_slot,
             by_inode,
+            omitted,
             flight,
             listing: OnceCell::new(),
             connections: OnceCell::new(),
@@ -530,6 +537,14 @@ impl<'a> Job<'a> {
         self.by_slot
             .get(&(owner, number))
             .map(|&index| &self.descriptions[index])
+    }
+
+    /// The descriptors that are not saved, as a task that has them and their numbers.
+    pub fn omitted(&self) -> impl Iterator<Item = (i32, i32)> {
+        self.owners.iter().flat_map(|owner| {
+            let numbers = self.omitted.get(&owner.pid).into_iter().flatten();
+            numbers.map(|&number| (owner.task, number))
+        })
     }
 
     /// A copy of a description, taken without disturbing anybody.
