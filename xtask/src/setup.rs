@@ -33,6 +33,8 @@ const PACKAGES: &[&str] = &[
     "expect",
     "python3",
     "python3-numpy",
+    "python3-pip",
+    "python3-setuptools",
     "python3-scipy",
     // Its own threads: the two BLAS threads of the numpy test.
     "libopenblas0-pthread",

@@ -19,6 +19,7 @@ All of it works without the library libcryo, too, and nothing happens then: ``ch
 looked for as libcryo.so.0, or where CRYONAUT_LIBCRYO in the environment says. What each function promises is documented in cryo.h.
 """
 
+import atexit
 import contextlib
 import ctypes
 import enum
@@ -83,6 +84,8 @@ def _load():
 _library = _load()
 # What C calls must not be collected.
 _functions = {}
+# Nor in a child after fork what its parent had, as the child may have been born in the middle of a call.
+_inherited = []
 
 
 def _call(name, *arguments):
@@ -124,6 +127,23 @@ def unregister(number):
     """Takes a callback away."""
     _call("cryo_unregister", number)
     _functions.pop(number, None)
+
+
+def _begin_again():
+    """In a child after fork, which takes part in nothing yet."""
+    _inherited.append(_functions.copy())
+    _functions.clear()
+
+
+def _unregister_all():
+    """At the end of the program: Python is about to be taken apart, and could answer nothing any more."""
+    for number in list(_functions):
+        with contextlib.suppress(OSError):
+            unregister(number)
+
+
+os.register_at_fork(after_in_child=_begin_again)
+atexit.register(_unregister_all)
 
 
 def callback(name):

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -120,6 +121,92 @@ static int crash(int event, void *name) {
     if (event == CRYO_CHECKPOINT)
         abort();
     return tell(event, name);
+}
+
+/* What a program had better not do in a callback. */
+static int ends(int event, void *name) {
+    tell(event, name);
+    exit(0);
+}
+
+static int becomes_another(int event, void *name) {
+    tell(event, name);
+    execlp("sleep", "sleep", "1000", (char *)NULL);
+    return CRYO_READY;
+}
+
+static pid_t born;
+
+static int bears(int event, void *name) {
+    tell(event, name);
+    if (event == CRYO_CHECKPOINT && born == 0) {
+        born = fork();
+        if (born == 0) {
+            /* It has no thread but this one, and takes part only if it wants to. */
+            registered("born", tell, CRYO_IN_THREAD);
+            say("born\n");
+            wait_for_go();
+            _exit(cryo_generation());
+        }
+        while (!exists("go-on"))
+            usleep(5000);
+    }
+    return CRYO_READY;
+}
+
+static void bears_a_child(void) {
+    int status = -1;
+    registered("bears", bears, CRYO_IN_THREAD);
+    say("READY\n");
+    wait_for_go();
+    expect(cryo_enter() == 0 && cryo_leave() == 0, "the end of callbacks");
+    expect(waitpid(born, &status, 0) == born, "a child that was born in a callback");
+    say("the child ended with %d\n", WEXITSTATUS(status));
+}
+
+static int count(int event, void *name) {
+    if (event == CRYO_RESTART)
+        say("%s %d\n", (const char *)name, cryo_generation());
+    return CRYO_READY;
+}
+
+/* Two descriptors of an epoll set, of which one is opened again by the program. */
+static void watched(void) {
+    int kept[2], marked[2];
+    expect(pipe(kept) == 0 && pipe(marked) == 0, "pipe");
+    int set = epoll_create1(0);
+    struct epoll_event event = {.events = EPOLLIN};
+    event.data.fd = kept[0];
+    expect(epoll_ctl(set, EPOLL_CTL_ADD, kept[0], &event) == 0, "epoll_ctl");
+    event.data.fd = marked[0];
+    expect(epoll_ctl(set, EPOLL_CTL_ADD, marked[0], &event) == 0, "epoll_ctl");
+    expect(cryo_reopen(marked[0]) == 0 && cryo_reopen(marked[1]) == 0, "cryo_reopen");
+    expect(write(kept[1], "x", 1) == 1 && write(marked[1], "x", 1) == 1, "write");
+    say("READY\n");
+    wait_for_go();
+    int restarted = cryo_generation() > 0;
+    if (restarted) {
+        expect(fcntl(marked[0], F_GETFD) < 0 && fcntl(marked[1], F_GETFD) < 0, "what was marked is closed");
+        expect(pipe(marked) == 0 && epoll_ctl(set, EPOLL_CTL_ADD, marked[0], &event) == 0, "opening it again");
+    }
+    struct epoll_event found[4];
+    int ready = epoll_wait(set, found, 4, 0);
+    expect(ready == (restarted ? 1 : 2), "epoll_wait");
+    say("%d watched\n", ready);
+}
+
+/* Asks for checkpoints of itself all the time. */
+static void always(const char *image) {
+    int made = 0, refused = 0;
+    registered("first", count, CRYO_IN_THREAD);
+    say("READY\n");
+    while (!exists(getenv("VICTIM_GO"))) {
+        int life = cryo_checkpoint(image);
+        made += life >= 0;
+        refused += life < 0 && errno == ECANCELED;
+        expect(life >= 0 || errno == ECANCELED || errno == EIO, "cryo_checkpoint");
+    }
+    say("%s\n", made > 0 ? "some were made" : "none was made");
 }
 
 static int leave_out(int event, void *name) {
@@ -324,8 +411,8 @@ static void by_itself(const char *image) {
     wait_for_go();
 }
 
-int main(int count, char **arguments) {
-    const char *what = count > 1 ? arguments[1] : "";
+int main(int number, char **arguments) {
+    const char *what = number > 1 ? arguments[1] : "";
     if (strcmp(what, "order") == 0)
         order();
     else if (strcmp(what, "hold") == 0) {
@@ -362,7 +449,22 @@ int main(int count, char **arguments) {
         marks(1);
     else if (strcmp(what, "unmarked") == 0)
         marks(0);
-    else if (strcmp(what, "itself") == 0 && count > 2)
+    else if (strcmp(what, "exit") == 0 || strcmp(what, "exec") == 0) {
+        registered("first", tell, CRYO_IN_THREAD);
+        registered(what, strcmp(what, "exit") == 0 ? ends : becomes_another, CRYO_IN_THREAD);
+        say("READY\n");
+        wait_for_go();
+    } else if (strcmp(what, "bear") == 0)
+        bears_a_child();
+    else if (strcmp(what, "generations") == 0) {
+        registered("life", count, CRYO_IN_THREAD);
+        say("READY\n");
+        wait_for_go();
+    } else if (strcmp(what, "watched") == 0)
+        watched();
+    else if (strcmp(what, "always") == 0 && number > 2)
+        always(arguments[2]);
+    else if (strcmp(what, "itself") == 0 && number > 2)
         by_itself(arguments[2]);
     else
         return 2;
