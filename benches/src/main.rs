@@ -7,6 +7,7 @@
 mod case;
 mod command;
 mod failure;
+mod participation;
 mod report;
 mod room;
 mod round;
@@ -49,6 +50,10 @@ struct Arguments {
     #[arg(long, value_name = "SIZE", value_parser = case::parse_bytes, conflicts_with = "cases")]
     suspend: Option<u64>,
 
+    /// Measures instead what libcryo costs a program that no cryo comes to: start, work with and without it, critical sections.
+    #[arg(long, conflicts_with_all = ["cases", "suspend"])]
+    libcryo: bool,
+
     /// Print every sample as JSON; the table then goes to standard error.
     #[arg(long)]
     json: bool,
@@ -56,8 +61,12 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(bytes) = arguments.suspend {
-        return match measure_suspension(&arguments, bytes) {
+    let apart = match arguments.suspend {
+        Some(bytes) => Some(measure_suspension(&arguments, bytes)),
+        None => arguments.libcryo.then(|| measure_libcryo(&arguments)),
+    };
+    if let Some(outcome) = apart {
+        return match outcome {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
                 eprintln!("cryonaut-benches: {failure}");
@@ -105,6 +114,21 @@ fn measure_suspension(arguments: &Arguments, bytes: u64) -> Result<(), Failure> 
         cryo,
         measured,
         arguments.json,
+        &interrupted,
+    )
+}
+
+fn measure_libcryo(arguments: &Arguments) -> Result<(), Failure> {
+    let workplace = Workplace::prepare(&directory(arguments))?;
+    let library = std::env::var_os("CRYO_LIBRARY").map_or_else(
+        || target_directory().join("release/libcryo.so"),
+        PathBuf::from,
+    );
+    let interrupted = watch_for_interruption()?;
+    participation::measure(
+        workplace.directory(),
+        &absolute(&library)?,
+        (arguments.rounds, arguments.json),
         &interrupted,
     )
 }

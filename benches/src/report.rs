@@ -334,7 +334,7 @@ fn processors() -> usize {
 }
 
 /// Load average of the last minute: how much else ran on the machine.
-fn load() -> String {
+pub fn load() -> String {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split_whitespace()
         .next()
