@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 
 use cryonaut_suite::scene::LIMIT;
 use cryonaut_suite::victim::{checkpoint, finish_ok as finish, restart, start_ready as start};
-use cryonaut_suite::{Outcome, Program, Running, Scene, User, failed, for_each_user};
+use cryonaut_suite::{Outcome, Program, Running, Scene, User, failed, for_each_user, skip};
 
 /// The status of `cryo` for a refusal.
 const REFUSED: i32 = 3;
@@ -152,7 +152,68 @@ fn accepted_late(scene: &Scene) -> Outcome {
     finish(scene, &job, &life.running)
 }
 
+/// Connects two of its sockets, one of them from a port that connect(2) chooses from a range of one, and sends when told to.
+const FROM_PORT: &str = r#"
+import os, socket, struct, sys, time
+IP_LOCAL_PORT_RANGE = 51
+port = int(sys.argv[1])
+service = socket.create_server(("127.0.0.1", 0))
+client = socket.socket()
+try:
+    client.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, struct.pack("HH", port, port))
+except OSError:
+    print("OLD KERNEL", flush=True)
+client.connect(service.getsockname())
+server = service.accept()[0]
+print("READY", client.getsockname()[1] == port, flush=True)
+while not os.path.exists(os.environ["VICTIM_GO"]):
+    time.sleep(0.05)
+client.sendall(b"x")
+print("SENT", server.recv(1) == b"x" and client.getsockname()[1] == port, flush=True)
+"#;
+
+/// Programs whose connections go to different places from one port, as connect(2) lets them, are restarted beside each other.
+fn port_in_common(scene: &Scene) -> Outcome {
+    // Where nobody is: it is free again when it is asked for.
+    let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let python = Program::installed("python3")?;
+    let program = python.arguments(["-c", FROM_PORT, &free.to_string()]);
+    let mut jobs = Vec::new();
+    for label in ["one", "other"] {
+        let job = scene.start(label, &program)?;
+        scene.wait_for("the connection", LIMIT, || {
+            let output = job.output();
+            (output.contains("READY True\n") || output.contains("OLD")).then_some(())
+        })?;
+        if job.output().contains("OLD") {
+            return skip(
+                "the kernel does not let connect(2) choose among so few ports (Linux 6.3)",
+            );
+        }
+        let image = scene.file(format!("{label}.image"));
+        checkpoint(scene, &job.pid().to_string(), &image, "--kill")?;
+        scene.wait(&job)?;
+        jobs.push((job, image));
+    }
+    let mut lives = Vec::new();
+    for (number, (_, image)) in jobs.iter().enumerate() {
+        lives.push(restart(scene, image, &format!("restart.{number}"))?);
+    }
+    scene.go()?;
+    for life in &lives {
+        scene.wait(&life.running)?;
+    }
+    match jobs
+        .iter()
+        .all(|(job, _)| job.output().contains("SENT True\n"))
+    {
+        true => Ok(()),
+        false => failed("a connection is not what it was"),
+    }
+}
+
 for_each_user! {
+    port_of_several => port_in_common;
     external_refused_by_name => external_refused;
     external_close => |scene| external(scene, "close");
     external_reconnect => |scene| external(scene, "reconnect");

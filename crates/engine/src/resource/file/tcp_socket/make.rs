@@ -143,8 +143,16 @@ impl<'r> Workshop<'r> {
         let own = socket.own().ok_or_else(damaged)?;
         let ports = port(&own).zip(port(to)).ok_or_else(damaged)?;
         let connected = remains::outlast(Wanted::Pair(ports.0, ports.1), || {
-            let fd = fresh(socket).map_err(std::io::Error::other)?;
-            connect_from(fd.as_fd(), &own, to).map(|()| fd)
+            let fresh = || fresh(socket).map_err(std::io::Error::other);
+            let fd = fresh()?;
+            match connect_from(fd.as_fd(), &own, to, bind_loosely) {
+                Ok(()) => return Ok(fd),
+                Err(error) if is_no_connection(&error) => return Err(error),
+                // An older kernel, or somebody has the port for himself who lets others with SO_REUSEADDR have it too.
+                Err(_) => {}
+            }
+            let fd = fresh()?;
+            connect_from(fd.as_fd(), &own, to, bind_or_force).map(|()| fd)
         });
         let what = || {
             format!(
@@ -540,31 +548,51 @@ fn port(address: &Address) -> Option<u16> {
     address.place().map(|(_, port)| port)
 }
 
-/// Has connect(2) choose a port that others connect from as well (Linux 6.3).
+/// Has connect(2) choose the port, as it did for most programs (Linux 6.3). Others may then connect from it to other places, which
+/// nobody may for as long as a port is taken by bind(2).
 fn bind_loosely(socket: BorrowedFd<'_>, own: &Address) -> std::io::Result<()> {
     const IP_BIND_ADDRESS_NO_PORT: i32 = 24;
-    let port = own.place().map_or(0, |(_, port)| u32::from(port));
-    let range = (port | port << 16) as i32;
-    set(socket, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, range)?;
+    let port = port(own).filter(|port| connects_from(*port));
+    let port = u32::from(port.ok_or_else(|| std::io::Error::from_raw_os_error(libc::EADDRINUSE))?);
+    set_port_range(socket, (port | port << 16) as i32)?;
     set(socket, libc::IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)?;
     let bound = socket::bind(socket, &own.with_port(0));
     set(socket, libc::IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 0)?;
     bound
 }
 
-/// Connects a socket from an address and port of its own.
-fn connect_from(socket: BorrowedFd<'_>, own: &Address, to: &Address) -> std::io::Result<()> {
-    match bind_or_force(socket, own) {
-        Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => {
-            // Somebody else connects from there, to another place: such a port is shared by connect(2) only.
-            bind_loosely(socket, own)?;
-            connect(socket, to)?;
-            set(socket, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, 0)?;
-        }
-        bound => {
-            bound?;
-            connect(socket, to)?;
-        }
+/// Whether connect(2) may choose a port here: a range of a socket's own counts only within that of all (ip(7)).
+fn connects_from(port: u16) -> bool {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let range = range.unwrap_or_default();
+    let mut ends = range.split_whitespace().map(str::parse);
+    matches!((ends.next(), ends.next()), (Some(Ok(first)), Some(Ok(last))) if (first..=last).contains(&port))
+}
+
+/// Whether nobody has answered.
+fn is_no_connection(error: &std::io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ECONNREFUSED | libc::ETIMEDOUT)
+    )
+}
+
+/// The first and the last port among which connect(2) chooses; 0 for all.
+fn set_port_range(socket: BorrowedFd<'_>, range: i32) -> std::io::Result<()> {
+    set(socket, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, range)
+}
+
+/// Connects a socket from an address and port of its own, which `bind` gives it.
+fn connect_from(
+    socket: BorrowedFd<'_>,
+    own: &Address,
+    to: &Address,
+    bind: impl FnOnce(BorrowedFd<'_>, &Address) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    bind(socket, own)?;
+    connect(socket, to)?;
+    if socket::number_option(socket, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE).unwrap_or(0) != 0 {
+        set_port_range(socket, 0)?;
     }
     if socket::address(socket, End::Own)?.place() == own.place() {
         return Ok(());

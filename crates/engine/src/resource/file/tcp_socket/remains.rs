@@ -25,11 +25,13 @@ pub(super) enum Wanted {
 impl Wanted {
     /// Whether remains of a connection have it.
     fn is_held_by(self, entry: &TcpEntry) -> bool {
-        let pair = (entry.port, entry.peer_port);
         entry.inode == 0
             && match self {
                 Self::Port(port) => Some(entry.port) == port,
-                Self::Pair(own, peer) => pair == (own, peer) || pair == (peer, own),
+                // Who took the port by bind(2) leaves it to nobody, wherever it was connected to.
+                Self::Pair(own, peer) => {
+                    entry.port == own || (entry.port, entry.peer_port) == (peer, own)
+                }
             }
     }
 
@@ -103,7 +105,8 @@ mod tests {
         };
         assert!(Wanted::Pair(1, 2).is_held_by(&entry) && Wanted::Pair(2, 1).is_held_by(&entry));
         assert!(Wanted::Port(Some(1)).is_held_by(&entry));
-        assert!(!Wanted::Pair(1, 3).is_held_by(&entry) && !Wanted::Port(None).is_held_by(&entry));
+        assert!(Wanted::Pair(1, 3).is_held_by(&entry) && !Wanted::Pair(2, 3).is_held_by(&entry));
+        assert!(!Wanted::Pair(3, 1).is_held_by(&entry) && !Wanted::Port(None).is_held_by(&entry));
         let living = TcpEntry { inode: 7, ..entry };
         assert!(!Wanted::Pair(1, 2).is_held_by(&living));
     }
