@@ -16,6 +16,15 @@ int main(void)
 	must(shutdown(both[0], SHUT_WR));
 	expect_end("before", both[1]);
 	must(shutdown(both[1], SHUT_WR));
+	/* The same with an end that has an address of IPv4 in the guise of IPv6. */
+	int guise[2], all = listening_at("::", 1);
+	guise[0] = connected_to(place_at("127.0.0.1", place_port(own_place(all))));
+	guise[1] = must(accept(all, NULL, NULL));
+	must(shutdown(guise[0], SHUT_WR));
+	expect_end("before, in guise", guise[1]);
+	must(shutdown(guise[1], SHUT_WR));
+	close(all);
+	union place worn = own_place(guise[1]);
 	connected_ends("127.0.0.1", unread);
 	put(unread[0], "for one");
 	put(unread[1], "for other");
@@ -65,6 +74,9 @@ int main(void)
 		expect_error("of both", EPIPE, send(both[index], "x", 1, MSG_NOSIGNAL));
 		expect_error("of both", ENOTCONN, getpeername(both[index], &there.any, &(socklen_t){sizeof there}));
 	}
+	expect_place("in guise", worn, own_place(guise[1]));
+	for (int index = 0; index < 2; index++)
+		expect_end("in guise", guise[index]);
 	there = own_place(listener);
 	expect_get("of unread", unread[0], "for other");
 	expect_get("of unread", unread[1], "for one");

@@ -6,6 +6,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -284,9 +285,13 @@ impl<'r> Workshop<'r> {
     /// A socket whose connection is over: it is connected to anybody for what it has not received, and both close.
     fn make_ended(&mut self, socket: &TcpSocket) -> Result<()> {
         let what = || "making a socket whose connection has ended".to_owned();
-        let loopback: std::net::SocketAddr = match socket.family {
-            libc::AF_INET6 => (std::net::Ipv6Addr::LOCALHOST, 0).into(),
-            _ => (std::net::Ipv4Addr::LOCALHOST, 0).into(),
+        let four = std::net::Ipv4Addr::LOCALHOST;
+        let own = socket.place();
+        let loopback: std::net::SocketAddr = match (socket.family, own) {
+            // Its address is one of IPv4 in the guise of IPv6, from which no other sort is reached.
+            (libc::AF_INET6, Some((IpAddr::V4(_), _))) => (four.to_ipv6_mapped(), 0).into(),
+            (libc::AF_INET6, _) => (std::net::Ipv6Addr::LOCALHOST, 0).into(),
+            _ => (four, 0).into(),
         };
         let door = fresh(&TcpSocket {
             family: socket.family,
