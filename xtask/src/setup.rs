@@ -17,6 +17,8 @@ const PACKAGES: &[&str] = &[
     "gawk",
     "gzip",
     "util-linux",
+    // Sandboxes: namespaces of the job's own.
+    "bubblewrap",
     // Connections to outside the job: interfaces, and the firewall.
     "iproute2",
     "nftables",

@@ -92,6 +92,133 @@ pub fn new_tmpfs(source: &CStr, bytes: u64) -> Result<OwnedFd> {
     made(&context)
 }
 
+/// A new file system of a type (tmpfs(5), devpts) with options of that, each a name and its value, not attached anywhere.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN over the mount namespace, EINVAL for options that this kernel does not have.
+pub fn new_file_system(
+    kind: &CStr,
+    source: &CStr,
+    options: &[(CString, CString)],
+) -> Result<OwnedFd> {
+    let name = kind.as_ptr();
+    // SAFETY: the name is a C string.
+    let context = owned(unsafe { libc::syscall(libc::SYS_fsopen, name, FSOPEN_CLOEXEC) })?;
+    let with_source = [(c"source".to_owned(), source.to_owned())];
+    for (key, value) in with_source.iter().chain(options) {
+        // SAFETY: key and value are C strings, as FSCONFIG_SET_STRING wants them.
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_fsconfig,
+                context.as_raw_fd(),
+                FSCONFIG_SET_STRING,
+                key.as_ptr(),
+                value.as_ptr(),
+                0,
+            )
+        })?;
+    }
+    made(&context)
+}
+
+/// How a mount shows what is on its file system (include/uapi/linux/mount.h).
+pub mod attribute {
+    /// Nothing can be changed by it.
+    pub const READ_ONLY: u64 = 1;
+    /// Set-user-id programs have no effect.
+    pub const NO_SET_ID: u64 = super::MOUNT_ATTR_NOSUID as u64;
+    /// Device nodes have no effect.
+    pub const NO_DEVICES: u64 = super::MOUNT_ATTR_NODEV as u64;
+    /// Nothing can be executed.
+    pub const NO_EXECUTION: u64 = 8;
+    /// Times of access stay; without this and the next they change where they are older than those of change.
+    pub const NO_ACCESS_TIME: u64 = 0x10;
+    /// Times of access always change.
+    pub const STRICT_ACCESS_TIME: u64 = 0x20;
+    /// Those of directories stay.
+    pub const NO_DIRECTORY_ACCESS_TIME: u64 = 0x80;
+    /// Symbolic links are not followed.
+    pub const NO_LINKS: u64 = 0x0020_0000;
+    /// How times of access change: the bits make one value, which can only be set when all of them are cleared.
+    pub const ACCESS_TIME: u64 = 0x70;
+    /// All of them.
+    pub const ALL: u64 = READ_ONLY
+        | NO_SET_ID
+        | NO_DEVICES
+        | NO_EXECUTION
+        | ACCESS_TIME
+        | NO_DIRECTORY_ACCESS_TIME
+        | NO_LINKS;
+}
+
+/// What is changed of a mount (mount_setattr(2)).
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Changes {
+    /// Attributes that it gets, of [`attribute`].
+    pub set: u64,
+    /// Attributes that it loses before.
+    pub clear: u64,
+    /// Its propagation (`libc::MS_PRIVATE` and the like); 0 for what it has.
+    pub propagation: u64,
+    user_namespace: u64,
+}
+
+const _: () = assert!(size_of::<Changes>() == 32);
+
+impl Changes {
+    /// Of attributes alone.
+    #[must_use]
+    pub const fn of_attributes(set: u64, clear: u64) -> Self {
+        Self {
+            set,
+            clear,
+            propagation: 0,
+            user_namespace: 0,
+        }
+    }
+
+    /// Of the propagation alone.
+    #[must_use]
+    pub const fn of_propagation(propagation: u64) -> Self {
+        Self {
+            set: 0,
+            clear: 0,
+            propagation,
+            user_namespace: 0,
+        }
+    }
+}
+
+/// Changes a mount, whose root the descriptor refers to (Linux 5.12).
+///
+/// # Errors
+/// EPERM for attributes that only a more privileged user namespace may take away; EINVAL for what is no mount's root.
+pub fn change(mount: BorrowedFd<'_>, changes: Changes) -> Result<()> {
+    // SAFETY: the path is a C string, the structure has the size that is told.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const changes,
+            size_of::<Changes>(),
+        )
+    })?;
+    Ok(())
+}
+
+/// Makes a directory that a descriptor refers to the working directory (fchdir(2)).
+///
+/// # Errors
+/// ENOTDIR, EACCES.
+pub fn stand_in(directory: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: numbers only.
+    check_int(unsafe { libc::fchdir(directory.as_raw_fd()) })?;
+    Ok(())
+}
+
 /// The POSIX message queues of the calling process' IPC namespace as a directory (mq_overview(7)), not attached anywhere.
 ///
 /// # Errors

@@ -154,7 +154,12 @@ fn kill_anytime_on_queues(scene: &Scene) -> Outcome {
 
 /// Processes of ours look into the namespaces that the job has made itself.
 fn kill_anytime_in_namespaces(scene: &Scene) -> Outcome {
-    kill_anytime_apart(scene, &["own_user_namespace", "own_network_namespace"])
+    let sources = [
+        "own_user_namespace",
+        "own_network_namespace",
+        "own_mount_namespace",
+    ];
+    kill_anytime_apart(scene, &sources)
 }
 
 /// The limits of a process that has no memory left are raised for a moment, and put back.

@@ -42,13 +42,17 @@ fn start(
 
 /// It comes back twice.
 fn comes_back(scene: &Scene, options: &[&str], victim: (&str, &[&str])) -> Outcome {
-    let job = start(scene, options, victim)?;
+    twice(scene, &start(scene, options, victim)?)
+}
+
+/// A job comes back twice, and then goes on to its end.
+fn twice(scene: &Scene, job: &Running) -> Outcome {
     let image = scene.file("image");
     checkpoint(scene, &job.pid().to_string(), &image, "--kill")?;
-    scene.wait(&job)?;
+    scene.wait(job)?;
     let life = restart(scene, &image, "restart")?;
     let life = generation(scene, &life.running, &life.pid.to_string(), 2)?;
-    finish(scene, &job, &life.running)
+    finish(scene, job, &life.running)
 }
 
 /// Everything at once, around a program with threads.
@@ -119,19 +123,56 @@ fn an_address_more(scene: &Scene) -> Outcome {
     refused(scene, &job, "it has other addresses")
 }
 
-/// A mount namespace in which other things are mounted than here.
-fn other_mounts(scene: &Scene) -> Outcome {
+/// A victim in a mount namespace, in which the shell has done this before.
+fn after_mounting(scene: &Scene, commands: &str) -> Outcome<Running> {
     let victim = Program::victim("mem_private", &[])?;
-    let program = unshare(
-        scene,
-        &["--user", "--map-root-user", "--mount"],
-        &["sh", "-c"],
-    )?
-    .argument("mount -t tmpfs none /mnt && exec \"$0\"")
-    .argument(&victim.path);
+    let options = ["--user", "--map-root-user", "--mount"];
+    let program = unshare(scene, &options, &["sh", "-c"])?
+        .argument(format!("{commands} && exec \"$0\""))
+        .argument(&victim.path);
     let job = scene.start("victim", &program)?;
     await_ready(scene, &job)?;
-    refused(scene, &job, "mount namespace")
+    Ok(job)
+}
+
+/// File systems in memory and a directory mounted elsewhere, by mount(8), and a working directory there.
+fn own_mounts(scene: &Scene) -> Outcome {
+    let commands = "mount -t tmpfs -o size=1m none /mnt && mkdir /mnt/deep && mount --bind /usr /mnt/deep && \
+                    mount -o remount,bind,ro /mnt/deep && cd /mnt/deep/bin";
+    twice(scene, &after_mounting(scene, commands)?)
+}
+
+/// A file system in memory that is mounted twice.
+fn mounted_twice(scene: &Scene) -> Outcome {
+    let commands = "mount -t tmpfs none /mnt && mount --bind /mnt /opt";
+    let job = after_mounting(scene, commands)?;
+    refused(scene, &job, "which it has several mounts of")
+}
+
+/// A file is open that outside is not found.
+fn open_within(scene: &Scene) -> Outcome {
+    let commands = "mount -t tmpfs none /mnt && exec 5> /mnt/file";
+    let job = after_mounting(scene, commands)?;
+    refused(scene, &job, "/mnt/file open or mapped")
+}
+
+/// A victim in a sandbox of bubblewrap, with these options, whose own process waits for it outside.
+fn sandbox(scene: &Scene, options: &[&str]) -> Outcome {
+    let sandbox = Program::installed("bwrap")?;
+    let mut tried = scene.command(&sandbox.path);
+    let tried = tried.args(options).arg("true").output()?;
+    if !tried.status.success() {
+        let why = String::from_utf8_lossy(&tried.stderr);
+        return skip(format!("bwrap {options:?}: {}", why.trim()));
+    }
+    let victim = Program::victim("threads", &[])?;
+    let program = sandbox
+        .arguments(options)
+        .argument(&victim.path)
+        .argument("20");
+    let job = scene.start("victim", &program)?;
+    await_ready(scene, &job)?;
+    twice(scene, &job)
 }
 
 /// A disk that is there for this test only, with a program on it.
@@ -180,24 +221,34 @@ fn unplugged_in_use(scene: &Scene, script: &str, what: &str) -> Outcome {
     finish_ok(scene, &job, &job)
 }
 
-/// What a job has mounted itself is never left out, used or not.
+/// What a job has mounted itself is never left out, used or not: it comes back.
 fn own_mount_in_namespaces_of_run(scene: &Scene) -> Outcome {
     let victim = Program::victim("mem_private", &[])?;
     let name = format!("mounts-{}-{:?}", std::process::id(), scene.user());
     let job = scene
         .cryo(["run", "--namespaces", "--name", &name, "--", "sh", "-c"])
         .arguments([
-            "mount -t tmpfs none /mnt || { echo SKIP: may not mount; exit 77; }; exec \"$0\"",
+            "mount -t tmpfs none /mnt || { echo SKIP: may not mount; exit 77; }; cd /mnt; exec \"$0\"",
         ])
         .arguments([&victim.path])
         .start("victim")?;
     await_ready(scene, &job)?;
-    scene
-        .cryo(["checkpoint", &name, "-o"])
-        .arguments([scene.file("image")])
-        .run()?
-        .refusal_with(&[REFUSED], &["mount namespace", "/mnt"])?;
-    finish_ok(scene, &job, &job)
+    let life = generation(scene, &job, &name, 1)?;
+    finish(scene, &job, &life.running)
+}
+
+/// A sandbox whose root is a file system in memory, in which a few directories of the machine are found.
+fn sandbox_with_new_root(scene: &Scene) -> Outcome {
+    let victim = Program::victim("threads", &[])?;
+    let text = |path: Option<&Path>| path.map(|path| path.to_string_lossy().into_owned());
+    let program = text(victim.path.parent()).unwrap_or_default();
+    let work = text(scene.go_path().parent()).unwrap_or_default();
+    let words = "--ro-bind /usr /usr --symlink usr/lib /lib --symlink usr/lib64 /lib64 --symlink usr/bin /bin --dev /dev --proc /proc";
+    let mut options: Vec<&str> = words.split(' ').collect();
+    for place in [&program, &work] {
+        options.extend(["--bind", place, place]);
+    }
+    sandbox(scene, &options)
 }
 
 /// A pid namespace, with its init.
@@ -221,6 +272,8 @@ for_each_user! {
     unplugged_open => |scene| unplugged_in_use(scene, "exec 3< \"$0\"/program; exec \"$1\"", "descriptor 3");
     unplugged_directory => |scene| unplugged_in_use(scene, "here=$PWD; cd \"$0\"; exec \"$1\"", "working directory");
     unplugged_program => |scene| unplugged_in_use(scene, "exec \"$0\"/program", "program");
+    sandbox_to_read => |scene| sandbox(scene, &["--ro-bind", "/", "/", "--tmpfs", "/mnt"]);
+    sandbox_with_devices => |scene| sandbox(scene, &["--bind", "/", "/", "--dev", "/dev", "--unshare-uts", "--unshare-net"]);
     without_maps => |scene| comes_back(scene, &["-U"], ("mem_private", &[]));
 }
 for_each_user!(
@@ -228,8 +281,11 @@ for_each_user!(
     inside_of_ours,
     something_in_ipc,
     an_address_more,
-    other_mounts,
     own_mount_in_namespaces_of_run,
     unplugged,
+    own_mounts,
+    sandbox_with_new_root,
+    mounted_twice,
+    open_within,
     own_pids
 );

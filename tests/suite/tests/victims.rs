@@ -315,6 +315,7 @@ victims! {
     own_network_namespace_up => Victim::new("own_network_namespace").arguments(&["up"]);
     own_network_namespace_down => Victim::new("own_network_namespace").arguments(&["down"]);
     own_network_sockets => Victim::new("own_network_sockets");
+    own_mount_namespace => Victim::new("own_mount_namespace");
     own_user_namespace_ranges => Victim::new("own_user_namespace_ranges");
 
     static_bare => Victim::new("static_bare").options(BARE);

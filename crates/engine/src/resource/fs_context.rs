@@ -28,6 +28,7 @@ use crate::freeze::Frozen;
 use crate::host::Host;
 use crate::plan::{Action, Plan, Stage};
 use crate::rebuild::Rebuild;
+use crate::resource::namespace::in_mount_namespaces;
 use crate::resource::{Level, Resource, Support};
 use crate::target::Target;
 use crate::{Error, Refusals, Result};
@@ -157,6 +158,7 @@ impl Resource for FsContext {
 
     fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
         let processes = records.all::<ProcessRecord>()?;
+        let elsewhere = in_mount_namespaces(records)?;
         for record in records.all::<FsContextRecord>()? {
             check(&record)?;
             let process = processes
@@ -165,7 +167,10 @@ impl Resource for FsContext {
             let name = process
                 .map(|process| String::from_utf8_lossy(&process.name))
                 .unwrap_or_default();
-            check_directories(&record, &name, host, plan);
+            // Its directories come with its mount namespace otherwise.
+            if !elsewhere.contains(&record.process) {
+                check_directories(&record, &name, host, plan);
+            }
             plan.step(Stage::Restrict, record.process, EnterDirectories { record });
         }
         Ok(())

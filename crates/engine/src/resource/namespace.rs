@@ -3,8 +3,8 @@
 //! Shown by the links in /proc/PID/ns, by uid_map, timens_offsets and mountinfo. A job may share all namespaces with `cryo`, or
 //! have what `cryo run` and `cryo restart` make: a pid namespace whose init is no part of the job, a user namespace that maps
 //! ids to themselves, a mount namespace with a /proc of its own, a time namespace, an IPC namespace (see [`super::system_v`]).
-//! These are made afresh at a restart when they are needed. Those of some kinds that the job has made itself are objects of
-//! their own (see `made`); everything else is refused. Not preserved: which of the namespaces that a restart makes a job had, since
+//! These are made afresh at a restart when they are needed. Those that the job has made itself are objects of their own (see `made`),
+//! but for pid and time namespaces, which are refused. Not preserved: which of the namespaces that a restart makes a job had, since
 //! a restart chooses for itself what it needs, and the machine's name. How deep a user namespace is nested is not looked at where
 //! it maps ids to themselves.
 
@@ -31,7 +31,7 @@ use crate::target::Target;
 use crate::{Error, Refusals, Result};
 
 use made::{MembershipRecord, NamespaceRecord};
-pub(crate) use made::{Whereabouts, in_user_namespaces, look_into_networks};
+pub(crate) use made::{Whereabouts, in_mount_namespaces, in_user_namespaces, look_into_networks};
 use survey::{Subject, Survey};
 
 /// In which namespaces of its own the job lived, and what they showed it.
@@ -263,13 +263,26 @@ const SUPPORT: &[Support] = &[
         how: "no thread can be led into them before it is there; have the program use processes",
     },
     Support {
-        what: "Mount namespaces with other mounts than here",
-        level: Level::Refused,
-        how: "run cryo inside of them. What was unmounted here since `cryo run` or `cryo restart` made the job's namespace is in the \
-              way only where the job uses it: a descriptor, a mapping, a directory",
+        what: "Mount namespaces that the job has made itself (unshare -m, bubblewrap), different ones in different processes",
+        level: Level::Restored,
+        how: "what is mounted there, where, with its attributes and propagation, also with another root: files and directories that \
+              are found outside too by their path; file systems in memory (tmpfs) with all that is in them; a /dev/pts without \
+              terminals; /proc. Numbers of mounts and devices are new ones. Outside of a user namespace of its own only as root, \
+              and not for processes that share their working directory (CLONE_FS)",
     },
     Support {
-        what: "A job in several pid, mount or time namespaces, or with the init of a pid namespace in it",
+        what: "What was unmounted here since `cryo run` or `cryo restart` made the job's mount namespace",
+        level: Level::Partly,
+        how: "in the way only where the job uses it: a descriptor, a mapping, a directory",
+    },
+    Support {
+        what: "Mount namespaces: open or mapped files, and open directories, that are found in it alone or at another path than outside; \
+               other file systems that are mounted in it alone; sockets in memory, and files there that another mount hides; mounts that are hidden, or share with mounts outside",
+        level: Level::Refused,
+        how: "each is named; close the file, or mount it outside of the job before it is started",
+    },
+    Support {
+        what: "A job in several pid or time namespaces, or with the init of a pid namespace in it",
         level: Level::Refused,
         how: "checkpoint the processes of each namespace by themselves, without its init",
     },
@@ -384,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn mounts_of_its_own_are_refused() {
+    fn what_is_mounted_twice_is_refused() {
         let words = [
             "unshare",
             "--user",
@@ -392,7 +405,7 @@ mod tests {
             "--mount",
             "sh",
             "-c",
-            "mount -t tmpfs none /mnt && exec sleep 60",
+            "mount -t tmpfs none /mnt && mount --bind /mnt /opt && exec sleep 60",
         ];
         let Some(found) = look_at(&words) else {
             return;

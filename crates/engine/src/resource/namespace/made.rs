@@ -1,5 +1,5 @@
-//! Namespaces that the job has made itself, by unshare(2) or clone(2) after its start: user, UTS, network and cgroup namespaces,
-//! and IPC namespaces without anything in them.
+//! Namespaces that the job has made itself, by unshare(2) or clone(2) after its start: user, mount, UTS, network and cgroup
+//! namespaces, and IPC namespaces without anything in them.
 //!
 //! Each is one object, known by its inode number; processes refer to it. What is in it is read by a process of ours that enters it
 //! (`visit`), changes nothing, and ends. A restart makes each once, the user namespaces around it first: a child of the progenitor
@@ -8,6 +8,7 @@
 
 mod cgroup;
 mod ipc;
+mod mount;
 mod network;
 mod step;
 mod user;
@@ -21,6 +22,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
 use cryonaut_image::{Kind, Record, RecordSet};
+use cryonaut_procfs::{Mount, ProcessDirectory};
 use cryonaut_sys::spawn::namespace as flag;
 use cryonaut_sys::{namespace, spawn};
 
@@ -30,10 +32,12 @@ use crate::freeze::Frozen;
 use crate::host::Host;
 use crate::plan::{Plan, Stage, Token};
 use crate::resource::credentials::CredentialsRecord;
+use crate::resource::memory::printable;
 use crate::resource::process::ProcessRecord;
 use crate::resource::sharing::Shared;
 use crate::{Error, Refusals, Result};
 
+pub use mount::MountTree;
 pub use network::Network;
 pub(crate) use network::look_into_networks;
 pub use user::IdMaps;
@@ -46,8 +50,8 @@ pub struct NamespaceRecord {
     /// Its number: that of its inode.
     #[prost(uint64, tag = "1")]
     pub object: u64,
-    /// What it is, as /proc/PID/ns names it: `user`, `uts`, `net`, `ipc` (without anything in it) or `cgroup` (whose processes are
-    /// all in the cgroup that it begins with).
+    /// What it is, as /proc/PID/ns names it: `user`, `mnt`, `uts`, `net`, `ipc` (without anything in it) or `cgroup` (whose
+    /// processes are all in the cgroup that it begins with).
     #[prost(string, tag = "2")]
     pub kind: String,
     /// The user namespace that it belongs to, or lies in, by its number; 0 for the one that the job was started in.
@@ -62,6 +66,9 @@ pub struct NamespaceRecord {
     /// Of a network namespace: its state and its settings.
     #[prost(message, optional, tag = "6")]
     pub network: Option<Network>,
+    /// Of a mount namespace: what is mounted there.
+    #[prost(message, optional, tag = "7")]
+    pub mounts: Option<MountTree>,
 }
 
 impl Record for NamespaceRecord {
@@ -76,6 +83,7 @@ impl NamespaceRecord {
     fn flag(&self) -> Option<i32> {
         match self.kind.as_str() {
             "user" => Some(flag::USER).filter(|_| self.maps.is_some()),
+            "mnt" => Some(flag::MOUNT).filter(|_| self.mounts.is_some()),
             "uts" => Some(flag::UTS).filter(|_| self.names.is_some()),
             "net" => Some(flag::NETWORK).filter(|_| self.network.is_some()),
             "ipc" => Some(flag::IPC),
@@ -107,9 +115,14 @@ impl Record for MembershipRecord {
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 struct Nothing {}
 
-/// The user namespaces that are not of the job's making, by their inode numbers.
+/// What is around a process that is looked at.
 #[derive(Clone, Copy)]
-pub(super) struct Surroundings {
+pub(super) struct Surroundings<'a> {
+    /// Its /proc directory.
+    pub(super) process: &'a ProcessDirectory,
+    /// What is mounted where the job was started.
+    pub(super) mounts: &'a [Mount],
+    // The user namespaces that are not of the job's making, by their inode numbers.
     /// That of `cryo`.
     pub(super) here: Option<u64>,
     /// The one that the job was started in.
@@ -127,11 +140,13 @@ pub(super) struct Made {
     hopeless: BTreeMap<u64, String>,
     /// Whose they are.
     members: BTreeMap<i32, Vec<u64>>,
+    /// A process in each, by the pid that we see.
+    witnesses: BTreeMap<u64, i32>,
 }
 
 impl Made {
     /// The kinds that can be made again.
-    pub(super) const KINDS: [&'static str; 5] = ["user", "uts", "net", "ipc", "cgroup"];
+    pub(super) const KINDS: [&'static str; 6] = ["user", "mnt", "uts", "net", "ipc", "cgroup"];
 
     /// Whether ids are mapped to themselves in a user namespace, as where a restart makes one.
     pub(super) fn maps_to_itself(user: &File) -> bool {
@@ -147,13 +162,19 @@ impl Made {
         kind: &'static str,
         file: File,
         (pid, inner): (i32, i32),
-        surroundings: Surroundings,
+        surroundings: Surroundings<'_>,
     ) -> std::result::Result<(), String> {
         let way = self.way(kind, file, surroundings)?;
         if kind == "cgroup" {
             visit::visit(&way.files(), || cgroup::look(pid)).map_err(unseen)?;
         }
-        let object = self.find(kind, way)?;
+        let object = self.find(kind, way, surroundings)?;
+        let mut all = self.namespaces.iter();
+        let found = all.find(|namespace| namespace.object == object);
+        if let Some(mounts) = found.and_then(|namespace| namespace.mounts.as_ref()) {
+            mount::check_files(surroundings.process, mounts)?;
+        }
+        self.witnesses.entry(object).or_insert(pid);
         self.members.entry(inner).or_default().push(object);
         Ok(())
     }
@@ -163,7 +184,7 @@ impl Made {
         &mut self,
         kind: &'static str,
         file: File,
-        surroundings: Surroundings,
+        surroundings: Surroundings<'_>,
     ) -> std::result::Result<Way, String> {
         let around = match kind {
             "user" => namespace::parent(file.as_fd()),
@@ -178,7 +199,7 @@ impl Made {
             _ => {
                 let copy = around.try_clone().map_err(|error| error.to_string())?;
                 let way = self.way("user", copy, surroundings)?;
-                self.find("user", way)?
+                self.find("user", way, surroundings)?
             }
         };
         // Into a user namespace leads its own descriptor; into others that of the user namespace around, if it is not ours.
@@ -191,7 +212,12 @@ impl Made {
     }
 
     /// The number of a namespace, which is looked at when it is seen first.
-    fn find(&mut self, kind: &'static str, way: Way) -> std::result::Result<u64, String> {
+    fn find(
+        &mut self,
+        kind: &'static str,
+        way: Way,
+        surroundings: Surroundings<'_>,
+    ) -> std::result::Result<u64, String> {
         let object = inode(&way.file)?;
         if let Some(reason) = self.hopeless.get(&object) {
             return Err(reason.clone());
@@ -199,7 +225,8 @@ impl Made {
         if !self.known.insert(object) {
             return Ok(object);
         }
-        match look(kind, &way) {
+        let found = look(kind, &way, surroundings);
+        match found.and_then(|record| self.expect_alone(record)) {
             Ok(record) => {
                 self.namespaces.push(NamespaceRecord { object, ..record });
                 Ok(object)
@@ -211,12 +238,41 @@ impl Made {
         }
     }
 
+    /// Refuses a mount namespace that has a file system of its own with another one together.
+    fn expect_alone(
+        &self,
+        record: NamespaceRecord,
+    ) -> std::result::Result<NamespaceRecord, String> {
+        let Some(mounts) = &record.mounts else {
+            return Ok(record);
+        };
+        let mut others = self
+            .namespaces
+            .iter()
+            .filter_map(|other| other.mounts.as_ref());
+        match others.find_map(|other| mounts.shared_with(other)) {
+            Some(place) => Err(format!(
+                "what is mounted at {} is mounted in another mount namespace of the job too",
+                printable(place)
+            )),
+            None => Ok(record),
+        }
+    }
+
     /// Puts all that was found.
     ///
     /// # Errors
     /// When a record cannot be stored; refusals of what only the frozen job shows.
-    pub(super) fn collect(self, frozen: &Frozen, collection: &mut Collection) -> Result<()> {
+    pub(super) fn collect(mut self, frozen: &Frozen, collection: &mut Collection) -> Result<()> {
         self.refuse_unable(frozen)?;
+        let mut contents = 0;
+        for namespace in &mut self.namespaces {
+            let witness = self.witnesses.get(&namespace.object).copied();
+            if let (Some(mounts), Some(witness)) = (&mut namespace.mounts, witness) {
+                let process = ProcessDirectory::open(witness)?;
+                mounts.collect(&process, &mut contents, collection)?;
+            }
+        }
         for namespace in &self.namespaces {
             collection.put(namespace)?;
         }
@@ -232,10 +288,18 @@ impl Made {
     /// Refuses processes that could not enter their user namespace again.
     fn refuse_unable(&self, frozen: &Frozen) -> Result<()> {
         let users: BTreeSet<u64> = self.of_kind("user").collect();
+        let mounts: BTreeSet<u64> = self.of_kind("mnt").collect();
         let mut refusals = Refusals::default();
         for process in frozen.alive() {
             let mine = self.members.get(&process.inner).into_iter().flatten();
-            if !mine.into_iter().any(|object| users.contains(object)) {
+            let mine = mine.into_iter();
+            let (in_user, in_mount) = mine.fold((false, false), |(user, mount), object| {
+                (
+                    user || users.contains(object),
+                    mount || mounts.contains(object),
+                )
+            });
+            if !in_user && !in_mount {
                 continue;
             }
             let holder = |pid| frozen.sharing.of_process(Shared::FsContext, pid);
@@ -245,10 +309,13 @@ impl Made {
             if shares {
                 refusals.add(
                     (process.pid, &process.name()),
-                    "its user namespace",
-                    "the process shares its working directory with another one (CLONE_FS), and the kernel lets none such enter a user namespace",
+                    if in_user { "its user namespace" } else { "its mount namespace" },
+                    "the process shares its working directory with another one (CLONE_FS), and the kernel lets none such enter a namespace of this kind",
                     "have the program start its processes without CLONE_FS",
                 );
+            }
+            if !in_user {
+                continue;
             }
             let others = process.tasks.iter().skip(1);
             let leader = process.directory.read("status")?;
@@ -302,7 +369,11 @@ fn unseen(error: Error) -> String {
 }
 
 /// Looks into a namespace.
-fn look(kind: &'static str, way: &Way) -> std::result::Result<NamespaceRecord, String> {
+fn look(
+    kind: &'static str,
+    way: &Way,
+    surroundings: Surroundings<'_>,
+) -> std::result::Result<NamespaceRecord, String> {
     let mut record = NamespaceRecord {
         kind: kind.into(),
         owner: way.owner,
@@ -315,6 +386,10 @@ fn look(kind: &'static str, way: &Way) -> std::result::Result<NamespaceRecord, S
             let owner = namespace::owner_user(way.file.as_fd());
             let owner = owner.map_err(|error| error.to_string())?;
             record.maps = Some(IdMaps { owner, ..maps });
+        }
+        "mnt" => {
+            let tree = mount::describe(surroundings.mounts, surroundings.process)?;
+            record.mounts = Some(visit::visit(&files, || mount::look(tree)).map_err(unseen)?);
         }
         "uts" => record.names = Some(visit::visit(&files, uts::look).map_err(unseen)?),
         "net" => record.network = Some(visit::visit(&files, network::look).map_err(unseen)?),
@@ -330,16 +405,28 @@ fn look(kind: &'static str, way: &Way) -> std::result::Result<NamespaceRecord, S
 /// # Errors
 /// When the records are damaged.
 pub(crate) fn in_user_namespaces(records: &RecordSet) -> Result<BTreeSet<i32>> {
+    in_namespaces(records, "user")
+}
+
+/// The processes of an image that live in a mount namespace that the job has made itself.
+///
+/// # Errors
+/// When the records are damaged.
+pub(crate) fn in_mount_namespaces(records: &RecordSet) -> Result<BTreeSet<i32>> {
+    in_namespaces(records, "mnt")
+}
+
+fn in_namespaces(records: &RecordSet, kind: &str) -> Result<BTreeSet<i32>> {
     let namespaces = records.all::<NamespaceRecord>()?;
-    let users: BTreeSet<u64> = namespaces
+    let wanted: BTreeSet<u64> = namespaces
         .iter()
-        .filter(|namespace| namespace.kind == "user")
+        .filter(|namespace| namespace.kind == kind)
         .map(|namespace| namespace.object)
         .collect();
     let members = records.all::<MembershipRecord>()?;
     let within = |member: &&MembershipRecord| {
         let mut all = member.namespaces.iter();
-        all.any(|object| users.contains(object))
+        all.any(|object| wanted.contains(object))
     };
     Ok(members
         .iter()
@@ -369,6 +456,10 @@ pub(super) fn plan(records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<
         let make = step::Make {
             namespace: namespace.clone(),
             group: group_around(&known, namespace.owner),
+            user: known
+                .get(&namespace.owner)
+                .and_then(|owner| owner.maps.as_ref())
+                .and_then(IdMaps::first),
         };
         plan.linked_step(Stage::Objects, 0, vec![Token::Process(0)], vec![], make);
     }
@@ -433,7 +524,7 @@ fn check(namespace: &NamespaceRecord, host: &Host, plan: &mut Plan) -> Result<()
         match maps.beyond(namespace.owner, own) {
             Some(reason) if fresh => {
                 plan.refusals
-                    .add_for_job(object, reason, "restart it as root")
+                    .add_for_job(object.as_str(), reason, "restart it as root")
             }
             None if fresh => plan.remarks.extend(maps.remark().map(String::from)),
             _ => {}
@@ -441,6 +532,19 @@ fn check(namespace: &NamespaceRecord, host: &Host, plan: &mut Plan) -> Result<()
     }
     if let Some(names) = &namespace.names {
         names.check()?;
+    }
+    if let Some(mounts) = &namespace.mounts {
+        mounts.check()?;
+        if let Some(source) = mounts.missing() {
+            plan.refusals.add_for_job(
+                object.as_str(),
+                format!(
+                    "{} is mounted in it, which does not exist here",
+                    printable(source)
+                ),
+                "put it in its place",
+            );
+        }
     }
     if let Some(network) = &namespace.network {
         network.check()?;

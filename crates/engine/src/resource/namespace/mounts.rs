@@ -6,27 +6,19 @@ use super::unmounted::Unmounted;
 use crate::resource::embedded;
 
 /// What is mounted in a job's namespace and not here, provided that it was there when the namespace was born: those that use it cannot
-/// be restarted. Mounts made here since then are no obstacle: files are checked one by one at the restart.
-///
-/// # Errors
-/// Why the namespace cannot be made again: the job has mounted something itself.
-pub(super) fn unmounted(
-    here: &ProcessDirectory,
-    there: &ProcessDirectory,
-) -> Result<Unmounted, String> {
+/// be restarted. Mounts made here since then are no obstacle: files are checked one by one at the restart. None where the job has
+/// mounted something itself.
+pub(super) fn unmounted(here: &ProcessDirectory, there: &ProcessDirectory) -> Option<Unmounted> {
     let (Ok(here), Ok(there)) = (here.mountinfo(), there.mountinfo()) else {
-        return Err("it has a mount namespace of its own that cannot be read".into());
+        return None;
     };
     let born = born_with(&here, &there);
     let foreign: Vec<(usize, &Mount)> = foreign(&here, &there).collect();
-    if let Some((_, made)) = foreign.iter().find(|(index, _)| *index >= born) {
-        return Err(format!(
-            "it has a mount namespace of its own, where {} is mounted, which is not the case here",
-            String::from_utf8_lossy(&made.mount_point)
-        ));
+    if foreign.iter().any(|(index, _)| *index >= born) {
+        return None;
     }
     let gone = foreign.into_iter().map(|(_, mount)| mount.clone());
-    Ok(Unmounted::new(gone.collect(), there.clone()))
+    Some(Unmounted::new(gone.collect(), there.clone()))
 }
 
 /// How many of the first mounts of a namespace it was born with, as far as that can be told: they are shown in the order in which

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
 use cryonaut_procfs::namespace::IdRange;
-use cryonaut_procfs::{ProcError, ProcessDirectory};
+use cryonaut_procfs::{Mount, ProcError, ProcessDirectory};
 use cryonaut_sys::{namespace, spawn};
 
 use super::made::{Made, Surroundings};
@@ -83,6 +83,8 @@ pub(super) struct Survey {
     home: Option<Membership>,
     /// What the job's mount namespace has that is no more mounted here.
     unmounted: Unmounted,
+    /// What is mounted there.
+    mounts: Vec<Mount>,
     /// What the job has made itself.
     pub(super) made: Made,
 }
@@ -96,6 +98,7 @@ impl Survey {
             here,
             home: None,
             unmounted: Unmounted::default(),
+            mounts: Vec::new(),
             made: Made::default(),
         })
     }
@@ -112,7 +115,17 @@ impl Survey {
         }
         let home = match self.home.take() {
             Some(home) => home,
-            None => self.choose_home(subject, &there, refusals),
+            None => {
+                let home = self.choose_home(subject, &there, refusals);
+                let is_there = home.get("mnt") == there.get("mnt");
+                let lives = if is_there {
+                    subject.directory
+                } else {
+                    &self.directory
+                };
+                self.mounts = lives.mountinfo().unwrap_or_default();
+                home
+            }
         };
         self.note_made(subject, &home, &there, refusals);
         if let Some(used) = self.unmounted.used_by(subject.directory) {
@@ -182,18 +195,18 @@ impl Survey {
                 );
                 continue;
             }
-            let reason = match kind {
-                "mnt" => mounts::unmounted(&self.directory, subject.directory)
-                    .map(|unmounted| self.unmounted = unmounted)
-                    .err(),
-                _ => None,
-            };
+            if kind == "mnt" {
+                match mounts::unmounted(&self.directory, subject.directory) {
+                    Some(unmounted) => self.unmounted = unmounted,
+                    // One with other mounts the job has made itself.
+                    None => continue,
+                }
+            }
             let foreign = self.foreign_owner(subject, &home, kind);
             if foreign.is_some() && Made::KINDS.contains(&kind) {
                 continue;
             }
-            let reason = reason.or(foreign);
-            if let Some(reason) = reason {
+            if let Some(reason) = foreign {
                 refusals.add(
                     subject.label(),
                     format!("its {} namespace", name_of(kind)),
@@ -265,7 +278,10 @@ impl Survey {
         there: &Membership,
         refusals: &mut Refusals,
     ) {
+        let mounts = std::mem::take(&mut self.mounts);
         let surroundings = Surroundings {
+            process: subject.directory,
+            mounts: &mounts,
             here: self.here.get("user").copied(),
             home: home.get("user").copied(),
         };
@@ -291,6 +307,7 @@ impl Survey {
                 refuse(reason, INSIDE);
             }
         }
+        self.mounts = mounts;
     }
 
     /// The kinds of namespaces that a restart makes for the whole job, if it needs them.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use cryonaut_procfs::ProcessDirectory;
@@ -9,7 +10,7 @@ use cryonaut_sys::spawn;
 use cryonaut_tracee::CallList;
 
 use super::super::survey::name_of;
-use super::{IdMaps, NamespaceRecord, Network, Nothing, visit};
+use super::{IdMaps, NamespaceRecord, Nothing, visit};
 use crate::error::Attempt;
 use crate::plan::Action;
 use crate::rebuild::Rebuild;
@@ -21,6 +22,8 @@ pub(super) struct Make {
     pub(super) namespace: NamespaceRecord,
     /// A group that exists where it is made; none where every group does.
     pub(super) group: Option<u32>,
+    /// A user and a group who exist in the user namespace that it belongs to, where the job has made that.
+    pub(super) user: Option<(u32, u32)>,
 }
 
 impl fmt::Display for Make {
@@ -68,7 +71,17 @@ impl Action for Make {
             let directory = ProcessDirectory::open(rebuild.built(maker)?.pid)?;
             let made = directory.open_file(&format!("ns/{}", self.namespace.kind))?;
             if let Some(network) = &self.namespace.network {
-                set_up(network, &directory, &made)?;
+                set_up(
+                    "setting up a network namespace",
+                    (&directory, &made),
+                    || network.set_up(),
+                )?;
+            }
+            if let Some(mounts) = &self.namespace.mounts {
+                let image = rebuild.image;
+                set_up("setting up a mount namespace", (&directory, &made), || {
+                    mounts.set_up(image, self.user)
+                })?;
             }
             Ok(made)
         })?;
@@ -116,8 +129,12 @@ impl Make {
     }
 }
 
-/// Has a process of ours set a network namespace up, whose maker is the process of `directory`.
-fn set_up(network: &Network, directory: &ProcessDirectory, made: &File) -> Result<()> {
+/// Has a process of ours set up a namespace, whose maker is the process of `directory`.
+fn set_up(
+    what: &str,
+    (directory, made): (&ProcessDirectory, &File),
+    set_up: impl FnOnce() -> io::Result<()>,
+) -> Result<()> {
     let around = directory.open_file("ns/user")?;
     let ours = ProcessDirectory::open(spawn::own_pid())?;
     let way = if ours.namespace("user")? == directory.namespace("user")? {
@@ -125,10 +142,9 @@ fn set_up(network: &Network, directory: &ProcessDirectory, made: &File) -> Resul
     } else {
         vec![&around, made]
     };
-    let set_up = || network.set_up().map(|()| Nothing {});
-    visit::visit(&way, set_up)
+    visit::visit(&way, || set_up().map(|()| Nothing {}))
         .map(drop)
-        .map_err(|error| Error::Failed(format!("setting up a network namespace: {error}")))
+        .map_err(|error| Error::Failed(format!("{what}: {error}")))
 }
 
 /// Has a process of the user namespace around (0 for the job's first) map the ids of the one that `maker` has made.

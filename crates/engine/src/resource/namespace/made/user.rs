@@ -150,6 +150,11 @@ impl IdMaps {
         Some(range.outside + (inside - range.inside))
     }
 
+    /// A user and a group who exist in it, if it has both.
+    pub(super) fn first(&self) -> Option<(u32, u32)> {
+        Some((self.users.first()?.inside, self.groups.first()?.inside))
+    }
+
     /// A map as it is written to uid_map or gid_map.
     pub(super) fn text(map: &[IdRange]) -> String {
         let line =
