@@ -20,6 +20,7 @@ pub mod huge_pages;
 pub mod lines;
 pub mod machine;
 pub mod mount;
+pub mod name;
 pub mod outcome;
 pub mod participant;
 pub mod place;

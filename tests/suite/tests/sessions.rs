@@ -1,10 +1,13 @@
 //! Login shells that are saved by their session: members that nobody waits for, and the names of their terminal.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
+use cryonaut_suite::name::own_mounts;
 use cryonaut_suite::scene::LIMIT;
-use cryonaut_suite::{Outcome, Program, Scene, Screen, failed, for_each_user, processes};
+use cryonaut_suite::victim::await_ready;
+use cryonaut_suite::{Outcome, Program, Scene, Screen, failed, for_each_user, processes, skip};
 
 /// Notes each hangup, and ends well when told.
 const MEMBER: &str = r#"
@@ -157,10 +160,61 @@ fn names(scene: &Scene) -> Outcome {
     leave(screen)
 }
 
+/// Terminals of one number in /dev/pts and in a file system of terminals that is mounted elsewhere; and where that is not mounted
+/// any more.
+fn instances(scene: &Scene) -> Outcome {
+    if !rustix::process::geteuid().is_root() {
+        return skip("mounting takes root");
+    }
+    own_mounts()?;
+    let place = scene.make_directory("terminals")?;
+    let mount = |command: &str, arguments: &[&str]| {
+        let status = Command::new(command).args(arguments).arg(&place).status()?;
+        match status.success() {
+            true => Ok(()),
+            false => failed(format!("{command}: {status}")),
+        }
+    };
+    let devpts = [
+        "-t",
+        "devpts",
+        "-o",
+        "newinstance,ptmxmode=0666,mode=0600",
+        "none",
+    ];
+    mount("mount", &devpts)?;
+    let program = Program::victim("pty_instances", &[])?.argument(&place);
+    let victim = scene.start("victim", &program)?;
+    await_ready(scene, &victim)?;
+    let image = scene.file("image");
+    let save = |options: &[&str]| {
+        let call = scene.cryo(["checkpoint", &victim.pid().to_string(), "-o"]);
+        call.arguments([&image])
+            .arguments(options)
+            .run()?
+            .success()
+            .map(drop)
+    };
+    save(&[])?;
+    save(&["--kill"])?;
+    scene.wait(&victim)?;
+    mount("umount", &[])?;
+    let refused = scene.cryo(["restart"]).arguments([&image]).run()?;
+    refused.refusal_with(&[125], &["no file system of terminals is mounted there"])?;
+    mount("mount", &devpts)?;
+    let job = scene.cryo(["restart"]).arguments([&image]).start("job")?;
+    scene.go()?;
+    let status = scene.wait(&job)?;
+    match victim.output().ends_with("OK\n") && status.success() {
+        true => Ok(()),
+        false => failed(format!("{status}")),
+    }
+}
+
 /// Leaves the shell with a status that `cryo` hands on.
 fn leave(mut screen: Screen<'_>) -> Outcome {
     screen.type_keys("exit 7\r")?;
     screen.wait_for_status(7)
 }
 
-for_each_user! {orphaned, names}
+for_each_user! {orphaned, names, instances}

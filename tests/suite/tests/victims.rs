@@ -348,6 +348,7 @@ const ELSEWHERE: &[&str] = &[
     "expiring",
     "file_pages",
     "file_huge_pages",
+    "pty_instances",
     "stays",
     "warm",
 ];

@@ -3,19 +3,19 @@
 //! The master tells nearly everything: number, settings, window, packet mode, lock, session and foreground group, whether the
 //! slave is open. What waits can only be taken out and put back (see `keeper`). The number is part of the state, since programs
 //! know their terminal by its name: where /dev/pts has it in use a restart goes to fresh namespaces with a /dev/pts of their own,
-//! in which all numbers are free. A slave that has been hung up comes back as such. Not preserved: the column of
-//! the cursor, speeds that have no name.
+//! in which all numbers are free; see `place` for other file systems of terminals. A slave that has been hung up comes back as
+//! such. Not preserved: the column of the cursor, speeds that have no name.
 
 mod content;
 mod keeper;
 mod make;
+mod place;
 mod sight;
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use cryonaut_image::{Kind, Record, RecordSet};
 use cryonaut_sys::descriptor;
@@ -31,11 +31,13 @@ use crate::collect::Collection;
 use crate::error::Attempt;
 use crate::host::Host;
 use crate::plan::{Plan, Stage};
+use crate::resource::memory::printable;
 use crate::resource::{Level, Support};
 use crate::target::{Target, TargetProcess};
 use crate::{Error, Refusal, Refusals, Result};
 
 pub use content::Content;
+pub use place::TerminalPlace;
 pub use sight::{Name, Terminal};
 
 use keeper::Subject;
@@ -171,7 +173,7 @@ pub(super) struct PseudoTerminals;
 
 impl DescriptorKind for PseudoTerminals {
     fn kinds(&self) -> &'static [Kind] {
-        const { &[PseudoTerminal::KIND, HungUp::KIND] }
+        const { &[PseudoTerminal::KIND, HungUp::KIND, TerminalPlace::KIND] }
     }
 
     fn support(&self) -> &'static [Support] {
@@ -190,7 +192,7 @@ impl DescriptorKind for PseudoTerminals {
         let Ok(master) = job.copy(description) else {
             return;
         };
-        if let Some((reason, remedy)) = hindrance(master.as_fd(), name, job) {
+        if let Some((reason, remedy)) = hindrance(master.as_fd(), (description, name), job) {
             refusals.add(
                 job.owner(description.first()).label(),
                 format!(
@@ -225,7 +227,10 @@ impl DescriptorKind for PseudoTerminals {
             let copy = job.copy(master)?;
             let record = state_of(copy.as_fd(), master, name, job).attempt(what)?;
             settle(copy.as_fd(), &record, master, job)?;
-            found.push((record, copy));
+            if let Some(place) = place::record_of(master, name, job) {
+                collection.put(&place)?;
+            }
+            found.push((record, name, copy));
         }
         for record in look_into(found, job)? {
             collection.put(&record)?;
@@ -234,15 +239,17 @@ impl DescriptorKind for PseudoTerminals {
     }
 
     fn plan(&self, records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<()> {
-        let mut numbers = BTreeSet::new();
+        let mut names = BTreeSet::new();
         for terminal in records.all::<PseudoTerminal>()? {
-            if !numbers.insert(terminal.number) {
+            let place = place::planned(records, &terminal)?;
+            if !names.insert((place.clone(), terminal.number)) {
                 return Err(Error::Failed(format!(
-                    "the image is damaged: it has the terminal /dev/pts/{} twice",
+                    "the image is damaged: it has the terminal {}/{} twice",
+                    printable(&place),
                     terminal.number
                 )));
             }
-            check_number(terminal.number, host, plan);
+            place::check(&place, terminal.number, host, plan);
             let by_name = terminal.slaves.iter().filter(|slave| slave.by_name);
             plan_ties(
                 records,
@@ -253,7 +260,7 @@ impl DescriptorKind for PseudoTerminals {
                     .map(|&Slave { object, flags, .. }| Opening { object, flags })
                     .collect(),
             )?;
-            plan.step(Stage::Objects, 0, make::Make { terminal });
+            plan.step(Stage::Objects, 0, make::Make { terminal, place });
         }
         for terminal in records.all::<HungUp>()? {
             plan.step(Stage::Objects, 0, make::MakeHungUp { terminal });
@@ -263,21 +270,32 @@ impl DescriptorKind for PseudoTerminals {
 }
 
 /// Why a pseudo-terminal cannot be saved, and what to do.
-fn hindrance(master: BorrowedFd<'_>, name: Name, job: &Job<'_>) -> Option<(String, &'static str)> {
-    let twins = job
-        .masters()
-        .filter(|(_, other)| other.number == name.number)
-        .count();
-    if twins > 1 {
-        return Some((
-            "the job has terminals of the same number in two file systems of terminals".into(),
-            "checkpoint the parts of the job one by one",
-        ));
-    }
+fn hindrance(
+    master: BorrowedFd<'_>,
+    (description, name): (&Description, Name),
+    job: &Job<'_>,
+) -> Option<(String, &'static str)> {
     if name.instance.is_none() {
         return Some((
             "its slave cannot be reached: no /dev/pts is mounted beside the /dev/ptmx that it was opened by".into(),
             "mount one, or close it before the checkpoint",
+        ));
+    }
+    if place::find(description, name, job).is_none() {
+        return Some((
+            "the file system that its slave is in is mounted nowhere that the job or cryo sees"
+                .into(),
+            "close it before the checkpoint",
+        ));
+    }
+    let has_twin = |(_, other): (_, Name)| other.number == name.number && other != name;
+    let by_tty = |slave: &Description| slave.facts.node == by_name::DEVICE;
+    if job.masters().any(has_twin) && job.slaves(name).any(by_tty) {
+        return Some((
+            "the job has terminals of this number in two file systems of terminals, and one of them is open as /dev/tty: \
+             which of them that is does not show"
+                .into(),
+            "close that before the checkpoint",
         ));
     }
     if Settings::of(master).is_ok_and(|settings| settings.is_external()) {
@@ -310,7 +328,7 @@ fn state_of(
     job: &Job<'_>,
 ) -> std::io::Result<PseudoTerminal> {
     let size = terminal::window_size(master)?;
-    let slaves: Vec<&Description> = job.slaves(name.number).collect();
+    let slaves: Vec<&Description> = job.slaves(name).collect();
     let hung = descriptor::poll_now(master, 0)? & libc::POLLHUP != 0;
     let slave = match (slaves.is_empty(), hung) {
         (false, _) => Use::Open,
@@ -413,13 +431,16 @@ pub fn has_masters(target: &Target) -> bool {
 }
 
 /// Completes the records with what waits in the terminals.
-fn look_into(found: Vec<(PseudoTerminal, OwnedFd)>, job: &Job<'_>) -> Result<Vec<PseudoTerminal>> {
+fn look_into(
+    found: Vec<(PseudoTerminal, Name, OwnedFd)>,
+    job: &Job<'_>,
+) -> Result<Vec<PseudoTerminal>> {
     let mut records = Vec::new();
     let mut subjects = Vec::new();
-    for (record, master) in found {
+    for (record, name, master) in found {
         // Opening and closing it would tell its master that somebody was there.
         if record.slave() != Use::Waiting {
-            let slave = job.slaves(record.number).next();
+            let slave = job.slaves(name).next();
             let slave = slave.map(|slave| job.copy(slave)).transpose()?;
             subjects.push(Subject { master, slave });
         }
@@ -448,23 +469,11 @@ fn look_into(found: Vec<(PseudoTerminal, OwnedFd)>, job: &Job<'_>) -> Result<Vec
     Ok(records)
 }
 
-/// Whether its number is free. The job's own terminals will be gone when its processes are.
-fn check_number(number: u32, host: &Host, plan: &mut Plan) {
-    let name = format!("/dev/pts/{number}");
-    if host.shares_pids && host.leaving.is_empty() && Path::new(&name).exists() {
-        plan.refusals.add_for_job(
-            format!("the pseudo-terminal {name}"),
-            "there is another terminal of this name, by which programs of the job know theirs",
-            "use --pids namespace, or wait until it is closed",
-        );
-    }
-}
-
 const SUPPORT: &[Support] = &[
     Support {
         what: "Pseudo-terminals whose master is in the job (tmux, screen, script, expect): both sides, what waits in both directions, settings, window, packet mode, lock, exclusive mode, controlling terminal, foreground process group",
         level: Level::Restored,
-        how: "under the same number; where that is in use, in fresh namespaces with a /dev/pts of their own. Refused where the session in it is outside the job, and with EXTPROC. What was opened as /dev/tty is called so again, unless the terminal is exclusive or locked, or has no session leader in the job",
+        how: "under the same number; where that is in use, in fresh namespaces with a /dev/pts of their own; those of other file systems of terminals (devpts) where that, or another, is mounted then. Refused where the session in it is outside the job, and with EXTPROC. What was opened as /dev/tty is called so again, unless the terminal is exclusive or locked, or has no session leader in the job",
     },
     Support {
         what: "Terminals that have been hung up",

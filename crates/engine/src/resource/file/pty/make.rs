@@ -4,17 +4,19 @@ use std::fmt;
 use std::fs::{File, Permissions};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cryonaut_sys::terminal::pseudo::{Switch, open_slave_with};
 use cryonaut_sys::terminal::{Settings, WindowSize, set_window_size, slave_number};
 
-use super::super::{reopen, set_flags};
+use super::super::{path_of, reopen, set_flags};
 use super::content::Sides;
+use super::place::USUAL;
 use super::{HungUp, Node, PseudoTerminal, Use, has_own};
 use crate::error::Attempt;
 use crate::plan::Action;
 use crate::rebuild::Rebuild;
+use crate::resource::memory::{printable, under};
 use crate::{Error, Result};
 
 /// Where the slave of a master with this number is kept among the objects while the job is rebuilt.
@@ -22,18 +24,21 @@ pub(super) fn slave_key(object: u64) -> u64 {
     u64::MAX - 1 - object
 }
 
-/// The file that opens a new pseudo-terminal in the /dev/pts that the job will see.
-fn ptmx(rebuild: &Rebuild<'_>) -> Result<PathBuf> {
+/// The file that opens a new pseudo-terminal in the file system that the job will see at this place.
+fn ptmx(rebuild: &Rebuild<'_>, place: &[u8]) -> Result<PathBuf> {
+    let is_usual = place == USUAL;
     Ok(match rebuild.nursery.namespaces() {
-        Some(namespaces) if has_own(rebuild.records)? => {
-            format!("/proc/{}/root/dev/pts/ptmx", namespaces.init_pid()).into()
+        Some(namespaces) if !is_usual || has_own(rebuild.records)? => {
+            let root = format!("/proc/{}/root", namespaces.init_pid());
+            under(Path::new(&root), place).join("ptmx")
         }
-        _ => "/dev/ptmx".into(),
+        _ if is_usual => "/dev/ptmx".into(),
+        _ => path_of(place).join("ptmx"),
     })
 }
 
-fn open_any(rebuild: &Rebuild<'_>) -> Result<OwnedFd> {
-    let path = ptmx(rebuild)?;
+fn open_any(rebuild: &Rebuild<'_>, place: &[u8]) -> Result<OwnedFd> {
+    let path = ptmx(rebuild, place)?;
     let mut options = File::options();
     options.read(true).write(true).custom_flags(libc::O_NOCTTY);
     let opened = options.open(&path);
@@ -46,15 +51,20 @@ fn open_any(rebuild: &Rebuild<'_>) -> Result<OwnedFd> {
     Ok(master)
 }
 
-/// A new master, unlocked, of this number; none where the number is in use.
+/// A new master, unlocked, of this number in /dev/pts; none where the number is in use.
 ///
 /// # Errors
 /// When no more pseudo-terminals can be opened.
 pub(in super::super) fn master_at(rebuild: &Rebuild<'_>, number: u32) -> Result<Option<OwnedFd>> {
+    master_in(rebuild, USUAL, number)
+}
+
+/// As [`master_at`], in the file system that is mounted at this place.
+fn master_in(rebuild: &Rebuild<'_>, place: &[u8], number: u32) -> Result<Option<OwnedFd>> {
     // The kernel gives the lowest that is free: those below are held until it is the turn of this one.
     let mut below = Vec::new();
     loop {
-        let master = open_any(rebuild)?;
+        let master = open_any(rebuild, place)?;
         let given = slave_number(master.as_fd())
             .attempt(|| "reading the number of a pseudo-terminal".into())?;
         if given == number {
@@ -72,20 +82,25 @@ pub(in super::super) fn master_at(rebuild: &Rebuild<'_>, number: u32) -> Result<
 /// # Errors
 /// When no more pseudo-terminals can be opened.
 pub(in super::super) fn any_master(rebuild: &Rebuild<'_>) -> Result<OwnedFd> {
-    open_any(rebuild)
+    open_any(rebuild, USUAL)
 }
 
 pub(super) struct Make {
     pub(super) terminal: PseudoTerminal,
+    /// Where its file system is mounted.
+    pub(super) place: Vec<u8>,
+}
+
+impl Make {
+    /// What its slave is called.
+    fn name(&self) -> String {
+        format!("{}/{}", printable(&self.place), self.terminal.number)
+    }
 }
 
 impl fmt::Display for Make {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "make the pseudo-terminal /dev/pts/{}",
-            self.terminal.number
-        )?;
+        write!(f, "make the pseudo-terminal {}", self.name())?;
         let content = self.terminal.content.as_ref();
         match content.map_or(0, |content| content.length()) {
             0 => Ok(()),
@@ -97,16 +112,24 @@ impl fmt::Display for Make {
 impl Action for Make {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let terminal = &self.terminal;
-        let what = || format!("making the pseudo-terminal /dev/pts/{}", terminal.number);
-        let master =
-            master_at(rebuild, terminal.number)?.ok_or(Error::TerminalTaken(terminal.number))?;
+        let what = || format!("making the pseudo-terminal {}", self.name());
+        let master = match master_in(rebuild, &self.place, terminal.number)? {
+            Some(master) => master,
+            None if self.place == USUAL => return Err(Error::TerminalTaken(terminal.number)),
+            None => {
+                return Err(Error::Failed(format!(
+                    "the name of the job's terminal {} is in use now; wait until that is closed",
+                    self.name()
+                )));
+            }
+        };
         let settings = Settings::of(master.as_fd())
             .attempt(what)?
             .with_bytes(&terminal.settings)
             .ok_or_else(|| {
                 Error::Failed(format!(
-                    "the image is damaged: the settings of /dev/pts/{}",
-                    terminal.number
+                    "the image is damaged: the settings of {}",
+                    self.name()
                 ))
             })?;
         let own = match terminal.slave() {
@@ -200,7 +223,7 @@ impl Action for MakeHungUp {
     fn perform(&self, rebuild: &mut Rebuild<'_>) -> Result<()> {
         let what = || "making a terminal that has been hung up".to_owned();
         let flags = self.terminal.flags;
-        let master = open_any(rebuild)?;
+        let master = open_any(rebuild, USUAL)?;
         let slave = open_slave_with(master.as_fd(), libc::O_RDWR).attempt(what)?;
         let opened = reopen(slave.as_fd(), flags).attempt(what)?;
         set_flags(opened.as_fd(), flags).attempt(what)?;

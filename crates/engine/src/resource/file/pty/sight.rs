@@ -20,7 +20,7 @@ pub enum Terminal {
     /// The master of a pseudo-terminal.
     Master(Name),
     /// The slave of a pseudo-terminal whose master is in the job.
-    Inside(u32),
+    Inside(Name),
     /// A terminal that others hold, by its device number.
     Outside((u32, u32)),
     /// One whose master is gone, or that was taken away.
@@ -87,8 +87,8 @@ impl Job<'_> {
             let is_it = |name: &Name| {
                 name.number == number && (instance.is_none() || instance == name.instance)
             };
-            if names.iter().any(is_it) {
-                facts.terminal = Some(Terminal::Inside(number));
+            if let Some(name) = names.iter().find(|name| is_it(name)) {
+                facts.terminal = Some(Terminal::Inside(*name));
             }
         }
         Ok(())
@@ -103,10 +103,10 @@ impl Job<'_> {
         })
     }
 
-    /// The slave's descriptions of the job's own pseudo-terminal of this number.
-    pub(super) fn slaves(&self, number: u32) -> impl Iterator<Item = &Description> {
+    /// The slave's descriptions of the job's own pseudo-terminal of this name.
+    pub(super) fn slaves(&self, name: Name) -> impl Iterator<Item = &Description> {
         let all = self.descriptions.iter();
-        all.filter(move |description| description.facts.terminal == Some(Terminal::Inside(number)))
+        all.filter(move |description| description.facts.terminal == Some(Terminal::Inside(name)))
     }
 
     /// The sessions whose controlling terminals are the job's own, as we see them.
