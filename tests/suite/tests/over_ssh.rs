@@ -2,14 +2,16 @@
 
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use cryonaut_suite::scene::LIMIT;
 use cryonaut_suite::victim::await_ready;
 use cryonaut_suite::{
-    Outcome, Program, Running, Scene, Screen, failed, for_each_user, processes, skip,
+    Outcome, Program, Running, Scene, Screen, failed, for_each_user, name, processes, skip,
 };
 use rustix::process::Signal;
 
@@ -35,13 +37,7 @@ impl<'scene> Host<'scene> {
         for program in ["ssh", "ssh-keygen"] {
             Program::installed(program)?;
         }
-        let own = format!(":x:{}:", scene.user_id());
-        if !fs::read_to_string("/etc/passwd")?
-            .lines()
-            .any(|line| line.contains(&own))
-        {
-            return skip("ssh wants users with a name, and this one is not in /etc/passwd");
-        }
+        name::give(scene)?;
         let place = scene.make_directory("ssh")?;
         for key in ["host", "user"] {
             let made = Command::new("ssh-keygen")
@@ -53,6 +49,8 @@ impl<'scene> Host<'scene> {
                 return failed("no key could be made");
             }
         }
+        let own = Some(scene.user_id());
+        chown(place.join("user"), own, own)?;
         // Free a moment ago.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let shown = place.display();
@@ -120,18 +118,19 @@ impl<'scene> Host<'scene> {
     }
 }
 
-/// Root's sshd wants a directory under /run, which it finds in a mount namespace of its own.
+/// Root's sshd, which logs any user in, wants a directory under /run, which it finds in a mount namespace of its own.
 fn sshd(scene: &Scene, place: &Path) -> Command {
     let config = place.join("config");
     let words = format!("exec {SSHD} -D -e -f {}", config.display());
-    let script = match scene.user_id() {
-        0 => format!(
-            "exec unshare --mount --propagation private sh -c 'mount -t tmpfs none /run && mkdir /run/sshd && {words}'"
-        ),
-        _ => words,
-    };
     let mut command = scene.session_command(Path::new("/bin/sh"));
-    command.arg("-c").arg(script);
+    command.arg("-c");
+    if rustix::process::geteuid().is_root() {
+        command.uid(0).gid(0).arg(format!(
+            "exec unshare --mount --propagation private sh -c 'mount -t tmpfs none /run && mkdir /run/sshd && {words}'"
+        ));
+    } else {
+        command.arg(words);
+    }
     command
 }
 
@@ -171,6 +170,109 @@ fn moved(scene: &Scene) -> Outcome {
     })
 }
 
+/// What ssh(1) is to run there with a terminal, as a program of the user's.
+fn ssh_terminal<'scene>(host: &Host<'scene>, words: &str) -> Outcome<Screen<'scene>> {
+    let options = host.options().join(" ");
+    let there = host.cryo();
+    let words = format!(
+        "exec ssh -t {options} 127.0.0.1 '{} {words}'",
+        there.display()
+    );
+    Screen::start_program(host.scene, Path::new("/bin/sh"), ["-c", &words])
+}
+
+/// Types a line, and waits for what it says.
+fn ask(screen: &Screen<'_>, keys: &str, answer: &str) -> Outcome {
+    screen.clear();
+    screen.type_keys(keys)?;
+    screen.expect(answer)
+}
+
+/// Types until a shell answers with this.
+fn ask_until(scene: &Scene, screen: &Screen<'_>, keys: &str, answer: &str) -> Outcome {
+    screen.clear();
+    scene.wait_for(&format!("{answer:?}"), LIMIT, || {
+        let _ = screen.type_keys(keys);
+        std::thread::sleep(Duration::from_millis(200));
+        screen.shown().contains(answer).then_some(())
+    })
+}
+
+/// A session in the foreground of a terminal over ssh: keys, jobs, the window, the end of the line, and attaching to it again.
+fn foreground(scene: &Scene) -> Outcome {
+    let host = Host::start(scene)?;
+    let bash = Program::installed("bash")?.path;
+    let shell = Screen::start_program(scene, &bash, ["--norc", "-i"])?;
+    shell.expect("$ ")?;
+    ask(
+        &shell,
+        "kept=remembered; sleep 1000 & echo do''ne\r",
+        "done",
+    )?;
+    ask(&shell, "echo rea''dy; cat\r", "\rready\r")?;
+    ask(&shell, "line\r", "line\r\nline")?;
+    ask(&shell, "\x1a", "Stopped")?;
+    let image = scene.file("image");
+    scene
+        .cryo([
+            "checkpoint",
+            "--session",
+            &shell.pid().to_string(),
+            "--kill",
+            "-o",
+        ])
+        .arguments([&image])
+        .run()?
+        .success()?;
+    shell.vanish().wait()?;
+    // From a file there, and from standard input, which is not the terminal then.
+    let mut screen = ssh_terminal(
+        &host,
+        &format!("restart --name shell - < {}", image.display()),
+    )?;
+    work_there(scene, &screen)?;
+    screen.type_keys("\x1cd")?;
+    screen.expect("cryo attach shell")?;
+    screen.wait_for_status(0)?;
+    // The user's window is closed, and ssh with it: the job lives on.
+    let screen = ssh_terminal(&host, "attach shell")?;
+    ask_until(scene, &screen, "echo \"<$kept>\"\r", "<remembered>")?;
+    screen.vanish().wait()?;
+    let mut screen = ssh_terminal(&host, "attach shell")?;
+    ask_until(scene, &screen, "echo \"<$kept>\"\r", "<remembered>")?;
+    ask(
+        &screen,
+        "kill -9 %1 %2; wait; echo none le''ft\r",
+        "none left",
+    )?;
+    screen.type_keys("exit 7\r")?;
+    screen.wait_for_status(7)?;
+    let mut screen = ssh_terminal(&host, &format!("restart {}", image.display()))?;
+    work_there(scene, &screen)?;
+    ask(
+        &screen,
+        "kill -9 %1 %2; wait; echo none le''ft\r",
+        "none left",
+    )?;
+    screen.type_keys("exit 9\r")?;
+    screen.wait_for_status(9)
+}
+
+/// What the shell knew, its jobs, and keys that reach the right ones.
+fn work_there(scene: &Scene, screen: &Screen<'_>) -> Outcome {
+    ask_until(scene, screen, "echo \"<$kept>\"\r", "<remembered>")?;
+    ask(screen, "jobs\r", "Running")?;
+    ask(screen, "jobs\r", "Stopped")?;
+    screen.resize(30, 90)?;
+    ask_until(scene, screen, "stty size\r", "30 90")?;
+    ask(screen, "fg %2\r", "cat\r\n")?;
+    ask(screen, "there\r", "there\r\nthere")?;
+    ask(screen, "\x1a", "Stopped")?;
+    let listen = "perl -e '$| = 1; print \"list\" . \"ening\\n\"; sleep'\r";
+    ask(screen, listen, "listening")?;
+    ask(screen, "\x03", "$ ")
+}
+
 /// By a pipe: a copy goes, and somebody attaches to it over ssh, with a terminal.
 fn piped(scene: &Scene) -> Outcome {
     let host = Host::start(scene)?;
@@ -196,8 +298,7 @@ fn piped(scene: &Scene) -> Outcome {
     if !scene.wait(&through)?.success() || !through.output().contains("running: shell") {
         return failed(format!("{:?}, {:?}", through.output(), through.errors()));
     }
-    let words = format!("exec ssh -t {options} 127.0.0.1 {there} attach shell");
-    let mut screen = Screen::start_program(scene, Path::new("/bin/sh"), ["-c", &words])?;
+    let mut screen = ssh_terminal(&host, "attach shell")?;
     screen.type_keys("you\r")?;
     screen.expect("heard you")?;
     screen.type_keys("\r")?;
@@ -210,4 +311,4 @@ fn piped(scene: &Scene) -> Outcome {
     Ok(())
 }
 
-for_each_user! {moved, piped}
+for_each_user! {moved, piped, foreground}

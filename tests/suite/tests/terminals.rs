@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cryonaut_suite::{Outcome, Program, Scene, failed, for_each_user, processes, skip};
+use cryonaut_suite::{Outcome, Program, Scene, failed, for_each_user, name, processes};
 
 /// How long anything may take to show.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -489,13 +489,7 @@ fn expect_in_session(scene: &Scene) -> Outcome {
 /// screen(1) with two windows: its server and the client that looks at it, which tell each other their pids.
 fn screen(scene: &Scene) -> Outcome {
     let screen = Program::installed("screen")?;
-    let known = scene
-        .command("/usr/bin/getent".as_ref())
-        .args(["passwd", &scene.user_id().to_string()])
-        .output()?;
-    if !known.status.success() {
-        return skip("screen(1) serves only users that have a name");
-    }
+    name::give(scene)?;
     let sockets = scene.make_directory("sockets")?;
     let desk = Desk::new(scene, "desk.socket")?;
     let command = format!(

@@ -172,7 +172,7 @@ impl Resource for Credentials {
         for thread in records.all::<ThreadCredentials>()? {
             apart.entry(thread.process).or_default().push(thread);
         }
-        for record in records.all::<CredentialsRecord>()? {
+        for mut record in records.all::<CredentialsRecord>()? {
             let damaged = || {
                 Error::Failed(format!(
                     "the image is damaged: credentials of process {}",
@@ -194,6 +194,7 @@ impl Resource for Credentials {
             let name = String::from_utf8_lossy(&process.name);
             let reach = reach(record.process);
             means.judge((record.process, &name), &record, reach, plan);
+            record.supplementary = means.supplementary(&record);
             plan.step(
                 Stage::Restrict,
                 record.process,
@@ -211,8 +212,9 @@ impl Resource for Credentials {
                 },
             );
             for thread in threads {
-                let credentials = thread.credentials()?;
+                let mut credentials = thread.credentials()?;
                 means.judge_task((record.process, &name), &credentials, reach, plan);
+                credentials.supplementary = means.supplementary(&credentials);
                 plan.step(
                     Stage::Restrict,
                     record.process,
@@ -226,6 +228,21 @@ impl Resource for Credentials {
         }
         Ok(())
     }
+}
+
+/// These records with what can be set here in place of what is as good: see `Means::supplementary`.
+///
+/// # Errors
+/// When our own status cannot be read.
+pub(crate) fn settable(
+    mut records: Vec<CredentialsRecord>,
+    host: &Host,
+) -> Result<Vec<CredentialsRecord>> {
+    let means = Means::look(host)?;
+    for record in &mut records {
+        record.supplementary = means.supplementary(record);
+    }
+    Ok(records)
 }
 
 /// Reads everything of one process.
@@ -324,6 +341,35 @@ impl Means {
         self.effective >> capability & 1 == 1
     }
 
+    /// Whether we may give a process other groups than ours.
+    fn may_change_groups(&self) -> bool {
+        !self.fresh && self.may(capability::SETGID)
+    }
+
+    /// Our own supplementary groups, ascending.
+    fn own_groups(&self) -> Vec<u32> {
+        let mut groups = self.own.groups.clone();
+        groups.sort_unstable();
+        groups
+    }
+
+    /// The supplementary groups that a task of these credentials can be given. One's own group among them gives no right that it
+    /// does not give without: some logins put it there and others do not.
+    fn supplementary(&self, record: &CredentialsRecord) -> Vec<u32> {
+        let own = self.own_groups();
+        let others = |groups: &[u32], group: u32| -> Vec<u32> {
+            let found = groups.iter().copied();
+            found.filter(|found| *found != group).collect()
+        };
+        let is_same_group = record.groups == self.own.gid;
+        let is_alike = is_same_group
+            && others(&record.supplementary, self.own.gid[0]) == others(&own, self.own.gid[0]);
+        match is_alike && !self.may_change_groups() {
+            true => own,
+            false => record.supplementary.clone(),
+        }
+    }
+
     /// Refuses what cannot be set, and remarks on what comes out differently.
     fn judge(
         &self,
@@ -394,9 +440,8 @@ impl Means {
                 "restart it with that group (newgrp), or as root with --pids keep",
             );
         }
-        let mut own_groups = self.own.groups.clone();
-        own_groups.sort_unstable();
-        if record.supplementary != own_groups && (self.fresh || !self.may(capability::SETGID)) {
+        let own_groups = self.own_groups();
+        if self.supplementary(record) != own_groups && !self.may_change_groups() {
             refusals.add(
                 process,
                 format!("its supplementary groups {:?}", record.supplementary),
@@ -485,7 +530,7 @@ const SUPPORT: &[Support] = &[
     Support {
         what: "Users, groups, supplementary groups",
         level: Level::Restored,
-        how: "as root for any user; an ordinary user restarts jobs with the ids and groups of the login",
+        how: "as root for any user; an ordinary user restarts jobs with the ids and groups of the login, whether or not these have the own group among them",
     },
     Support {
         what: "Capabilities, secure bits, no_new_privs",

@@ -173,6 +173,34 @@ fn an_ordinary_user_may_not_become_another() {
 }
 
 #[test]
+fn a_login_has_its_own_group_among_the_others_or_not() {
+    let with = |groups: &[u32]| Status {
+        gid: [4712; 4],
+        groups: groups.to_vec(),
+        no_new_privileges: Some(false),
+        ..own_status()
+    };
+    let record = |groups: &[u32]| like_us(&with(groups));
+    let none = Vec::<String>::new();
+    for fresh in [false, true] {
+        let login = means(with(&[27, 4712]), 0, fresh);
+        assert_eq!(refused(&login, &record(&[27]), Reach::Machine), none);
+        assert_eq!(login.supplementary(&record(&[27])), [27, 4712]);
+        let elsewhere = means(with(&[27]), 0, fresh);
+        assert_eq!(
+            refused(&elsewhere, &record(&[27, 4712]), Reach::Machine),
+            none
+        );
+        assert_eq!(elsewhere.supplementary(&record(&[27, 4712])), [27]);
+        let refused = refused(&login, &record(&[28]), Reach::Machine);
+        assert_eq!(refused, ["its supplementary groups [28]"]);
+    }
+    // Who may change them gives what there was.
+    let root = means(with(&[27, 4712]), u64::MAX, false);
+    assert_eq!(root.supplementary(&record(&[27])), [27]);
+}
+
+#[test]
 fn capabilities_are_never_more_than_they_were() {
     let status = Status {
         capabilities_permitted: 1 << 21,

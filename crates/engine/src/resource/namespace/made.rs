@@ -31,7 +31,7 @@ use crate::collect::Collection;
 use crate::freeze::Frozen;
 use crate::host::Host;
 use crate::plan::{Plan, Stage, Token};
-use crate::resource::credentials::CredentialsRecord;
+use crate::resource::credentials::{CredentialsRecord, settable};
 use crate::resource::memory::printable;
 use crate::resource::process::ProcessRecord;
 use crate::resource::sharing::Shared;
@@ -464,7 +464,7 @@ pub(super) fn plan(records: &RecordSet, host: &Host, plan: &mut Plan) -> Result<
         plan.linked_step(Stage::Objects, 0, vec![Token::Process(0)], vec![], make);
     }
     let processes = records.all::<ProcessRecord>()?;
-    let credentials = records.all::<CredentialsRecord>()?;
+    let credentials = settable(records.all::<CredentialsRecord>()?, host)?;
     let mut seen = BTreeSet::new();
     for member in records.all::<MembershipRecord>()? {
         let mut entered = Vec::new();
