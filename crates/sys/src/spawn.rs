@@ -448,6 +448,14 @@ pub fn drop_capabilities() -> io::Result<()> {
     Ok(())
 }
 
+/// Has no program that the calling thread executes gain privileges, as root's do (prctl(2), PR_SET_NO_NEW_PRIVS). It cannot be
+/// taken back.
+pub fn gain_no_privileges() -> io::Result<()> {
+    // SAFETY: integers only.
+    check_int(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+    Ok(())
+}
+
 /// Makes all permitted capabilities ambient, so that a program started by a user other than root
 /// keeps them over exec (capabilities(7), "Ambient").
 pub fn keep_capabilities_over_exec() -> io::Result<()> {

@@ -281,6 +281,7 @@ fn collect_task(
     );
     let death_call = list.call(libc::SYS_prctl, &[PR_GET_PDEATHSIG.into(), death.into()]);
     let slack_call = list.call(libc::SYS_prctl, &[PR_GET_TIMERSLACK.into()]);
+    let default_slack = default_slack::Question::of_task(&mut list, slack_call);
     let policy = PolicyQuestion::of_task(&mut list);
     let questions = Questions::ask(&mut list);
     let outcomes = process.run(index, &list)?;
@@ -311,7 +312,6 @@ fn collect_task(
     } else {
         process.directory.task(tid)?.stat()?
     };
-    let default_timer_slack = default_slack::ask(process, index, timer_slack)?;
     questions.refuse_domain(&outcomes, (process, index), witnesses)?;
     let mut attributes = questions.answers(&outcomes, process, index, stat.flags)?;
     attributes.core_group = groups.of(tid);
@@ -334,7 +334,9 @@ fn collect_task(
         affinity: task::affinity(tid).attempt(what("reading its affinity"))?,
         io_priority: task::io_priority(tid).attempt(what("reading its I/O priority"))?,
         timer_slack,
-        default_timer_slack,
+        default_timer_slack: default_slack
+            .answer(&outcomes, timer_slack)
+            .attempt(what("asking for its default timer slack"))?,
         parent_death_signal: outcomes.word(death) as i32,
         remaining: remaining_time(process, &registers),
         extended_layout: processor::to_words(&arch::extended_state_layout()),

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 
 use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::spawn::signal::{SignalSet, set_signal_mask};
@@ -35,6 +36,28 @@ impl Surroundings {
             user_namespace: directory.namespace("user").ok()?,
             label: directory.read("attr/current").ok(),
         })
+    }
+
+    /// The namespaces to be entered one after the other to be where a process is: a pid namespace from the user namespace that it
+    /// belongs to, which may be another than that of the process, and above it.
+    fn way_to(&self, theirs: &Self, directory: &ProcessDirectory) -> Result<Vec<File>> {
+        let mut way = Vec::new();
+        let mut user_namespace = self.user_namespace;
+        if self.pid_namespace != theirs.pid_namespace {
+            let what = || "finding whose its pid namespace is".to_owned();
+            let inner = directory.open_file("ns/pid")?;
+            let owner = File::from(namespace::owner(inner.as_fd()).attempt(what)?);
+            let number = owner.metadata().attempt(what)?.ino();
+            if number != user_namespace {
+                user_namespace = number;
+                way.push(owner);
+            }
+            way.push(inner);
+        }
+        if user_namespace != theirs.user_namespace {
+            way.push(directory.open_file("ns/user")?);
+        }
+        Ok(way)
     }
 }
 
@@ -90,14 +113,8 @@ impl Witnesses {
         let own = self.own.as_ref().ok_or_else(unseen)?;
         let likeness = (theirs.pid_namespace, theirs.user_namespace, user, group);
         let witness = self.called.entry(likeness).or_insert_with(|| {
-            let mut elsewhere = Vec::new();
-            if own.user_namespace != theirs.user_namespace {
-                elsewhere.push("ns/user");
-            }
-            if own.pid_namespace != theirs.pid_namespace {
-                elsewhere.push("ns/pid");
-            }
-            let called = Witness::call(&process.directory, &elsewhere, (user, group));
+            let way = own.way_to(&theirs, &process.directory);
+            let called = way.and_then(|way| Witness::call(&way, (user, group)));
             called.map_err(|error| error.to_string())
         });
         let witness = witness.as_ref().map_err(Clone::clone)?;
@@ -124,14 +141,8 @@ struct Witness {
 }
 
 impl Witness {
-    fn call(
-        like: &ProcessDirectory,
-        elsewhere: &[&str],
-        (user, group): (u32, u32),
-    ) -> Result<Self> {
+    fn call(namespaces: &[File], (user, group): (u32, u32)) -> Result<Self> {
         let what = || "starting a witness".to_owned();
-        let namespaces = elsewhere.iter().map(|name| like.open_file(name));
-        let namespaces = namespaces.collect::<std::result::Result<Vec<File>, _>>()?;
         let mut program: File = descriptor::memory_file(c"cryo-witness")
             .attempt(what)?
             .into();
@@ -143,7 +154,7 @@ impl Witness {
             let _ = spawn::new_session();
             let _ = spawn::set_thread_name(c"cryo-visitor");
             let _ = spawn::close_number(answer.as_raw_fd());
-            let witness = match start(&namespaces, (user, group), &program) {
+            let witness = match start(namespaces, (user, group), &program) {
                 Ok(witness) => witness,
                 Err(error) => return i32::from(write!(tell, "{error}").is_err()),
             };
@@ -208,6 +219,8 @@ fn start(namespaces: &[File], (user, group): (u32, u32), program: &File) -> Resu
         let _ = spawn::close_number(hold.as_raw_fd());
         let ready = task::become_user(user, group)
             .and_then(|()| spawn::drop_capabilities())
+            // Root has them all again after exec, and the task may not look at who has more than it has.
+            .and_then(|()| spawn::gain_no_privileges())
             .is_ok();
         if ready && held.read_exact(&mut [0]).is_ok() {
             let _ = spawn::close_on_exec_from(0);

@@ -7,33 +7,36 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use cryonaut_tracee::CallList;
+use cryonaut_tracee::{CallId, CallList, Outcomes};
 
 use super::{PR_GET_TIMERSLACK, PR_SET_TIMERSLACK, TaskRecord};
 use crate::Result;
-use crate::error::Attempt;
-use crate::freeze::FrozenProcess;
 use crate::plan::{Action, Plan, Stage};
 use crate::rebuild::{Rebuild, USUAL_SLACK};
 
-/// Asks a task that has `current` now. Nothing where it has none, and with a real-time policy.
-///
-/// # Errors
-/// When the task stumbles.
-pub fn ask(process: &mut FrozenProcess, index: usize, current: u64) -> Result<Option<u64>> {
-    if current == 0 {
-        return Ok(None);
+/// The question to a task, in a list of calls.
+pub struct Question {
+    default: CallId,
+}
+
+impl Question {
+    /// Asks a task of which `current` tells the timer slack that it has now.
+    pub fn of_task(list: &mut CallList, current: CallId) -> Self {
+        list.call(libc::SYS_prctl, &[PR_SET_TIMERSLACK.into(), 0.into()]);
+        let default = list.call(libc::SYS_prctl, &[PR_GET_TIMERSLACK.into()]);
+        list.call(libc::SYS_prctl, &[PR_SET_TIMERSLACK.into(), current.into()]);
+        Self { default }
     }
-    let mut list = CallList::new();
-    list.call(libc::SYS_prctl, &[PR_SET_TIMERSLACK.into(), 0.into()]);
-    let default = list.call(libc::SYS_prctl, &[PR_GET_TIMERSLACK.into()]);
-    list.call(libc::SYS_prctl, &[PR_SET_TIMERSLACK.into(), current.into()]);
-    let outcomes = process.run(index, &list)?;
-    let tid = process.tasks[index].stopped.tid();
-    let default = outcomes
-        .result(default)
-        .attempt(|| format!("task {tid}: asking for its default timer slack"))?;
-    Ok(Some(default).filter(|&slack| slack != USUAL_SLACK))
+
+    /// What the task, which has `current`, has answered: nothing for the usual default, and with a real-time policy, where there is
+    /// none.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn answer(&self, outcomes: &Outcomes, current: u64) -> std::io::Result<Option<u64>> {
+        let default = outcomes.result(self.default)?;
+        Ok(Some(default).filter(|&slack| current != 0 && slack != USUAL_SLACK))
+    }
 }
 
 /// Plans that tasks are born with the default that they had.
