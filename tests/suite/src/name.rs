@@ -6,8 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use cryonaut_sys::spawn::{mount, namespace, unshare};
+use cryonaut_sys::spawn::mount;
 
+use crate::mount::leave_mount_namespace;
 use crate::outcome::{Outcome, failed, skip};
 use crate::scene::Scene;
 
@@ -35,7 +36,7 @@ pub fn give(scene: &Scene) -> Outcome {
         ),
         ("group", format!("{NAME}:x:{id}:")),
     ];
-    own_mounts()?;
+    leave_mount_namespace()?;
     for (table, line) in lines {
         let place = Path::new("/etc").join(table);
         let ours = scene.file(table);
@@ -49,12 +50,6 @@ pub fn give(scene: &Scene) -> Outcome {
         mount(&from, &to, None, libc::MS_BIND)?;
     }
     Ok(())
-}
-
-/// Gives the calling thread of a test that root runs, and all that it starts from now on, a mount namespace of their own.
-pub fn own_mounts() -> Outcome {
-    unshare(namespace::MOUNT)?;
-    Ok(mount(c"none", c"/", None, libc::MS_PRIVATE | libc::MS_REC)?)
 }
 
 /// Whether a table of users has one with this id.

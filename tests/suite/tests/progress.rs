@@ -5,6 +5,7 @@ use std::io::{Read, copy, sink};
 
 use cryonaut_suite::scene::LIMIT;
 
+use cryonaut_suite::victim::await_ready;
 use cryonaut_suite::{Outcome, Program, Scene, Screen, failed, for_each_user};
 
 /// What is on the terminal after its last line was cleared (EL, ECMA-48), as far as it can be read.
@@ -16,9 +17,7 @@ fn checkpoint_to_a_slow_reader(scene: &Scene) -> Outcome {
     const MEBIBYTES: u64 = 16;
     let program = Program::victim("heartbeat", &[])?.argument(MEBIBYTES.to_string());
     let job = scene.start("victim", &program)?;
-    scene.wait_for("READY", LIMIT, || {
-        job.output().contains("READY").then_some(())
-    })?;
+    await_ready(scene, &job)?;
     let fifo = scene.work("fifo");
     let line = format!(
         "mkfifo fifo; exec '{}' checkpoint {} -o - > fifo",

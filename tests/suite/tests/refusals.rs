@@ -14,7 +14,7 @@ const REFUSED: i32 = 3;
 /// The status of a restart in the foreground that did not come about.
 const NOT_RESTARTED: i32 = 125;
 
-/// A checkpoint is refused with one of `words`, and the victim finds everything as it was.
+/// A checkpoint is refused with all of `words`, and the victim finds everything as it was.
 fn refused(scene: &Scene, state: &str, words: &[&str]) -> Outcome {
     refused_victim(scene, ("refused_state", &[state]), words)
 }
@@ -33,45 +33,38 @@ fn refused_victim(scene: &Scene, (source, arguments): (&str, &[&str]), words: &[
     finish(scene, &job, &job)
 }
 
-/// A checkpoint is refused because of a descriptor, with one of `words`.
+/// A checkpoint is refused because of a descriptor, with all of `words`.
 fn refused_descriptor(scene: &Scene, what: &str, words: &[&str]) -> Outcome {
     refused_victim(scene, ("refused_descriptors", &[what]), words)
+}
+
+/// A victim in namespaces of `cryo run`'s making cannot be checkpointed, and lives on.
+fn refused_in_namespaces(scene: &Scene, program: &Program, word: &str) -> Outcome {
+    let name = format!("refused-{}", std::process::id());
+    let job = scene
+        .cryo(["run", "--namespaces", "--name", &name, "--"])
+        .program(program)
+        .start("victim")?;
+    await_ready(scene, &job)?;
+    let image = scene.file("image");
+    scene
+        .cryo(["checkpoint", &name, "-o"])
+        .arguments([&image])
+        .run()?
+        .refusal_with(&[REFUSED], &[word])?;
+    finish(scene, &job, &job)
 }
 
 /// A queue that only its name leads to, in an IPC namespace of the job's own.
 fn queue_left(scene: &Scene) -> Outcome {
     let program = Program::victim("refused_state", &[])?.argument("queue-left");
-    let name = format!("refused-{}", std::process::id());
-    let job = scene
-        .cryo(["run", "--namespaces", "--name", &name, "--"])
-        .program(&program)
-        .start("victim")?;
-    await_ready(scene, &job)?;
-    let image = scene.file("image");
-    scene
-        .cryo(["checkpoint", &name, "-o"])
-        .arguments([&image])
-        .run()?
-        .refusal_with(&[REFUSED], &["no process of the job has it open"])?;
-    finish(scene, &job, &job)
+    refused_in_namespaces(scene, &program, "no process of the job has it open")
 }
 
 /// Cryo is not in the namespaces of the job, and so cannot be looked at from there anyway.
 fn landlock_in_namespaces(scene: &Scene) -> Outcome {
     let program = Program::victim("landlock", &[])?;
-    let name = format!("landlock-{}", std::process::id());
-    let job = scene
-        .cryo(["run", "--namespaces", "--name", &name, "--"])
-        .program(&program)
-        .start("victim")?;
-    await_ready(scene, &job)?;
-    let image = scene.file("image");
-    scene
-        .cryo(["checkpoint", &name, "-o"])
-        .arguments([&image])
-        .run()?
-        .refusal_with(&[REFUSED], &["confined by landlock"])?;
-    finish(scene, &job, &job)
+    refused_in_namespaces(scene, &program, "confined by landlock")
 }
 
 /// A process of another user may not look at cryo anyway.

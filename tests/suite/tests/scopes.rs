@@ -1,7 +1,7 @@
 //! What belongs to a job, and what becomes of it afterwards, as the options of `cryo checkpoint` say.
 
 use cryonaut_suite::scene::LIMIT;
-use cryonaut_suite::victim::{checkpoint, restart};
+use cryonaut_suite::victim::{await_ready, checkpoint, restart};
 use cryonaut_suite::{Outcome, Program, Running, Scene, failed, for_each_user, processes};
 use rustix::process::Signal;
 
@@ -121,9 +121,7 @@ except ChildProcessError:
 fn cut(scene: &Scene, how: &str) -> Outcome<String> {
     let program = Program::installed("python3")?.arguments(["-c", WAITING]);
     let job = scene.start("job", &program)?;
-    scene.wait_for("the program", LIMIT, || {
-        job.output().contains("READY\n").then_some(())
-    })?;
+    await_ready(scene, &job)?;
     let pid = job.pid().to_string();
     let check = scene.cryo(["check", "--process", &pid]).run()?;
     check.refusal(&["its child", "--cut"])?;

@@ -1,13 +1,12 @@
 //! Login shells that are saved by their session: members that nobody waits for, and the names of their terminal.
 
 use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
-use cryonaut_suite::name::own_mounts;
+use cryonaut_suite::mount::{Mounted, leave_mount_namespace};
 use cryonaut_suite::scene::LIMIT;
 use cryonaut_suite::victim::await_ready;
-use cryonaut_suite::{Outcome, Program, Scene, Screen, failed, for_each_user, processes, skip};
+use cryonaut_suite::{Outcome, Program, Scene, Screen, failed, for_each_user, processes};
 
 /// Notes each hangup, and ends well when told.
 const MEMBER: &str = r#"
@@ -163,26 +162,16 @@ fn names(scene: &Scene) -> Outcome {
 /// Terminals of one number in /dev/pts and in a file system of terminals that is mounted elsewhere; and where that is not mounted
 /// any more.
 fn instances(scene: &Scene) -> Outcome {
-    if !rustix::process::geteuid().is_root() {
-        return skip("mounting takes root");
-    }
-    own_mounts()?;
+    leave_mount_namespace()?;
     let place = scene.make_directory("terminals")?;
-    let mount = |command: &str, arguments: &[&str]| {
-        let status = Command::new(command).args(arguments).arg(&place).status()?;
-        match status.success() {
-            true => Ok(()),
-            false => failed(format!("{command}: {status}")),
-        }
-    };
-    let devpts = [
+    let words = [
         "-t",
         "devpts",
         "-o",
         "newinstance,ptmxmode=0666,mode=0600",
         "none",
     ];
-    mount("mount", &devpts)?;
+    let mounted = Mounted::new(&words, &place)?;
     let program = Program::victim("pty_instances", &[])?.argument(&place);
     let victim = scene.start("victim", &program)?;
     await_ready(scene, &victim)?;
@@ -198,10 +187,10 @@ fn instances(scene: &Scene) -> Outcome {
     save(&[])?;
     save(&["--kill"])?;
     scene.wait(&victim)?;
-    mount("umount", &[])?;
+    drop(mounted);
     let refused = scene.cryo(["restart"]).arguments([&image]).run()?;
     refused.refusal_with(&[125], &["no file system of terminals is mounted there"])?;
-    mount("mount", &devpts)?;
+    let _mounted = Mounted::new(&words, &place)?;
     let job = scene.cryo(["restart"]).arguments([&image]).start("job")?;
     scene.go()?;
     let status = scene.wait(&job)?;
