@@ -621,7 +621,7 @@ fn share_guests(processes: &mut [FrozenProcess], sharing: &Sharing) {
     }
 }
 
-/// Attaches to a task, unless it has ended.
+/// Attaches to a task, unless it has ended; one that the kernel attached to us already is ours.
 fn seize_task(process: &ProcessDirectory, tid: i32) -> Result<Option<Running>> {
     match Running::seize(tid, JOB_OPTIONS) {
         Ok(task) => Ok(Some(task)),

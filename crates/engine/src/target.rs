@@ -364,10 +364,19 @@ impl Target {
                 "process {pid} has ended and waits for its parent to notice: nothing to checkpoint"
             )));
         }
-        Ok(Self {
-            processes: parents_first(found),
+        Ok(Self::of(parents_first(found), scope, (pid, started)))
+    }
+
+    /// These processes as one that nothing special is wanted of; `named` is the one that was named, and its start time.
+    pub(crate) fn of(
+        processes: Vec<TargetProcess>,
+        scope: Scope,
+        (named, started): (i32, u64),
+    ) -> Self {
+        Self {
+            processes,
             scope,
-            named: pid,
+            named,
             started,
             inspection: Inspection::default(),
             hashing: Hashing::None,
@@ -378,7 +387,7 @@ impl Target {
             suspension: None,
             left_out: BTreeSet::new(),
             dialogue: Arc::default(),
-        })
+        }
     }
 
     /// Finds the processes again, as they are now.

@@ -11,7 +11,6 @@ use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -24,7 +23,7 @@ use crate::error::Attempt;
 use crate::host::{Changed, Grown};
 use crate::reference;
 use crate::resource::embedded::EmbeddedFile;
-use crate::resource::file::RegularFile;
+use crate::resource::file::{RegularFile, path_of};
 use crate::resource::fs_context::FsContextRecord;
 use crate::resource::memory::{FileIdentity, identity, printable};
 use crate::{Error, Result};
@@ -83,10 +82,6 @@ pub fn provided(records: &RecordSet, choice: Choice) -> Result<BTreeSet<Vec<u8>>
 
 fn path(file: &EmbeddedFile) -> &[u8] {
     file.identity.as_ref().map_or(&[], |found| &found.path)
-}
-
-fn path_of(bytes: &[u8]) -> &Path {
-    Path::new(std::ffi::OsStr::from_bytes(bytes))
 }
 
 fn is_needed(file: &EmbeddedFile, then: &FileIdentity, choice: Choice) -> bool {
@@ -268,6 +263,8 @@ fn may_write(directory: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     #[test]

@@ -59,6 +59,14 @@ pub struct Device {
     pub minor: u32,
 }
 
+impl Device {
+    /// Both parts in one number: major << 32 | minor, whatever the kernel and the C library make of them elsewhere.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        (self.major as u64) << 32 | self.minor as u64
+    }
+}
+
 /// What backs an area, told from the name in its line.
 ///
 /// The kernel marks an unlinked file with ` (deleted)` after its path, which a file's own name may

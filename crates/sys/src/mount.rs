@@ -68,28 +68,10 @@ pub fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<()> {
 /// # Errors
 /// EPERM without CAP_SYS_ADMIN over the mount namespace.
 pub fn new_tmpfs(source: &CStr, bytes: u64) -> Result<OwnedFd> {
-    // SAFETY: the name is a C string.
-    let context =
-        owned(unsafe { libc::syscall(libc::SYS_fsopen, c"tmpfs".as_ptr(), FSOPEN_CLOEXEC) })?;
-    let set = |key: &CStr, value: &CStr| {
-        // SAFETY: key and value are C strings, as FSCONFIG_SET_STRING wants them.
-        check(unsafe {
-            libc::syscall(
-                libc::SYS_fsconfig,
-                context.as_raw_fd(),
-                FSCONFIG_SET_STRING,
-                key.as_ptr(),
-                value.as_ptr(),
-                0,
-            )
-        })
-    };
-    set(c"source", source)?;
-    set(c"mode", c"755")?;
     // 0 would be no limit.
     let size = CString::new(bytes.max(1).to_string()).map_err(Error::other)?;
-    set(c"size", &size)?;
-    made(&context)
+    let mode = (c"mode".to_owned(), c"755".to_owned());
+    new_file_system(c"tmpfs", source, &[mode, (c"size".to_owned(), size)])
 }
 
 /// A new file system of a type (tmpfs(5), devpts) with options of that, each a name and its value, not attached anywhere.

@@ -53,14 +53,3 @@ pub fn owner_user(namespace: BorrowedFd<'_>) -> Result<u32> {
     check(unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_OWNER_UID, &raw mut user) }.into())?;
     Ok(user)
 }
-
-/// Makes the calling process this user and this group, as its user namespace names them.
-///
-/// # Errors
-/// EINVAL for ids that are not mapped there, EPERM without capabilities there.
-pub fn become_user(user: u32, group: u32) -> Result<()> {
-    // SAFETY: numbers only.
-    check(unsafe { libc::syscall(libc::SYS_setresgid, group, group, group) })?;
-    // SAFETY: numbers only.
-    check(unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) }).map(drop)
-}

@@ -24,7 +24,7 @@ use cryonaut_sys::memory;
 use cryonaut_tracee::CallList;
 
 pub(crate) use area::Files;
-pub use area::{device_number, device_of, identity, other_name, under};
+pub use area::{device_number, identity, other_name, under};
 pub use layout::{Change, changes};
 pub use policy::{
     MemoryPolicy, Question as PolicyQuestion, arguments as policy_arguments,

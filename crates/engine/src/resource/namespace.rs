@@ -297,7 +297,7 @@ const SUPPORT: &[Support] = &[
 mod tests {
     use super::*;
     use crate::resource::credentials::tests::Subject;
-    use crate::target::{Inspection, Scope};
+    use crate::target::Scope;
 
     fn record() -> NamespacesRecord {
         NamespacesRecord {
@@ -320,21 +320,8 @@ mod tests {
 
     #[test]
     fn this_process_lives_where_we_live() {
-        let target = Target {
-            processes: vec![own_process()],
-            scope: Scope::Process,
-            named: spawn::own_pid(),
-            started: 0,
-            inspection: Inspection::Complete,
-            hashing: Default::default(),
-            external: Default::default(),
-            notification: Default::default(),
-            embedding: Default::default(),
-            suspension: None,
-            left_out: std::collections::BTreeSet::new(),
-            cut: Default::default(),
-            dialogue: std::sync::Arc::default(),
-        };
+        let own = vec![own_process()];
+        let target = Target::of(own, Scope::Process, (spawn::own_pid(), 0));
         let mut refusals = Refusals::default();
         Namespaces.inspect(&target, &mut refusals);
         assert_eq!(refusals.list(), []);

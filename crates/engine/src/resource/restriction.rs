@@ -226,7 +226,7 @@ const SUPPORT: &[Support] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::target::{Inspection, Scope};
+    use crate::target::Scope;
 
     fn objects(refusals: &Refusals) -> Vec<&str> {
         refusals
@@ -242,21 +242,8 @@ mod tests {
         if own.status.seccomp != Some(0) || own.status.tracer_pid != 0 {
             return;
         }
-        let target = Target {
-            processes: vec![own],
-            scope: Scope::Process,
-            named: spawn::own_pid(),
-            started: 0,
-            inspection: Inspection::Complete,
-            hashing: Default::default(),
-            external: Default::default(),
-            notification: Default::default(),
-            embedding: Default::default(),
-            suspension: None,
-            left_out: std::collections::BTreeSet::new(),
-            cut: Default::default(),
-            dialogue: std::sync::Arc::default(),
-        };
+        let own = vec![own];
+        let target = Target::of(own, Scope::Process, (spawn::own_pid(), 0));
         let mut refusals = Refusals::default();
         Restrictions.inspect(&target, &mut refusals);
         assert_eq!(refusals.list(), []);

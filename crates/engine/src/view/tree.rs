@@ -22,9 +22,10 @@ use cryonaut_launch::UserNamespace;
 use cryonaut_sys::file::{self, own_path};
 use cryonaut_sys::mount::{self, Extent};
 
-use super::{SOURCE, may_write, path_of, resolved};
+use super::{SOURCE, may_write, resolved};
 use crate::error::Attempt;
 use crate::resource::embedded::EmbeddedFile;
+use crate::resource::file::path_of;
 use crate::resource::kept_file;
 use crate::resource::memory::printable;
 use crate::{Error, Refusal, Result};

@@ -9,17 +9,23 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 
 use cryonaut_procfs::ProcessDirectory;
-use cryonaut_sys::spawn::signal::{SignalSet, set_signal_mask};
-use cryonaut_sys::spawn::{self, CloneRequest, StringArray, WaitFor};
+use cryonaut_sys::spawn::{self, CloneRequest, StringArray};
 use cryonaut_sys::{descriptor, namespace, ptrace, task, wait};
 use cryonaut_tracee::Stub;
 
 use crate::error::Attempt;
+use crate::finisher::{self, Answer};
 use crate::freeze::FrozenProcess;
 use crate::{Error, Result};
 
 /// Where the stub lies in a witness, and the memory that it has.
 const STUB: (u64, u64) = (0x1000_0000, 4096);
+
+const WHAT: &str = "starting a witness";
+
+fn what() -> String {
+    WHAT.to_owned()
+}
 
 /// What all threads of a process have in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -133,7 +139,7 @@ impl Witnesses {
 #[derive(Debug)]
 struct Witness {
     /// Who started it, and waits for its end.
-    starter: i32,
+    starter: Answer,
     pid: i32,
     /// Its pid in its own namespace.
     inner: i32,
@@ -142,18 +148,12 @@ struct Witness {
 
 impl Witness {
     fn call(namespaces: &[File], (user, group): (u32, u32)) -> Result<Self> {
-        let what = || "starting a witness".to_owned();
         let mut program: File = descriptor::memory_file(c"cryo-witness")
             .attempt(what)?
             .into();
         let stub = Stub::at(STUB.0, STUB.1).executable();
         program.write_all(&stub).attempt(what)?;
-        let (mut answer, mut tell) = std::io::pipe().attempt(what)?;
-        let started = spawn::fork_child(|| {
-            let _ = set_signal_mask(SignalSet::FULL);
-            let _ = spawn::new_session();
-            let _ = spawn::set_thread_name(c"cryo-visitor");
-            let _ = spawn::close_number(answer.as_raw_fd());
+        let starter = finisher::ask(c"cryo-visitor", WHAT, |tell| {
             let witness = match start(namespaces, (user, group), &program) {
                 Ok(witness) => witness,
                 Err(error) => return i32::from(write!(tell, "{error}").is_err()),
@@ -165,21 +165,17 @@ impl Witness {
                 && matches!(wait::wait_for(witness), Ok(wait::Status::Stopped { .. }))
             {}
             0
-        })
-        .attempt(what)?;
-        drop(tell);
-        let mut told = Vec::new();
-        let read = answer.read_to_end(&mut told);
+        })?;
         // Its pid, else why there is none.
-        let Ok(pid) = <[u8; 4]>::try_from(told.as_slice()) else {
-            let _ = spawn::wait_for(WaitFor::Pid(started.pid), libc::WEXITED);
-            read.attempt(what)?;
-            return Err(Error::Failed(String::from_utf8_lossy(&told).into_owned()));
+        let Ok(pid) = <[u8; 4]>::try_from(starter.bytes.as_slice()) else {
+            let _ = starter.await_end(WHAT);
+            let reason = String::from_utf8_lossy(&starter.bytes);
+            return Err(Error::Failed(reason.into_owned()));
         };
         let pid = i32::from_le_bytes(pid);
         // From here on it ends with this.
         let mut witness = Self {
-            starter: started.pid,
+            starter,
             pid,
             inner: pid,
             label: None,
@@ -197,13 +193,12 @@ impl Drop for Witness {
     fn drop(&mut self) {
         // Its starter reaps it, and ends.
         let _ = spawn::kill(self.pid, libc::SIGKILL);
-        let _ = spawn::wait_for(WaitFor::Pid(self.starter), libc::WEXITED);
+        let _ = self.starter.await_end(WHAT);
     }
 }
 
 /// Starts a witness and leaves it stopped right after its exec; gives its pid. In a process of its own.
 fn start(namespaces: &[File], (user, group): (u32, u32), program: &File) -> Result<i32> {
-    let what = || "starting a witness".to_owned();
     for namespace in namespaces {
         namespace::enter(namespace.as_fd()).attempt(what)?;
     }
@@ -238,6 +233,6 @@ fn start(namespaces: &[File], (user, group): (u32, u32), program: &File) -> Resu
             event: ptrace::EVENT_EXEC,
             ..
         } => Ok(pid),
-        status => Err(Error::Failed(format!("{}: {status:?}", what()))),
+        status => Err(Error::Failed(format!("{WHAT}: {status:?}"))),
     }
 }

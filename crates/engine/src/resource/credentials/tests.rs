@@ -1,7 +1,7 @@
 use super::capability::members;
 use super::step::{Calls, flag_calls};
 use super::*;
-use crate::target::{Inspection, Scope, TargetProcess};
+use crate::target::{Scope, TargetProcess};
 
 fn own_status() -> Status {
     ProcessDirectory::open(spawn::own_pid())
@@ -98,21 +98,8 @@ fn sets_are_split_for_capset() {
 
 #[test]
 fn this_process_is_not_refused() {
-    let target = Target {
-        processes: vec![TargetProcess::read(spawn::own_pid()).unwrap()],
-        scope: Scope::Process,
-        named: spawn::own_pid(),
-        started: 0,
-        inspection: Inspection::Complete,
-        hashing: Default::default(),
-        external: Default::default(),
-        notification: Default::default(),
-        embedding: Default::default(),
-        suspension: None,
-        left_out: std::collections::BTreeSet::new(),
-        cut: Default::default(),
-        dialogue: std::sync::Arc::default(),
-    };
+    let own = vec![TargetProcess::read(spawn::own_pid()).unwrap()];
+    let target = Target::of(own, Scope::Process, (spawn::own_pid(), 0));
     let mut refusals = Refusals::default();
     Credentials.inspect(&target, &mut refusals);
     assert_eq!(refusals.list(), []);

@@ -20,6 +20,7 @@ use cryonaut_procfs::ProcessDirectory;
 
 use super::select::{Demand, Selection};
 use crate::reference;
+use crate::resource::file::path_of;
 
 /// Where the loader of glibc and that of musl look for libraries in the end.
 const LIBRARIES: [&str; 6] = [
@@ -73,10 +74,6 @@ struct Running {
     directory: PathBuf,
     arguments: Vec<Vec<u8>>,
     environment: Vec<Vec<u8>>,
-}
-
-fn path_of(bytes: &[u8]) -> &Path {
-    Path::new(std::ffi::OsStr::from_bytes(bytes))
 }
 
 impl Running {

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use cryonaut_procfs::maps::{AreaName, Device};
+use cryonaut_procfs::maps::AreaName;
 use cryonaut_procfs::smaps::{SmapsArea, VmFlag};
 use cryonaut_sys::file::{self, HUGETLBFS, RAMFS, TMPFS};
 
@@ -13,7 +13,7 @@ use super::{Standing, Use};
 use crate::freeze::{Frozen, FrozenProcess};
 use crate::resource::embedded::mounts_of_view;
 use crate::resource::file::{FdFacts, Job, Place, is_kernel_file, is_stateless};
-use crate::resource::memory::{Files, device_number, device_of};
+use crate::resource::memory::{Files, device_number};
 use crate::resource::sharing::Shared;
 
 /// Device and inode number of a file.
@@ -114,8 +114,7 @@ pub(super) fn find(frozen: &Frozen, job: &Job<'_>) -> Vec<Found> {
     let mut search = Search::default();
     for process in frozen.alive().take(1) {
         let mounts = mounts_of_view(&process.directory).into_iter();
-        let number = |device: Device| u64::from(device.major) << 32 | u64::from(device.minor);
-        search.embedded = mounts.map(|mount| number(mount.device)).collect();
+        search.embedded = mounts.map(|mount| mount.device.number()).collect();
     }
     search.demands_of_descriptors(job);
     let mut files: Vec<Option<Files>> = Vec::new();
@@ -328,7 +327,7 @@ impl Search {
 
 /// Device and inode number that maps shows of an area's file.
 fn shown(area: &SmapsArea) -> Key {
-    (device_of(&area.area), area.area.inode)
+    (area.area.device.number(), area.area.inode)
 }
 
 /// Device and inode number of a file without a name that is mapped; nothing where it has a name yet.

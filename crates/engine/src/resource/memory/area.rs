@@ -120,7 +120,7 @@ pub fn describe(area: &SmapsArea, files: &mut Files) -> Result<Option<AreaRecord
                     "have the program unmap it before the checkpoint",
                 );
             }
-            let device = device_of(&area.area);
+            let device = area.area.device.number();
             // By another name that it still has, else by content: then `kept` says where that is.
             let inode = area.area.inode;
             file = Some(
@@ -144,7 +144,7 @@ pub fn describe(area: &SmapsArea, files: &mut Files) -> Result<Option<AreaRecord
             // Of no name of its own: it is kept like a memory file.
             file = Some(FileIdentity {
                 path: b"/anon_hugepage".to_vec(),
-                device: device_of(&area.area),
+                device: area.area.device.number(),
                 inode: area.area.inode,
                 ..FileIdentity::default()
             });
@@ -389,11 +389,6 @@ impl FileIdentity {
 /// A device number of stat(2) as records have it: major << 32 | minor.
 pub fn device_number(device: u64) -> u64 {
     u64::from(libc::major(device)) << 32 | u64::from(libc::minor(device))
-}
-
-/// The device of an area's file as records have it.
-pub fn device_of(area: &cryonaut_procfs::maps::Area) -> u64 {
-    u64::from(area.device.major) << 32 | u64::from(area.device.minor)
 }
 
 /// Another name of a file that was deleted at `path` but has names left: one by which the process itself has it open or mapped,

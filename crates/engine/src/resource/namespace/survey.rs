@@ -278,10 +278,9 @@ impl Survey {
         there: &Membership,
         refusals: &mut Refusals,
     ) {
-        let mounts = std::mem::take(&mut self.mounts);
         let surroundings = Surroundings {
             process: subject.directory,
-            mounts: &mounts,
+            mounts: &self.mounts,
             here: self.here.get("user").copied(),
             home: home.get("user").copied(),
         };
@@ -307,7 +306,6 @@ impl Survey {
                 refuse(reason, INSIDE);
             }
         }
-        self.mounts = mounts;
     }
 
     /// The kinds of namespaces that a restart makes for the whole job, if it needs them.

@@ -7,6 +7,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use cryonaut_procfs::{AreaName, Mount, ProcessDirectory};
 use cryonaut_sys::spawn;
 
+use crate::resource::file::path_of;
+
 /// What a restart cannot give back of the mounts around a job.
 #[derive(Debug, Default)]
 pub(super) struct Unmounted {
@@ -111,8 +113,7 @@ fn used(mount: &Mount, what: &str) -> Use {
 
 /// Whether a path is a directory itself or lies below it.
 fn is_below(path: &[u8], directory: &[u8]) -> bool {
-    let rest = path.strip_prefix(directory);
-    directory == b"/" || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    path_of(path).starts_with(path_of(directory))
 }
 
 /// The mount that a link of a process leads to.

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use cryonaut_image::{Kind, Record, RecordSet};
-use cryonaut_procfs::{Mount, ProcessDirectory};
+use cryonaut_procfs::ProcessDirectory;
 use cryonaut_sys::file::file_system;
 
 use super::super::facts::{Description, Job};
@@ -51,17 +51,12 @@ pub(super) fn find(master: &Description, name: Name, job: &Job<'_>) -> Option<Ve
             let mounts = ProcessDirectory::open(pid).ok()?.mountinfo().ok()?;
             let mut points = mounts
                 .into_iter()
-                .filter(|mount| number_of(mount) == instance && mount.root == b"/")
+                .filter(|mount| mount.device.number() == instance && mount.root == b"/")
                 .map(|mount| mount.mount_point)
                 .peekable();
             let first = points.peek()?.clone();
             Some(points.find(|point| point == USUAL).unwrap_or(first))
         })
-}
-
-/// The device number of what is mounted, as [`Name`] has it.
-fn number_of(mount: &Mount) -> u64 {
-    u64::from(mount.device.major) << 32 | u64::from(mount.device.minor)
 }
 
 /// The record that a master needs for it.

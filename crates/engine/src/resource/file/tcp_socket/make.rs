@@ -7,6 +7,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,8 @@ pub(super) struct Workshop<'r> {
     /// Peers that nobody has, by the inode number of who is left.
     ghosts: BTreeMap<u64, OwnedFd>,
     doors: BTreeMap<(i32, Vec<u8>), OwnedFd>,
+    /// The ports among which connect(2) chooses here.
+    choice: Option<RangeInclusive<u16>>,
 }
 
 impl<'r> Workshop<'r> {
@@ -57,6 +60,7 @@ impl<'r> Workshop<'r> {
             made: BTreeMap::new(),
             ghosts: BTreeMap::new(),
             doors: BTreeMap::new(),
+            choice: port_choice(),
         }
     }
 
@@ -146,7 +150,9 @@ impl<'r> Workshop<'r> {
         let connected = remains::outlast(Wanted::Pair(ports.0, ports.1), || {
             let fresh = || fresh(socket).map_err(std::io::Error::other);
             let fd = fresh()?;
-            match connect_from(fd.as_fd(), &own, to, bind_loosely) {
+            match connect_from(fd.as_fd(), &own, to, |socket, own| {
+                self.bind_loosely(socket, own)
+            }) {
                 Ok(()) => return Ok(fd),
                 Err(error) if is_no_connection(&error) => return Err(error),
                 // An older kernel, or somebody has the port for himself who lets others with SO_REUSEADDR have it too.
@@ -163,6 +169,24 @@ impl<'r> Workshop<'r> {
             )
         };
         connected.attempt(what)
+    }
+
+    /// Has connect(2) choose the port, as it did for most programs (Linux 6.3). Others may then connect from it to other places, which
+    /// nobody may for as long as a port is taken by bind(2). A range of a socket's own counts only within that of all (ip(7)).
+    fn bind_loosely(&self, socket: BorrowedFd<'_>, own: &Address) -> std::io::Result<()> {
+        const IP_BIND_ADDRESS_NO_PORT: i32 = 24;
+        let port = port(own).filter(|port| {
+            self.choice
+                .as_ref()
+                .is_some_and(|choice| choice.contains(port))
+        });
+        let port =
+            u32::from(port.ok_or_else(|| std::io::Error::from_raw_os_error(libc::EADDRINUSE))?);
+        set_port_range(socket, (port | port << 16) as i32)?;
+        set(socket, libc::IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)?;
+        let bound = socket::bind(socket, &own.with_port(0));
+        set(socket, libc::IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 0)?;
+        bound
     }
 
     /// Takes the connection that `client` has made from a door; a stranger's is refused.
@@ -553,25 +577,12 @@ fn port(address: &Address) -> Option<u16> {
     address.place().map(|(_, port)| port)
 }
 
-/// Has connect(2) choose the port, as it did for most programs (Linux 6.3). Others may then connect from it to other places, which
-/// nobody may for as long as a port is taken by bind(2).
-fn bind_loosely(socket: BorrowedFd<'_>, own: &Address) -> std::io::Result<()> {
-    const IP_BIND_ADDRESS_NO_PORT: i32 = 24;
-    let port = port(own).filter(|port| connects_from(*port));
-    let port = u32::from(port.ok_or_else(|| std::io::Error::from_raw_os_error(libc::EADDRINUSE))?);
-    set_port_range(socket, (port | port << 16) as i32)?;
-    set(socket, libc::IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)?;
-    let bound = socket::bind(socket, &own.with_port(0));
-    set(socket, libc::IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 0)?;
-    bound
-}
-
-/// Whether connect(2) may choose a port here: a range of a socket's own counts only within that of all (ip(7)).
-fn connects_from(port: u16) -> bool {
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
-    let range = range.unwrap_or_default();
-    let mut ends = range.split_whitespace().map(str::parse);
-    matches!((ends.next(), ends.next()), (Some(Ok(first)), Some(Ok(last))) if (first..=last).contains(&port))
+/// The ports among which connect(2) chooses here; none where the kernel does not say.
+fn port_choice() -> Option<RangeInclusive<u16>> {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut ends = range.split_whitespace();
+    let (first, last) = (ends.next()?, ends.next()?);
+    Some(first.parse().ok()?..=last.parse().ok()?)
 }
 
 /// Whether nobody has answered.

@@ -10,7 +10,7 @@ mod compare;
 mod memory;
 
 use std::collections::BTreeSet;
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,11 +21,12 @@ use std::path::Path;
 use cryonaut_image::SeekableImage;
 use cryonaut_procfs::{Mount, ProcessDirectory};
 use cryonaut_sys::mount::{self, Changes, Extent, attribute};
-use cryonaut_sys::{namespace, spawn};
+use cryonaut_sys::{spawn, task};
 
 use super::damaged;
 use crate::Result;
 use crate::collect::Collection;
+use crate::resource::file::path_of;
 use crate::resource::fs_context;
 use crate::resource::memory::{printable, under};
 
@@ -155,7 +156,7 @@ pub(super) fn describe(
 /// Those of the system; what is there that cannot be made again.
 pub(super) fn look(mut tree: MountTree) -> io::Result<MountTree> {
     for mounted in &mut tree.mounts {
-        let place = Path::new(OsStr::from_bytes(&mounted.place));
+        let place = path_of(&mounted.place);
         let found = match mounted.kind() {
             MountKind::Memory => memory::look(place),
             MountKind::Terminals => expect_no_terminals(place).map(|()| Vec::new()),
@@ -218,7 +219,7 @@ pub(super) fn check_files(
         let (false, Ok(there)) = (elsewhere, there) else {
             continue;
         };
-        let here = std::fs::metadata(Path::new(OsStr::from_bytes(&path)));
+        let here = std::fs::metadata(path_of(&path));
         let is_device = there.rdev() != 0;
         let same = here.is_ok_and(|here| match is_device {
             true => (here.rdev(), here.mode()) == (there.rdev(), there.mode()),
@@ -230,9 +231,7 @@ pub(super) fn check_files(
                 printable(&path)
             ));
         }
-        let is_below = |mounted: &Mounted| {
-            Path::new(OsStr::from_bytes(&mounted.place)).starts_with(OsStr::from_bytes(&path))
-        };
+        let is_below = |mounted: &Mounted| path_of(&mounted.place).starts_with(path_of(&path));
         if there.is_dir() && tree.mounts.iter().any(is_below) {
             return Err(format!(
                 "the process has directory {} open, below which other things are mounted than outside",
@@ -298,7 +297,7 @@ impl MountTree {
     /// What it shows of the machine and the machine does not have, but for what the job's own processes give it.
     pub(super) fn missing(&self) -> Option<&[u8]> {
         let bound = |mounted: &&Mounted| {
-            let source = Path::new(OsStr::from_bytes(&mounted.source));
+            let source = path_of(&mounted.source);
             mounted.kind() == MountKind::Bound
                 && !source.starts_with("/proc")
                 && std::fs::symlink_metadata(source).is_err()
@@ -314,7 +313,7 @@ impl MountTree {
     /// Those of the system.
     pub(super) fn set_up(&self, image: &SeekableImage, user: Option<(u32, u32)>) -> io::Result<()> {
         if let Some((user, group)) = user {
-            namespace::become_user(user, group)?;
+            task::become_user(user, group)?;
         }
         // What is done here must not be seen outside.
         let all = match self.propagation() {
@@ -335,7 +334,7 @@ impl MountTree {
         }
         for place in self.taken_away.iter().rev() {
             // It may be mounted no more.
-            let _ = mount::detach(Path::new(OsStr::from_bytes(place)));
+            let _ = mount::detach(path_of(place));
         }
         let old = open_place(Path::new("/"))?;
         let mut root = None;
@@ -367,7 +366,7 @@ impl Mounted {
         let path = self.place.strip_prefix(b"/").unwrap_or(&self.place);
         match path {
             [] => Path::new("."),
-            path => Path::new(OsStr::from_bytes(path)),
+            path => path_of(path),
         }
     }
 
@@ -375,7 +374,7 @@ impl Mounted {
     fn make(&self, image: &SeekableImage) -> io::Result<Option<OwnedFd>> {
         match self.kind() {
             MountKind::Bound => {
-                let source = open_place(Path::new(OsStr::from_bytes(&self.source)))?;
+                let source = open_place(path_of(&self.source))?;
                 let extent = match self.with_mounts {
                     true => Extent::WithMounts,
                     false => Extent::Alone,

@@ -1,7 +1,6 @@
 //! In what a mount namespace differs from the one around the job, by what mountinfo shows of both.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -10,6 +9,7 @@ use cryonaut_procfs::mountinfo::OptionalField;
 use cryonaut_sys::mount::attribute;
 
 use super::{MountKind, MountTree, Mounted, Propagation};
+use crate::resource::file::path_of;
 use crate::resource::memory::printable;
 
 /// How the mounts of a namespace, `there`, come about from those outside, `here`; what is in file systems in memory is not in it yet.
@@ -109,7 +109,7 @@ fn leads_to<'a>(mounts: &'a [Mount], place: &Path) -> Option<&'a Mount> {
         let on_the_way = mounts.iter().filter(|other| {
             other.parent == current.id
                 && other.id != current.id
-                && place.starts_with(path(&other.mount_point))
+                && place.starts_with(path_of(&other.mount_point))
         });
         match on_the_way.min_by_key(|other| other.mount_point.len()) {
             Some(next) => current = next,
@@ -191,7 +191,7 @@ impl<'a> Comparison<'a> {
     /// Whether other mounts cover the place where one is mounted, or it.
     fn is_hidden(&self, index: usize) -> bool {
         let mount = &self.there[index];
-        let shown = leads_to(self.there, path(&mount.mount_point));
+        let shown = leads_to(self.there, path_of(&mount.mount_point));
         shown.is_none_or(|shown| shown.id != mount.id)
     }
 
@@ -237,7 +237,7 @@ impl<'a> Comparison<'a> {
             .map_err(|option| what(&format!("with the option {option}, which is not saved")))?;
         Ok(Mounted {
             kind: kind as i32,
-            device: u64::from(mount.device.major) << 32 | u64::from(mount.device.minor),
+            device: mount.device.number(),
             label: mount.source.clone(),
             options,
             ..present
@@ -250,16 +250,18 @@ impl<'a> Comparison<'a> {
             // Whichever the job has for itself is found there at a restart.
             let place = [b"/proc", mount.root.as_slice()].concat();
             let place = place.strip_suffix(b"/").unwrap_or(&place).to_vec();
-            let outside = leads_to(self.here, path(&place))?;
+            let outside = leads_to(self.here, path_of(&place))?;
             let plain = mount.super_options == b"rw" && outside.file_system == b"proc";
             return plain.then(|| (place, attributes(&outside.options)));
         }
         let shows = |other: &&Mount| {
-            other.device == mount.device && path(&mount.root).starts_with(path(&other.root))
+            other.device == mount.device && path_of(&mount.root).starts_with(path_of(&other.root))
         };
         self.here.iter().filter(shows).find_map(|other| {
-            let rest = path(&mount.root).strip_prefix(path(&other.root)).ok()?;
-            let mut place = path(&other.mount_point).to_owned();
+            let rest = path_of(&mount.root)
+                .strip_prefix(path_of(&other.root))
+                .ok()?;
+            let mut place = path_of(&other.mount_point).to_owned();
             if !rest.as_os_str().is_empty() {
                 place.push(rest);
             }
@@ -273,15 +275,15 @@ impl<'a> Comparison<'a> {
     fn brought(&self, source: &[u8], mount: &Mount) -> (bool, Vec<(Key, u64)>) {
         let mut places = Vec::new();
         for other in self.here {
-            let Ok(rest) = path(&other.mount_point).strip_prefix(path(source)) else {
+            let Ok(rest) = path_of(&other.mount_point).strip_prefix(path_of(source)) else {
                 continue;
             };
             if rest.as_os_str().is_empty() {
                 continue;
             }
-            let hidden = leads_to(self.here, path(&other.mount_point))
+            let hidden = leads_to(self.here, path_of(&other.mount_point))
                 .is_none_or(|shown| shown.id != other.id);
-            let place = path(&mount.mount_point).join(rest);
+            let place = path_of(&mount.mount_point).join(rest);
             let place = place.as_os_str().as_bytes();
             let there = self.there.iter().find(|there| {
                 let same = (there.device, &there.root) == (other.device, &other.root);
@@ -340,10 +342,6 @@ impl<'a> Comparison<'a> {
         }
         Ok(found)
     }
-}
-
-fn path(bytes: &[u8]) -> &Path {
-    Path::new(OsStr::from_bytes(bytes))
 }
 
 /// The attributes that options of a mount stand for.

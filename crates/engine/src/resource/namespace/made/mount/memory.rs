@@ -1,7 +1,6 @@
 //! What is in a file system in memory that a job has mounted for itself.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,6 +14,7 @@ use cryonaut_sys::mount::{self, Extent};
 
 use super::{FIRST_CONTENT, LAST_CONTENT, open_place};
 use crate::collect::{Collection, Space};
+use crate::resource::file::path_of;
 use crate::resource::kept_file::{self, ExtendedAttribute};
 use crate::resource::memory::{device_number, printable, under};
 use crate::{Error, Result};
@@ -74,7 +74,7 @@ pub(super) fn look(place: &Path) -> io::Result<Vec<Entry>> {
     let mut index = 0;
     while let Some(entry) = entries.get(index) {
         if entry.mode & libc::S_IFMT == libc::S_IFDIR {
-            let directory = Path::new(OsStr::from_bytes(&entry.path)).to_owned();
+            let directory = path_of(&entry.path).to_owned();
             for found in std::fs::read_dir(standing(&directory))? {
                 let path = directory.join(found?.file_name());
                 entries.push(Entry::of(&path, &mut seen)?);
@@ -160,7 +160,7 @@ impl Entry {
             return Ok(());
         }
         let path = under(place, &self.path);
-        let name = under(Path::new(OsStr::from_bytes(called)), &self.path);
+        let name = under(path_of(called), &self.path);
         let refused = |reason: String, remedy: &str| {
             Error::Refused(vec![crate::Refusal {
                 pid: 0,
@@ -199,8 +199,8 @@ impl Entry {
 
     /// Makes it where this process stands.
     fn make(&self, image: &SeekableImage) -> io::Result<()> {
-        let path = Path::new(OsStr::from_bytes(&self.path));
-        let target = Path::new(OsStr::from_bytes(&self.target));
+        let path = path_of(&self.path);
+        let target = path_of(&self.target);
         if self.is_other_name {
             return std::fs::hard_link(target, path);
         }
@@ -253,15 +253,14 @@ impl Entry {
 pub(super) fn are_sound(entries: &[Entry]) -> bool {
     let (mut directories, mut files) = (BTreeSet::new(), BTreeSet::new());
     entries.iter().enumerate().all(|(index, entry)| {
-        let path = Path::new(OsStr::from_bytes(&entry.path));
+        let path = path_of(&entry.path);
         let is_directory = entry.mode & libc::S_IFMT == libc::S_IFDIR;
         let normal = |part: Component<'_>| matches!(part, Component::Normal(_));
         let placed = match path.parent() {
             None => index == 0 && is_directory && entry.path.is_empty(),
             Some(parent) => path.components().all(normal) && directories.contains(parent),
         };
-        let known =
-            !entry.is_other_name || files.contains(Path::new(OsStr::from_bytes(&entry.target)));
+        let known = !entry.is_other_name || files.contains(path_of(&entry.target));
         let kept = entry.content == 0 || (FIRST_CONTENT..=LAST_CONTENT).contains(&entry.content);
         let new = !directories.contains(path) && files.insert(path);
         if is_directory {
@@ -282,7 +281,7 @@ pub(super) fn fill(made: &OwnedFd, entries: &[Entry], image: &SeekableImage) -> 
     }
     let is_directory = |entry: &&Entry| entry.mode & libc::S_IFMT == libc::S_IFDIR;
     for entry in entries.iter().filter(is_directory) {
-        let path = Path::new(OsStr::from_bytes(&entry.path));
+        let path = path_of(&entry.path);
         file::set_modified(standing(path), entry.modified)?;
     }
     Ok(())
